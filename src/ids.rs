@@ -1,0 +1,263 @@
+//! Names and numbers that cross the edge of the program, checked once, here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+
+/// The longest ring name: it becomes a directory name next to suffixes of ours.
+const NAME_MAX: usize = 200;
+
+/// Gives a checked string newtype the traits that all of them share.
+macro_rules! string_id {
+    ($type:ident) => {
+        impl $type {
+            /// The checked text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = Error;
+
+            fn try_from(text: String) -> Result<Self> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(id: $type) -> Self {
+                id.0
+            }
+        }
+    };
+}
+
+/// The id of a container: `[A-Za-z0-9_+.-]+`, as runc takes it, at most 200 bytes, not `.` or `..`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(String);
+string_id!(ContainerId);
+
+impl FromStr for ContainerId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        check_name("container id", text, |c| c.is_ascii_alphanumeric() || "_+.-".contains(c))?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// One component of a ring's name: `[A-Za-z0-9_.-]+`, at most 200 bytes, not beginning with a dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+string_id!(Name);
+
+impl FromStr for Name {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        check_name("name", text, |c| c.is_ascii_alphanumeric() || "_.-".contains(c))?;
+        if text.starts_with('.') || text.starts_with('-') {
+            let cause = "a name begins with a letter, a digit or '_'";
+            return Err(Error::new(Kind::Invalid, format!("check name '{text}'"), cause));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+fn check_name(what: &str, text: &str, allowed: impl Fn(char) -> bool) -> Result<()> {
+    let shown: String = text.chars().take(40).collect::<String>().escape_debug().to_string();
+    let refuse = |cause: &str| Err(Error::new(Kind::Invalid, format!("check {what} '{shown}'"), cause));
+    if text.is_empty() {
+        return refuse("it is empty: give a name");
+    }
+    if text.len() > NAME_MAX {
+        return refuse(&format!("{} bytes, at most {NAME_MAX} are allowed", text.len()));
+    }
+    if text == "." || text == ".." {
+        return refuse("it would name a directory");
+    }
+    match text.chars().find(|c| !allowed(*c)) {
+        Some(c) => refuse(&format!("'{}' is not allowed: use letters, digits, '_', '.', '-'", c.escape_debug())),
+        None => Ok(()),
+    }
+}
+
+/// The full name of a ring: who owns it and what they call it, `root/alice`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RingName {
+    /// `root`, another user's name or number, or what an engine says (never a user's annotation).
+    pub owner: Name,
+    /// The owner's own name for it.
+    pub name: Name,
+}
+
+impl RingName {
+    /// Reads `NAME` (which belongs to `caller`) or `OWNER/NAME`.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if either part is not a [`Name`].
+    pub fn parse(text: &str, caller: &Name) -> Result<Self> {
+        let (owner, name) = match text.split_once('/') {
+            Some((owner, name)) => (owner.parse()?, name.parse()?),
+            None => (caller.clone(), text.parse()?),
+        };
+        Ok(Self { owner, name })
+    }
+}
+
+impl fmt::Display for RingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)
+    }
+}
+
+/// A sha256 digest in its OCI spelling, `sha256:<64 hex>`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// From the 32 bytes that a hash function gave.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 64 lower-case hex digits, without the algorithm: a blob's file name.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = || {
+            let shown: String = text.chars().take(80).collect();
+            let operation = format!("check digest '{}'", shown.escape_debug());
+            Error::new(Kind::Invalid, operation, "it must be 'sha256:' and 64 lower-case hex digits")
+        };
+        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64).ok_or_else(refuse)?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
+            let value = |digit: u8| match digit {
+                b'0'..=b'9' => Some(digit - b'0'),
+                b'a'..=b'f' => Some(digit - b'a' + 10),
+                _ => None,
+            };
+            *byte = match (value(pair[0]), value(pair[1])) {
+                (Some(high), Some(low)) => high << 4 | low,
+                _ => return Err(refuse()),
+            };
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// The name of a directory under `STORE/layers` or `STORE/runs`: 32 hex digits drawn at random for what a run
+/// left, or the 64 digits of its diff id for a layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LayerId(String);
+string_id!(LayerId);
+
+impl LayerId {
+    /// A layer of an image is named by what it holds, so that images share it.
+    #[must_use]
+    pub fn of_image(diff_id: &Digest) -> Self {
+        Self(diff_id.hex())
+    }
+
+    /// A run's upper has no content yet when it is named.
+    #[must_use]
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl FromStr for LayerId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if hex && (text.len() == 32 || text.len() == 64) {
+            return Ok(Self(text.to_owned()));
+        }
+        let shown: String = text.chars().take(80).collect();
+        let operation = format!("check layer id '{}'", shown.escape_debug());
+        Err(Error::new(Kind::Invalid, operation, "it must be 32 or 64 lower-case hex digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_names_that_could_leave_the_store_are_refused() {
+        let root: Name = "root".parse().unwrap();
+        for bad in ["", ".", "..", "a/b/c", "../x", "a/", "/a", ".hidden", "a b", "a\nb", &"x".repeat(256)] {
+            assert!(RingName::parse(bad, &root).is_err(), "{bad:?} was taken");
+        }
+        assert_eq!(RingName::parse("alice", &root).unwrap().to_string(), "root/alice");
+        assert_eq!(RingName::parse("k8s.io_default/a", &root).unwrap().to_string(), "k8s.io_default/a");
+    }
+
+    #[test]
+    fn digests_round_trip_and_refuse_other_spellings() {
+        let text = format!("sha256:{}", "0f".repeat(32));
+        assert_eq!(text.parse::<Digest>().unwrap().to_string(), text);
+        for bad in ["", "sha256:", "sha512:00", &text.to_uppercase(), &text[..70], "sha256:../../etc/passwd"] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn layer_ids_are_plain_hex() {
+        assert!("ab".repeat(16).parse::<LayerId>().is_ok());
+        for bad in ["", "../x", "zz", &"AB".repeat(16)] {
+            assert!(bad.parse::<LayerId>().is_err(), "{bad:?} was taken");
+        }
+    }
+}

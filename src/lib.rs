@@ -1,0 +1,14 @@
+//! regen: an OCI container runtime whose containers can be regenerated.
+//!
+//! The map, in rank order: a module imports from lower ranks only, never up or sideways
+//! (`tests/layering.rs` reads the `use` lines).
+
+#![deny(unsafe_code)]
+
+// rank 0: words that everything speaks
+pub mod error;
+pub mod ids;
+
+// rank 1: the kernel; the only unsafe code
+#[allow(unsafe_code)]
+pub mod sys;

@@ -1,0 +1,3 @@
+//! The `regen` binary.
+
+fn main() {}

@@ -1,0 +1,158 @@
+//! Files that appear whole or not at all, and the few questions asked about file systems.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::StatVfs;
+
+use crate::error::{Context, Error, Kind, Result, quote};
+
+/// Prefix of every temporary file of ours: whoever finds one that nobody holds may remove it.
+pub const TEMPORARY_PREFIX: &str = ".tmp-";
+
+/// Whether the caller needs the change to survive a power cut, or only a crash of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// fsync the file and its directory before returning (about 1 ms on ext4).
+    Durable,
+    /// Leave it to the kernel: for what is rebuilt or read in the same boot only.
+    Volatile,
+}
+
+/// Replaces `directory/name` by `content` in one step: a crash leaves the old file or the new one.
+///
+/// The temporary name is fixed per `name`, so callers hold a lock that makes them the only writer; what an
+/// earlier crash left under it is overwritten.
+///
+/// # Errors
+/// Those of open, write, fsync and rename; the old file is then untouched.
+pub fn replace_file(directory: &Path, name: &str, content: &[u8], durability: Durability) -> Result<()> {
+    let temporary = directory.join(format!("{TEMPORARY_PREFIX}{name}"));
+    let target = directory.join(name);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        if durability == Durability::Durable {
+            file.sync_data()?;
+        }
+        fs::rename(&temporary, &target)
+    };
+    if let Err(error) = write() {
+        // The write failed, and that is what is reported; a leftover is overwritten by the next attempt.
+        let _ = fs::remove_file(&temporary);
+        return Err(error).context(|| format!("write {}", quote(&target)));
+    }
+    if durability == Durability::Durable {
+        sync_directory(directory)?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// Those of open and fsync.
+pub fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory).and_then(|file| file.sync_all()).context(|| format!("sync directory {}", quote(directory)))
+}
+
+/// Writes back everything on the file system that holds `path` (syncfs(2)).
+///
+/// # Errors
+/// Those of open and of syncfs, which reports write errors that happened since the last call.
+pub fn sync_file_system(path: &Path) -> Result<()> {
+    let operation = || format!("sync the file system of {}", quote(path));
+    let file = File::open(path).context(operation)?;
+    rustix::fs::syncfs(&file).context(operation)
+}
+
+/// Reads a whole file of at most `cap` bytes.
+///
+/// # Errors
+/// [`Kind::NotFound`] if it is not there, [`Kind::Damaged`] if it is larger, else those of open and read.
+pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
+    let operation = || format!("read {}", quote(path));
+    let file = File::open(path).context(operation)?;
+    let mut content = Vec::new();
+    file.take(cap + 1).read_to_end(&mut content).context(operation)?;
+    if content.len() as u64 > cap {
+        return Err(Error::new(Kind::Damaged, operation(), format!("larger than the {cap} bytes it may have")));
+    }
+    Ok(content)
+}
+
+/// Sixteen bytes from the kernel's random number generator.
+///
+/// # Errors
+/// Those of getrandom(2), which can only fail before the kernel's pool is ready.
+pub fn random_id() -> Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let filled =
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context(|| "draw a random id")?;
+    debug_assert_eq!(filled, bytes.len(), "getrandom gives up to 256 bytes whole");
+    Ok(bytes)
+}
+
+/// Size and free space of the file system that holds `path`.
+///
+/// # Errors
+/// Those of statvfs(3).
+pub fn space(path: &Path) -> Result<StatVfs> {
+    rustix::fs::statvfs(path).context(|| format!("ask for the free space at {}", quote(path)))
+}
+
+/// Bytes that the tree under `path` takes on disk; a file with several links inside it counts once.
+///
+/// # Errors
+/// Those of readdir and lstat.
+pub fn disk_usage(path: &Path) -> Result<u64> {
+    let mut linked = std::collections::HashSet::new();
+    let mut pending = vec![path.to_owned()];
+    let mut bytes = 0;
+    while let Some(path) = pending.pop() {
+        let metadata = fs::symlink_metadata(&path).context(|| format!("measure {}", quote(&path)))?;
+        if metadata.is_dir() {
+            for child in fs::read_dir(&path).context(|| format!("measure {}", quote(&path)))? {
+                pending.push(child.context(|| format!("measure {}", quote(&path)))?.path());
+            }
+        } else if metadata.nlink() > 1 && !linked.insert((metadata.dev(), metadata.ino())) {
+            continue;
+        }
+        bytes += metadata.blocks() * 512;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_leaves_no_temporary_file() {
+        let directory = tempfile::tempdir().unwrap();
+        replace_file(directory.path(), "a.json", b"one", Durability::Durable).unwrap();
+        replace_file(directory.path(), "a.json", b"two", Durability::Volatile).unwrap();
+        assert_eq!(fs::read(directory.path().join("a.json")).unwrap(), b"two");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_over_its_cap_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("big");
+        fs::write(&path, [0; 11]).unwrap();
+        assert_eq!(read_capped(&path, 10).unwrap_err().kind(), Kind::Damaged);
+        assert_eq!(read_capped(&path, 11).unwrap().len(), 11);
+    }
+
+    #[test]
+    fn hard_links_count_once() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a"), vec![1; 100_000]).unwrap();
+        let once = disk_usage(directory.path()).unwrap();
+        fs::hard_link(directory.path().join("a"), directory.path().join("b")).unwrap();
+        assert_eq!(disk_usage(directory.path()).unwrap(), once);
+    }
+}

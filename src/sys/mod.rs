@@ -1,0 +1,8 @@
+//! The only room with `unsafe`, `libc` and raw file descriptors; everything above it forbids unsafe code.
+//!
+//! What rustix and nix offer safely is used directly by the rooms above; here is only what they lack, and what
+//! must be done in one way everywhere (a file that appears whole, a lock, a mount).
+
+pub mod fs;
+pub mod lock;
+pub mod xattr;
