@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 // rank 0: words that everything speaks
+pub mod config;
 pub mod error;
 pub mod ids;
 

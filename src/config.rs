@@ -1,0 +1,357 @@
+//! What the administrator of a machine says, in `/etc/regen/config.toml`.
+//!
+//! Every key has a default, so the file may be absent. A key that regen does not know is an error: a limit that is
+//! silently not in force is worse than a command that does not start.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Context, Error, Kind, Result, quote};
+
+/// The file that is read unless another is named.
+pub const DEFAULT_FILE: &str = "/etc/regen/config.toml";
+const FILE_MAX: u64 = 1 << 20;
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[store]`
+    pub store: Store,
+    /// `[ring]`
+    pub ring: Ring,
+    /// `[image]`
+    pub image: Image,
+    /// `[pack]`
+    pub pack: Pack,
+}
+
+/// `[store]`: the directory that holds layers and rings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Store {
+    /// Free space that packing and snapshots leave alone.
+    pub min_free: Floor,
+}
+
+/// `[ring]`: what holds for rings that say nothing else, and what they may say.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Ring {
+    /// Entries of a new ring.
+    pub depth: u32,
+    /// Bytes on disk of a new ring, unlimited if not set.
+    pub max_bytes: Option<Size>,
+    /// The highest depth that an annotation may ask for.
+    pub max_depth: u32,
+    /// The highest byte limit that an annotation may ask for, unlimited if not set.
+    pub highest_max_bytes: Option<Size>,
+}
+
+/// `[image]`: images that are unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Image {
+    /// Bytes that one layer may unpack to.
+    pub max_layer_bytes: Size,
+}
+
+/// `[pack]`: how layers become blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Pack {
+    /// zstd's level, 1 (fast) to 19 (small).
+    pub level: u8,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { min_free: Floor::Percent(5) }
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { depth: 8, max_bytes: None, max_depth: 1000, highest_max_bytes: None }
+    }
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self { max_layer_bytes: Size(10 << 30) }
+    }
+}
+
+impl Default for Pack {
+    fn default() -> Self {
+        Self { level: 1 }
+    }
+}
+
+impl Config {
+    /// Reads the named file, or the default one if there is one.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if a named file is absent, [`Kind::Invalid`] with line and key if one says nothing valid.
+    pub fn load(path: Option<&Path>) -> Result<Self> {
+        let named = path.unwrap_or(Path::new(DEFAULT_FILE));
+        let operation = || format!("read configuration {}", quote(named));
+        let file = match File::open(named) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_none() => return Ok(Self::default()),
+            other => other.context(operation)?,
+        };
+        let mut text = String::new();
+        file.take(FILE_MAX + 1).read_to_string(&mut text).context(operation)?;
+        if text.len() as u64 > FILE_MAX {
+            return Err(Error::new(Kind::Invalid, operation(), format!("larger than {FILE_MAX} bytes")));
+        }
+        Self::parse(&text).context(operation)
+    }
+
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] with line and key.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let place = match error.span() {
+                Some(span) => format!("line {}", text[..span.start].matches('\n').count() + 1),
+                None => "the file as a whole".to_owned(),
+            };
+            Error::new(Kind::Invalid, place, error.message())
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |key: &str, cause: String| Err(Error::new(Kind::Invalid, format!("key '{key}'"), cause));
+        if self.ring.depth == 0 || self.ring.depth > self.ring.max_depth {
+            let cause = format!("{} is not between 1 and ring.max-depth, {}", self.ring.depth, self.ring.max_depth);
+            return refuse("ring.depth", cause);
+        }
+        if let (Some(own), Some(highest)) = (self.ring.max_bytes, self.ring.highest_max_bytes)
+            && own.0 > highest.0
+        {
+            return refuse("ring.max-bytes", "it is over ring.highest-max-bytes".to_owned());
+        }
+        if !(1..=19).contains(&self.pack.level) {
+            return refuse("pack.level", format!("{} is not between 1 and 19", self.pack.level));
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes, written as a number or as `512MiB`, `2G`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Size(pub u64);
+
+/// How much of a file system is to stay free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub enum Floor {
+    /// A share of its size, 0 to 100.
+    Percent(u8),
+    /// A number of bytes.
+    Bytes(u64),
+}
+
+impl Floor {
+    /// The bytes that stay free on a file system of `total` bytes.
+    #[must_use]
+    pub fn bytes(self, total: u64) -> u64 {
+        match self {
+            Self::Percent(percent) => total / 100 * u64::from(percent),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// A quantity as a file may write it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number of bytes, or text like \"512MiB\"")]
+enum Written {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<Written> for Size {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self> {
+        match written {
+            Written::Number(bytes) => Ok(Self(bytes)),
+            Written::Text(text) => parse_bytes(&text).map(Self),
+        }
+    }
+}
+
+impl TryFrom<Written> for Floor {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self> {
+        let text = match written {
+            Written::Number(bytes) => return Ok(Self::Bytes(bytes)),
+            Written::Text(text) => text,
+        };
+        let Some(percent) = text.trim().strip_suffix('%') else { return parse_bytes(&text).map(Self::Bytes) };
+        match percent.trim_end().parse() {
+            Ok(percent @ 0..=100) => Ok(Self::Percent(percent)),
+            _ => Err(Error::new(Kind::Invalid, read_size(&text), "a share is between 0% and 100%")),
+        }
+    }
+}
+
+/// Reads a number of bytes: `4096`, `512MiB`, `1.5GiB`, `2G`. K, M, G and T are powers of 1024, with or without `iB` or `B`,
+/// in any case.
+///
+/// # Errors
+/// [`Kind::Invalid`] if it is something else, or more than a file system can have.
+pub fn parse_bytes(text: &str) -> Result<u64> {
+    let refuse =
+        || Err(Error::new(Kind::Invalid, read_size(text), "it is no number of bytes").next("write 512MiB or 10GiB"));
+    let trimmed = text.trim();
+    let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(end);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return refuse(),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    // Nine digits of a fraction are more than anybody means, and keep the sum below exact.
+    let (Ok(whole), Ok(digits)) = (whole.parse::<u64>(), fraction.parse::<u32>()) else { return refuse() };
+    if fraction.len() > 9 || (shift == 0 && digits != 0) {
+        return refuse();
+    }
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(0));
+    let bytes = (u128::from(whole) << shift) + (u128::from(digits) << shift) / scale;
+    u64::try_from(bytes).or_else(|_| refuse())
+}
+
+fn read_size(text: &str) -> String {
+    format!("read size '{}'", text.escape_debug())
+}
+
+/// A number of bytes for people: `1.5 MiB`.
+#[must_use]
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // Tenths, rounded; what rounds up to 1024 of a unit is 1.0 of the next.
+    let mut power = 1;
+    loop {
+        let unit = 1_u128 << (10 * power);
+        let tenths = (u128::from(bytes) * 10 + unit / 2) / unit;
+        if tenths < 10_240 || power == UNITS.len() {
+            return format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power - 1]);
+        }
+        power += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.ring.depth, 8);
+        assert_eq!(config.store.min_free.bytes(1000), 50);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "[store]\nmin-free = '10GiB'\n[ring]\ndepth = 3\nmax-bytes = '2G'\nmax-depth = 20\n\
+                    highest-max-bytes = 4294967296\n[image]\nmax-layer-bytes = '1 GiB'\n[pack]\nlevel = 9\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.store.min_free, Floor::Bytes(10 << 30));
+        assert_eq!(
+            config.ring,
+            Ring { depth: 3, max_bytes: Some(Size(2 << 30)), max_depth: 20, highest_max_bytes: Some(Size(4 << 30)) }
+        );
+        assert_eq!(config.image.max_layer_bytes, Size(1 << 30));
+        assert_eq!(config.pack.level, 9);
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        for (text, words) in [
+            ("[ring]\ndepht = 3\n", ["line 2", "depht"]),
+            ("\n[rings]\n", ["line 2", "rings"]),
+            ("[ring]\n\ndepth = 'many'\n", ["line 3", "many"]),
+            ("[ring]\ndepth = 0\n", ["ring.depth", "between 1"]),
+            ("[ring]\ndepth = 9\nmax-depth = 8\n", ["ring.depth", "8"]),
+            ("[ring]\nmax-bytes = '2G'\nhighest-max-bytes = '1G'", ["ring.max-bytes", "highest"]),
+            ("[ring]\nmax-bytes = '2 furlongs'", ["line 2", "furlongs"]),
+            ("[store]\nmin-free = '101%'\n", ["line 2", "101%"]),
+            ("[store]\nmin-free = true\n", ["line 2", "512MiB"]),
+            ("[pack]\nlevel = 20\n", ["pack.level", "19"]),
+            ("[pack\n", ["line 1", ""]),
+        ] {
+            let line = Config::parse(text).unwrap_err().to_string();
+            assert!(words.iter().all(|word| line.contains(word)), "{text:?} gives {line}");
+            assert!(!line.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_be_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        assert_eq!(Config::load(Some(&path)).unwrap_err().kind(), Kind::NotFound);
+        std::fs::write(&path, "[ring]\ndepth = 5\n").unwrap();
+        assert_eq!(Config::load(Some(&path)).unwrap().ring.depth, 5);
+        std::fs::write(&path, "[ring]\ndepth = \n").unwrap();
+        let line = Config::load(Some(&path)).unwrap_err().to_string();
+        assert!(line.contains("config.toml': line 2"), "{line}");
+        std::fs::File::create(&path).unwrap().set_len(FILE_MAX + 1).unwrap();
+        assert!(Config::load(Some(&path)).unwrap_err().to_string().contains("larger"));
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("12 B", 12),
+            ("512MiB", 512 << 20),
+            ("2G", 2 << 30),
+            ("2gb", 2 << 30),
+            ("1.5 KiB", 1536),
+            ("0.5t", 512 << 30),
+            (" 7k ", 7 << 10),
+        ] {
+            assert_eq!(parse_bytes(text).unwrap(), bytes, "{text}");
+        }
+        for bad in ["", "G", "-1", "1.2.3M", "1e9", "5%", "1.5", "99999999999T", ".5G", "1.G", "1 G i B", "１"] {
+            assert_eq!(parse_bytes(bad).unwrap_err().kind(), Kind::Invalid, "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_that_fits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536 << 10, "1.5 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (10 << 30, "10.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
+        }
+    }
+}
