@@ -13,3 +13,6 @@ pub mod ids;
 // rank 1: the kernel; the only unsafe code
 #[allow(unsafe_code)]
 pub mod sys;
+
+// rank 2: one subject each, unaware of one another
+pub mod image;

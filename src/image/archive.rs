@@ -1,0 +1,298 @@
+//! An OCI image layout inside a tar file, read where it lies.
+//!
+//! The headers are read once, remembering where each blob begins; nothing is unpacked and no name of the archive ever
+//! becomes a path. Of the file's headers only what blobs need is understood: names, sizes (also those beyond 8 GiB,
+//! which pax headers carry), and types.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use tar::{EntryType, Header, PaxExtensions};
+
+use super::layout::check_marker;
+use super::manifest::{Descriptor, INDEX_MAX, Index};
+use super::stage::Stage;
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::Digest;
+
+const BLOCK: u64 = 512;
+const COPY_BUFFER: usize = 1 << 20;
+/// More entries than any image has: a manifest of the largest size that is read names fewer blobs.
+const ENTRIES_MAX: usize = 100_000;
+/// The largest pax or long-name header that is read.
+const EXTENSION_MAX: u64 = 1 << 20;
+
+/// Where in the tar file something lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extent {
+    start: u64,
+    len: u64,
+}
+
+/// A tar file with a layout in it.
+#[derive(Debug)]
+pub struct Archive {
+    path: PathBuf,
+    file: File,
+    index: Index,
+    blobs: HashMap<Digest, Extent>,
+}
+
+impl Archive {
+    /// Reads the headers of the whole file, and its index.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no file, [`Kind::Invalid`] if it is no tar file of a layout or has names that
+    /// lead out of it, [`Kind::Damaged`] if it ends early.
+    pub fn open(path: &Path) -> Result<Self> {
+        let operation = || format!("open image archive {}", quote(path));
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).context(operation)?);
+        let metadata = file.metadata().context(operation)?;
+        if metadata.is_dir() {
+            let next = "for a directory in OCI layout, give oci:DIR";
+            return Err(Error::new(Kind::Invalid, operation(), "it is a directory").next(next));
+        }
+        if !metadata.is_file() {
+            return Err(Error::new(Kind::Invalid, operation(), "it is not a regular file"));
+        }
+        let contents = Scan { file: &file, size: metadata.len() }.run().context(operation)?;
+        let part = |name: &str, extent: Option<Extent>| match extent {
+            Some(extent) => read_extent(&file, extent, INDEX_MAX).context(|| format!("read '{name}'")),
+            None => Err(Error::new(Kind::Invalid, "read layout", format!("it has no file '{name}'"))
+                .next("give an archive made by 'skopeo copy … oci-archive:FILE'")),
+        };
+        let index = part("oci-layout", contents.marker)
+            .and_then(|marker| check_marker(&marker))
+            .and_then(|()| part("index.json", contents.index))
+            .and_then(|bytes| Index::parse(&bytes))
+            .context(operation)?;
+        Ok(Self { path: path.to_owned(), file, index, blobs: contents.blobs })
+    }
+
+    /// The archive's index.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Reads a small blob; its digest is the caller's to check.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Damaged`] if it is larger than `cap`, else those of read.
+    pub fn read_blob(&self, digest: &Digest, cap: u64) -> Result<Vec<u8>> {
+        let operation = || format!("read blob {digest} in {}", quote(&self.path));
+        read_extent(&self.file, self.extent(digest)?, cap).context(operation)
+    }
+
+    /// Copies a blob into a file of its own in `scratch`, which has no name and is gone when it is closed.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Damaged`] if the size is not the descriptor's, else those of copying.
+    pub fn copy_blob(&self, descriptor: &Descriptor, scratch: &Path) -> Result<File> {
+        let digest = descriptor.digest()?;
+        let extent = self.extent(&digest)?;
+        super::layout::check_size(descriptor, extent.len)?;
+        let operation = || format!("copy blob {digest} from {} to {}", quote(&self.path), quote(scratch));
+        let mut copy = Stage::create(scratch.to_owned())?.into_unnamed().context(operation)?;
+        // By position: the file's own offset is shared by all who read layers at the same time.
+        let mut buffer = vec![0; COPY_BUFFER];
+        let (mut position, end) = (extent.start, extent.start + extent.len);
+        while position < end {
+            let want = usize::try_from(end - position).map_or(COPY_BUFFER, |rest| rest.min(COPY_BUFFER));
+            self.file.read_exact_at(&mut buffer[..want], position).context(operation)?;
+            copy.write_all(&buffer[..want]).context(operation)?;
+            position += want as u64;
+        }
+        copy.rewind().context(operation)?;
+        Ok(copy)
+    }
+
+    /// Whether a blob is there, with the size that the descriptor says.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Damaged`].
+    pub fn check_blob(&self, descriptor: &Descriptor) -> Result<()> {
+        super::layout::check_size(descriptor, self.extent(&descriptor.digest()?)?.len)
+    }
+
+    fn extent(&self, digest: &Digest) -> Result<Extent> {
+        self.blobs.get(digest).copied().ok_or_else(|| {
+            let operation = format!("open blob {digest} in {}", quote(&self.path));
+            Error::new(Kind::NotFound, operation, "the archive does not have it").next("make the archive again")
+        })
+    }
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+struct Contents {
+    marker: Option<Extent>,
+    index: Option<Extent>,
+    blobs: HashMap<Digest, Extent>,
+}
+
+/// What the extension headers before an entry said about it.
+#[derive(Debug, Default)]
+struct Extension {
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+/// One walk over the headers of a tar file.
+struct Scan<'a> {
+    file: &'a File,
+    size: u64,
+}
+
+impl Scan<'_> {
+    fn run(&self) -> Result<Contents> {
+        let mut contents = Contents::default();
+        let mut extension = Extension::default();
+        let mut position = 0;
+        for _ in 0..ENTRIES_MAX {
+            let Some(header) = self.header(position)? else { return Ok(contents) };
+            let start = position + BLOCK;
+            let kind = header.entry_type();
+            let len = match extension.size {
+                Some(size) if !is_extension(kind) => size,
+                _ => header.entry_size().context(|| format!("read tar header at byte {position}"))?,
+            };
+            let extent = Extent { start, len };
+            position = self.end_of(extent)?;
+            match kind {
+                EntryType::XHeader => extension.read_pax(&self.read_extension(extent)?)?,
+                EntryType::GNULongName => extension.path = Some(self.read_extension(extent)?),
+                EntryType::XGlobalHeader | EntryType::GNULongLink => {}
+                _ => {
+                    let path = extension.path.take().unwrap_or_else(|| header.path_bytes().into_owned());
+                    contents.add(&path, kind, extent)?;
+                    extension = Extension::default();
+                }
+            }
+        }
+        let cause = format!("more than {ENTRIES_MAX} entries");
+        Err(Error::new(Kind::Invalid, "read tar headers", cause))
+    }
+
+    /// The header at this place, or nothing where the archive ends.
+    fn header(&self, position: u64) -> Result<Option<Header>> {
+        let operation = || format!("read tar header at byte {position}");
+        let mut header = Header::new_old();
+        if position == self.size {
+            return Ok(None);
+        }
+        self.file.read_exact_at(header.as_mut_bytes(), position).context(operation)?;
+        if header.as_bytes().iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let stored = header.cksum().ok();
+        let bytes = header.as_bytes();
+        // The checksum is made with its own field read as blanks.
+        let sum = bytes[..148].iter().chain(&bytes[156..]).map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
+        if stored == Some(sum) {
+            return Ok(Some(header));
+        }
+        let compressed = position == 0 && (bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(&[0x28, 0xb5, 0x2f]));
+        let (cause, next) = match compressed {
+            true => ("it is compressed as a whole", "decompress it first"),
+            false => ("it is no tar header", "give an archive made by 'skopeo copy … oci-archive:FILE'"),
+        };
+        Err(Error::new(Kind::Invalid, operation(), cause).next(next))
+    }
+
+    /// Where the entry after this one begins.
+    fn end_of(&self, extent: Extent) -> Result<u64> {
+        let end = extent.start.checked_add(extent.len).filter(|end| *end <= self.size);
+        let padded = end.and_then(|end| end.checked_next_multiple_of(BLOCK));
+        padded.map(|end| end.min(self.size)).ok_or_else(|| {
+            let cause = format!("the file ends at byte {}, inside an entry of {} bytes", self.size, extent.len);
+            Error::new(Kind::Damaged, format!("read tar entry at byte {}", extent.start), cause).next("copy it again")
+        })
+    }
+
+    fn read_extension(&self, extent: Extent) -> Result<Vec<u8>> {
+        read_extent(self.file, extent, EXTENSION_MAX)
+            .context(|| format!("read tar extension header at byte {}", extent.start))
+    }
+}
+
+impl Extension {
+    fn read_pax(&mut self, bytes: &[u8]) -> Result<()> {
+        let refuse = |cause: &str| Error::new(Kind::Invalid, "read pax header", cause);
+        for record in PaxExtensions::new(bytes) {
+            let record = record.map_err(|error| refuse(&error.to_string()))?;
+            match record.key_bytes() {
+                b"path" => self.path = Some(record.value_bytes().to_vec()),
+                b"size" => {
+                    let size = record.value().ok().and_then(|text| text.parse().ok());
+                    self.size = Some(size.ok_or_else(|| refuse("its size is no number"))?);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Contents {
+    /// Remembers an entry if it is a part of a layout; the last of a name counts, as when a tar file is unpacked.
+    fn add(&mut self, path: &[u8], kind: EntryType, extent: Extent) -> Result<()> {
+        let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+        let refuse = |cause: &str| {
+            let operation = format!("read tar entry '{}'", path.escape_ascii());
+            Err(Error::new(Kind::Invalid, operation, cause).next("use an image from a source that you trust"))
+        };
+        if path.starts_with(b"/") || path.split(|byte| *byte == b'/').any(|part| part == b"..") {
+            return refuse("its path leads out of the archive");
+        }
+        let Some(part) = Part::of(path) else { return Ok(()) };
+        if !matches!(kind, EntryType::Regular | EntryType::Continuous) {
+            return refuse("a part of an image layout must be a regular file");
+        }
+        match part {
+            Part::Marker => self.marker = Some(extent),
+            Part::Index => self.index = Some(extent),
+            Part::Blob(digest) => drop(self.blobs.insert(digest, extent)),
+        }
+        Ok(())
+    }
+}
+
+/// What an entry of the archive is to the layout.
+enum Part {
+    Marker,
+    Index,
+    Blob(Digest),
+}
+
+impl Part {
+    fn of(path: &[u8]) -> Option<Self> {
+        let path = path.strip_prefix(b"./").unwrap_or(path);
+        match std::str::from_utf8(path).ok()? {
+            "oci-layout" => Some(Self::Marker),
+            "index.json" => Some(Self::Index),
+            path => format!("sha256:{}", path.strip_prefix("blobs/sha256/")?).parse().ok().map(Self::Blob),
+        }
+    }
+}
+
+fn is_extension(kind: EntryType) -> bool {
+    matches!(kind, EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink)
+}
+
+fn read_extent(file: &File, extent: Extent, cap: u64) -> Result<Vec<u8>> {
+    let operation = || format!("read {} bytes at byte {}", extent.len, extent.start);
+    match usize::try_from(extent.len) {
+        Ok(len) if extent.len <= cap => {
+            let mut bytes = vec![0; len];
+            file.read_exact_at(&mut bytes, extent.start).context(operation)?;
+            Ok(bytes)
+        }
+        _ => Err(Error::new(Kind::Damaged, operation(), format!("at most {cap} bytes are read"))),
+    }
+}

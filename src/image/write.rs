@@ -1,0 +1,86 @@
+//! The documents of our own images: pure builders.
+//!
+//! Tools refuse or stumble over an image whose config is empty or whose history does not match its layers, and
+//! copying drops every annotation that does not lie in the manifest: so the config is a real one, and what must stay
+//! true of an image is said in its manifest.
+
+use std::collections::BTreeMap;
+
+use super::config::{History, ImageConfig};
+use super::manifest::{CONFIG_TYPE, Descriptor, LayerType, MANIFEST_TYPE, Manifest, REF_NAME};
+use crate::error::{Error, Kind, Result};
+use crate::ids::Digest;
+
+/// A layer that a config is to list on top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLayer {
+    /// Digest of the tar stream before compression.
+    pub diff_id: Digest,
+    /// When the layer came to be, RFC 3339.
+    pub created: String,
+    /// What `podman history` and the like show beside it.
+    pub comment: String,
+}
+
+/// The config of an image that has `layers` (bottom first) on top of those of `base`, and runs as `base` does.
+///
+/// Without a base the image has only these layers, and no command.
+#[must_use]
+pub fn config_for(base: Option<&ImageConfig>, layers: &[NewLayer], created: &str) -> ImageConfig {
+    let mut config = base.cloned().unwrap_or_else(ImageConfig::empty);
+    config.created = Some(created.to_owned());
+    let steps_with_layer = config.history.iter().filter(|step| !step.empty_layer).count();
+    if steps_with_layer != config.rootfs.diff_ids.len() {
+        // A history is optional, but where there is one it has a step for each layer.
+        config.history = config.rootfs.diff_ids.iter().map(|_| History::default()).collect();
+    }
+    for layer in layers {
+        config.rootfs.diff_ids.push(layer.diff_id.clone());
+        config.history.push(History {
+            created: Some(layer.created.clone()),
+            created_by: Some("regen".to_owned()),
+            comment: Some(layer.comment.clone()).filter(|comment| !comment.is_empty()),
+            ..History::default()
+        });
+    }
+    config
+}
+
+/// The descriptor of a config that was stored as a blob.
+#[must_use]
+pub fn config_descriptor((digest, size): &(Digest, u64)) -> Descriptor {
+    Descriptor::new(CONFIG_TYPE, digest, *size)
+}
+
+/// The descriptor of a layer that was stored as a blob.
+#[must_use]
+pub fn layer_descriptor(kind: LayerType, digest: &Digest, size: u64) -> Descriptor {
+    Descriptor::new(kind.media_type(), digest, size)
+}
+
+/// The manifest of an image: its stored config, its layers bottom first, and what is to stay true of it.
+#[must_use]
+pub fn manifest_for(
+    config: &(Digest, u64),
+    layers: Vec<Descriptor>,
+    annotations: BTreeMap<String, String>,
+) -> Manifest {
+    Manifest::new(config_descriptor(config), layers, annotations)
+}
+
+/// The entry of `index.json` for a manifest that was stored as a blob.
+///
+/// # Errors
+/// [`Kind::Invalid`] if `tag` could not be used as a tag in a registry.
+pub fn index_entry(manifest: &(Digest, u64), tag: &str) -> Result<Descriptor> {
+    let first = tag.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let rest = tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    if !first || !rest || tag.len() > 128 {
+        let operation = format!("check tag '{}'", tag.escape_debug());
+        let cause = "a tag has 1 to 128 letters, digits, '_', '.' and '-', and begins with none of the last two";
+        return Err(Error::new(Kind::Invalid, operation, cause));
+    }
+    let mut entry = Descriptor::new(MANIFEST_TYPE, &manifest.0, manifest.1);
+    entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+    Ok(entry)
+}
