@@ -16,3 +16,4 @@ pub mod sys;
 
 // rank 2: one subject each, unaware of one another
 pub mod image;
+pub mod pack;

@@ -1,5 +1,7 @@
 //! The extended attributes in which overlayfs keeps its own notes.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use serde::{Deserialize, Serialize};
 
 /// Where an overlay keeps its attributes: fixed by how it is mounted, and to be the same for every layer of a chain
@@ -31,4 +33,11 @@ impl OverlayClass {
             Self::User => "user.overlay.opaque",
         }
     }
+}
+
+/// A path to `name` in an open directory, for the calls that take a path only and follow no link at its end
+/// (`lgetxattr` and its kin): whatever was renamed meanwhile, and however deep it lies.
+#[must_use]
+pub fn path_at(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name].concat()
 }

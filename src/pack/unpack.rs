@@ -1,0 +1,266 @@
+//! A blob becomes a layer directory: digest first, then the bytes, then the diff id.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::scope;
+
+use rustix::fs::{Advice, CWD, Mode, fadvise, openat};
+use sha2::{Digest as _, Sha256};
+use tar::EntryType;
+
+use super::Compression;
+use super::name::{self, Meaning, Refusal};
+use super::place::Place;
+use super::reader::{Entry, Reader};
+use super::trail::DIRECTORY;
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::Digest;
+use crate::sys::xattr::OverlayClass;
+
+/// Bytes read, decompressed and hashed at a time.
+const CHUNK: usize = 1 << 18;
+/// Chunks that decompression may be ahead.
+const CHUNKS_AHEAD: usize = 8;
+
+/// How much a layer may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of file content that is written; holes are not.
+    pub max_bytes: u64,
+    /// Of headers: files, directories, links, marks.
+    pub max_entries: u64,
+}
+
+/// What a blob has to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Of the blob.
+    pub digest: Digest,
+    /// Of the tar stream in it, if that is known.
+    pub diff_id: Option<Digest>,
+}
+
+/// A layer that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Of the tar stream.
+    pub diff_id: Digest,
+    /// Length of the tar stream.
+    pub tar_bytes: u64,
+    /// File content that was written.
+    pub content_bytes: u64,
+    /// The layer hides all layers below it. Overlay cannot say so: the layers below must be left out of the chain.
+    pub root_is_opaque: bool,
+}
+
+/// Unpacks `blob` (from offset 0, wherever it stands) into `into`, an empty directory that nobody else uses yet.
+///
+/// Not a byte is decompressed before the blob's digest is right. Whiteouts and opaque directories get the form that
+/// overlay has for them in `class`. Nothing is synced. After an error, `into` holds anything; the caller removes it.
+/// Starts a thread.
+///
+/// # Errors
+/// [`Kind::Damaged`] for a wrong digest or a stream that is no tar, [`Kind::Invalid`] for an entry that is refused
+/// (the line names it) or exceeds the limits, else those of writing.
+#[expect(clippy::too_many_arguments, reason = "what, from where, to where, how much: no two make a thing")]
+pub fn unpack_layer(
+    blob: &File,
+    expected: &Expected,
+    compression: Compression,
+    class: OverlayClass,
+    limits: &Limits,
+    into: &Path,
+) -> Result<Unpacked> {
+    let operation = || format!("unpack layer {}", &expected.digest.hex()[..12]);
+    verify(blob, &expected.digest).context(operation)?;
+    let root =
+        openat(CWD, into, DIRECTORY, Mode::empty()).context(|| format!("open {}", quote(into))).context(operation)?;
+    let place = Place::new(root, class).context(operation)?;
+    let unpacked = scope(|threads| -> Result<Unpacked> {
+        let (full, chunks) = sync_channel(CHUNKS_AHEAD);
+        let (empty, recycled) = channel();
+        let inflater = threads.spawn(move || inflate(blob, compression, &full, &recycled));
+        let stream = Stream { chunks, recycle: empty, chunk: Vec::new(), at: 0 };
+        let placed = place_all(Reader::new(stream, limits.max_entries), place, limits.max_bytes);
+        let inflated = inflater.join().map_err(|_| Error::new(Kind::System, "decompress it", "a thread panicked"))?;
+        let (content_bytes, root_is_opaque) = placed?;
+        let (diff_id, tar_bytes) = inflated;
+        Ok(Unpacked { diff_id, tar_bytes, content_bytes, root_is_opaque })
+    })
+    .context(operation)?;
+    match &expected.diff_id {
+        Some(diff_id) if *diff_id != unpacked.diff_id => {
+            let cause = format!("the tar stream is {}, but {diff_id} was expected", unpacked.diff_id);
+            Err(Error::new(Kind::Damaged, operation(), cause))
+        }
+        Some(_) | None => Ok(unpacked),
+    }
+}
+
+/// Reads a file from its start, wherever others have moved its position to.
+#[derive(Debug)]
+struct FromStart<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+fn verify(blob: &File, expected: &Digest) -> Result<()> {
+    // Only a hint.
+    let _ = fadvise(blob, 0, None, Advice::Sequential);
+    let (mut input, mut hash) = (FromStart { file: blob, offset: 0 }, Sha256::new());
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => hash.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context(|| "read the blob"),
+        }
+    }
+    let digest = Digest::from_bytes(hash.finalize().into());
+    if digest == *expected {
+        return Ok(());
+    }
+    let cause = format!("the blob is {digest}, but {expected} was expected");
+    Err(Error::new(Kind::Damaged, "verify its digest", cause))
+}
+
+/// Decompresses and hashes on a thread of its own; the digest counts only if the stream was read to its end.
+fn inflate(
+    blob: &File,
+    compression: Compression,
+    chunks: &SyncSender<io::Result<Vec<u8>>>,
+    recycled: &Receiver<Vec<u8>>,
+) -> (Digest, u64) {
+    let (mut hash, mut length) = (Sha256::new(), 0);
+    let mut run = || -> io::Result<()> {
+        let raw = BufReader::with_capacity(CHUNK, FromStart { file: blob, offset: 0 });
+        let mut input: Box<dyn Read + '_> = match compression {
+            Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
+            Compression::None => Box::new(raw),
+        };
+        loop {
+            let mut chunk = recycled.try_recv().unwrap_or_default();
+            chunk.clear();
+            input.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            hash.update(&chunk);
+            length += chunk.len() as u64;
+            if chunks.send(Ok(chunk)).is_err() {
+                // The reader found something to refuse.
+                return Ok(());
+            }
+        }
+    };
+    if let Err(error) = run() {
+        let cause = io::Error::new(io::ErrorKind::InvalidData, format!("decompress: {error}"));
+        // As above.
+        let _ = chunks.send(Err(cause));
+    }
+    (Digest::from_bytes(hash.finalize().into()), length)
+}
+
+/// The decompressed stream, at the reader's end.
+#[derive(Debug)]
+struct Stream {
+    chunks: Receiver<io::Result<Vec<u8>>>,
+    recycle: Sender<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut rest = self.fill_buf()?;
+        let count = rest.read(buffer)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Stream {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.chunk.len()
+            && let Ok(next) = self.chunks.recv()
+        {
+            // At the end, nobody needs buffers any more.
+            let _ = self.recycle.send(std::mem::replace(&mut self.chunk, next?));
+            self.at = 0;
+        }
+        Ok(&self.chunk[self.at..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at += count;
+    }
+}
+
+/// The bytes of content, and whether the root hides everything below.
+fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, max_bytes: u64) -> Result<(u64, bool)> {
+    let mut content_bytes = 0;
+    while let Some(entry) = reader.next()? {
+        let operation = || format!("place {}", quote(std::ffi::OsStr::from_bytes(&entry.stored)));
+        if entry.data > max_bytes - content_bytes {
+            let cause = format!("the layer's content would be more than the {max_bytes} bytes that are allowed");
+            return Err(Error::new(Kind::Invalid, operation(), cause));
+        }
+        place_entry(&mut reader, &mut place, &entry).context(operation)?;
+        content_bytes += entry.data;
+    }
+    Ok((content_bytes, place.finish().context(|| "finish its directories")?))
+}
+
+fn place_entry<R: BufRead>(reader: &mut Reader<R>, place: &mut Place, entry: &Entry) -> Result<()> {
+    let refused = |cause: Refusal| Error::new(Kind::Invalid, "check its name", cause);
+    let path = match name::parse_meaning(&entry.stored, entry.real.as_deref()).map_err(refused)? {
+        Meaning::Nothing => return Ok(()),
+        Meaning::Whiteout(path) => return place.whiteout(&path),
+        Meaning::Opaque(path) => return place.opaque(&path),
+        Meaning::Entry(path) => path,
+    };
+    match entry.kind {
+        EntryType::Directory => place.directory(&path, entry),
+        EntryType::Regular | EntryType::Continuous => {
+            let file = File::from(place.file(&path)?);
+            write(reader, &file, entry)?;
+            place.set_open(file.as_fd(), entry)
+        }
+        EntryType::Link => {
+            let target = name::parse_target(&entry.link, entry.real_link.as_deref());
+            let target = target.map_err(|cause| Error::new(Kind::Invalid, "check its target", cause))?;
+            place.hard_link(&path, &target)
+        }
+        _ => place.special(&path, entry),
+    }
+}
+
+fn write<R: BufRead>(reader: &mut Reader<R>, file: &File, entry: &Entry) -> Result<()> {
+    let mut write_at = |mut offset: u64, length: u64| {
+        reader.content(length, |bytes| {
+            file.write_all_at(bytes, offset).context(|| "write it")?;
+            offset += bytes.len() as u64;
+            Ok(())
+        })
+    };
+    let Some((size, pieces)) = &entry.sparse else { return write_at(0, entry.data) };
+    for piece in pieces {
+        write_at(piece.offset, piece.length)?;
+    }
+    file.set_len(*size).context(|| "set its size")
+}
