@@ -186,6 +186,10 @@ impl Scan<'_> {
         if position == self.size {
             return Ok(None);
         }
+        if self.size - position < BLOCK {
+            let cause = format!("the file ends at byte {}, inside it", self.size);
+            return Err(Error::new(Kind::Damaged, operation(), cause).next("copy the archive again"));
+        }
         self.file.read_exact_at(header.as_mut_bytes(), position).context(operation)?;
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             return Ok(None);
@@ -294,5 +298,71 @@ fn read_extent(file: &File, extent: Extent, cap: u64) -> Result<Vec<u8>> {
             Ok(bytes)
         }
         _ => Err(Error::new(Kind::Damaged, operation(), format!("at most {cap} bytes are read"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header block, and for an extension its data.
+    fn entry(kind: EntryType, path: &str, size: u64, data: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.set_path(path).unwrap();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    fn scan(bytes: &[u8], size: u64) -> Result<Contents> {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file.set_len(size).unwrap();
+        Scan { file: &file, size }.run()
+    }
+
+    const HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn a_blob_beyond_eight_gigabytes_has_its_size_in_a_pax_header() {
+        let size = 9 << 30;
+        let record = format!("19 size={size}\n");
+        let mut bytes = entry(EntryType::XHeader, "pax", record.len() as u64, record.as_bytes());
+        bytes.extend(entry(EntryType::Regular, &format!("blobs/sha256/{HEX}"), 0, b""));
+        let start = bytes.len() as u64;
+        let contents = scan(&bytes, start + size).unwrap();
+        let digest = format!("sha256:{HEX}").parse().unwrap();
+        assert_eq!(contents.blobs[&digest], Extent { start, len: size });
+        assert_eq!(scan(&bytes, start + size - 1).unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[test]
+    fn long_names_are_understood_and_the_last_of_a_name_counts() {
+        let name = format!("./blobs/sha256/{HEX}\0");
+        let mut bytes = entry(EntryType::GNULongName, "././@LongLink", name.len() as u64, name.as_bytes());
+        bytes.extend(entry(EntryType::Regular, "short", 3, b"one"));
+        bytes.extend(entry(EntryType::Regular, "short", 5, b"other"));
+        let record = format!("{} path=blobs/sha256/{HEX}\n", 3 + 18 + HEX.len() + 1);
+        bytes.extend(entry(EntryType::XHeader, "pax", record.len() as u64, record.as_bytes()));
+        bytes.extend(entry(EntryType::Regular, "short", 3, b"two"));
+        let contents = scan(&bytes, bytes.len() as u64).unwrap();
+        let last = Extent { start: bytes.len() as u64 - 512, len: 3 };
+        assert_eq!(contents.blobs.into_values().collect::<Vec<_>>(), [last]);
+    }
+
+    #[test]
+    fn sizes_that_would_exhaust_memory_or_overflow_are_refused() {
+        let huge = entry(EntryType::XHeader, "pax", 2 << 20, b"");
+        assert_eq!(scan(&huge, 4 << 20).unwrap_err().kind(), Kind::Damaged);
+        let record = format!("29 size={}\n", u64::MAX);
+        let mut bytes = entry(EntryType::XHeader, "pax", 29, record.as_bytes());
+        bytes.extend(entry(EntryType::Regular, "x", 0, b""));
+        assert_eq!(scan(&bytes, bytes.len() as u64).unwrap_err().kind(), Kind::Damaged);
+        let many = entry(EntryType::Directory, "d", 0, b"").repeat(ENTRIES_MAX);
+        assert!(scan(&many, many.len() as u64).unwrap_err().to_string().contains("more than"));
     }
 }

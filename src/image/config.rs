@@ -16,9 +16,11 @@ pub struct ImageConfig {
     /// When the image was made, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// Processor, in Go's words.
+    /// Processor, in Go's words; empty if the image does not say.
+    #[serde(default)]
     pub architecture: String,
-    /// Operating system.
+    /// Operating system; empty if the image does not say.
+    #[serde(default)]
     pub os: String,
     /// Variant of the processor, `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

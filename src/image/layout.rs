@@ -39,7 +39,12 @@ impl Layout {
     pub fn create(directory: impl Into<PathBuf>) -> Result<Self> {
         let layout = Self { directory: directory.into() };
         let blobs = layout.blob_directory();
-        DirBuilder::new().recursive(true).mode(0o700).create(&blobs).context(|| format!("create {}", quote(&blobs)))?;
+        if absent(&blobs)? {
+            let operation = || format!("create {}", quote(&blobs));
+            DirBuilder::new().recursive(true).mode(0o700).create(&blobs).context(operation)?;
+            sync_directory(&layout.directory.join("blobs"))?;
+            sync_directory(&layout.directory.join(".."))?;
+        }
         if absent(&layout.directory.join(INDEX))? {
             layout.replace_index(&Index::default())?;
         }

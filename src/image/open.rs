@@ -195,21 +195,20 @@ fn list(items: impl Iterator<Item = String>) -> String {
     }
 }
 
+/// Another system's programs cannot run. Another processor's may: many run a second instruction set, and emulators can
+/// be registered with the kernel.
 fn check_platform(config: &ImageConfig) -> Result<()> {
     let machine = platform::machine();
-    // Images made by hand leave them empty.
     let fits = |found: &str, own: &str| found.is_empty() || found == own;
-    if fits(&config.os, machine.os) && fits(&config.architecture, machine.architecture) {
-        return Ok(());
+    if !fits(&config.os, machine.os) {
+        let cause = format!("it is for '{}', this machine is {}", config.os.escape_debug(), machine.os);
+        return Err(Error::new(Kind::Unsupported, "check the platform", cause).next("use an image for this machine"));
     }
-    let cause = format!(
-        "it is for '{}/{}', this machine is {}/{}",
-        config.os.escape_debug(),
-        config.architecture.escape_debug(),
-        machine.os,
-        machine.architecture
-    );
-    Err(Error::new(Kind::Unsupported, "check the platform", cause).next("use an image for this machine"))
+    if !fits(&config.architecture, machine.architecture) {
+        let (image, own) = (config.architecture.escape_debug(), machine.architecture);
+        tracing::warn!("the image is for '{image}', this machine is {own}: its programs may not run");
+    }
+    Ok(())
 }
 
 /// Pairs the manifest's layers with the config's diff ids.

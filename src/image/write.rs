@@ -84,3 +84,61 @@ pub fn index_entry(manifest: &(Digest, u64), tag: &str) -> Result<Descriptor> {
     entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
     Ok(entry)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::layout::digest_of;
+
+    fn layer(text: &str) -> NewLayer {
+        NewLayer { diff_id: digest_of(text.as_bytes()), created: "2026-01-01T00:00:00Z".into(), comment: String::new() }
+    }
+
+    fn steps_with_layer(config: &ImageConfig) -> usize {
+        config.history.iter().filter(|step| !step.empty_layer).count()
+    }
+
+    #[test]
+    fn a_config_over_an_image_says_all_that_the_image_said() {
+        let text = r#"{"architecture":"amd64","os":"linux","author":"a","config":{"Cmd":["/x"],"Shell":["/s"],
+            "Labels":{"k":"v"}},"rootfs":{"type":"layers","diff_ids":["DIFF"]},"history":[{"created_by":"base",
+            "author":"b"},{"created_by":"env","empty_layer":true}]}"#;
+        let text = text.replace("DIFF", &digest_of(b"base").to_string());
+        let base = ImageConfig::parse(text.as_bytes()).unwrap();
+        let config = config_for(Some(&base), &[layer("a"), layer("b")], "2026-02-02T00:00:00Z");
+        let ids = [b"base".as_slice(), b"a", b"b"].map(digest_of);
+        assert_eq!(config.rootfs.diff_ids, ids);
+        assert_eq!((config.history.len(), steps_with_layer(&config)), (4, 3));
+        let json: serde_json::Value = serde_json::from_slice(&config.to_json().unwrap()).unwrap();
+        assert_eq!(json["created"], "2026-02-02T00:00:00Z");
+        for (pointer, value) in [
+            ("/author", "a"),
+            ("/config/Cmd/0", "/x"),
+            ("/config/Shell/0", "/s"),
+            ("/config/Labels/k", "v"),
+            ("/history/0/author", "b"),
+            ("/history/3/created_by", "regen"),
+        ] {
+            assert_eq!(json.pointer(pointer).unwrap(), value, "{pointer}");
+        }
+    }
+
+    #[test]
+    fn a_history_that_does_not_fit_the_layers_is_replaced() {
+        let mut base = config_for(None, &[layer("a"), layer("b")], "2026-01-01T00:00:00Z");
+        base.history.pop();
+        let config = config_for(Some(&base), &[layer("c")], "2026-01-01T00:00:00Z");
+        assert_eq!((config.rootfs.diff_ids.len(), steps_with_layer(&config)), (3, 3));
+    }
+
+    #[test]
+    fn only_what_a_registry_takes_is_a_tag() {
+        let manifest = (digest_of(b""), 0);
+        for good in ["20261122T152448Z-000042", "a", "_x", "A.b-c", &"x".repeat(128)] {
+            assert_eq!(index_entry(&manifest, good).unwrap().tag(), Some(good));
+        }
+        for bad in ["", ".a", "-a", "a/b", "a:b", "a b", "é", &"x".repeat(129)] {
+            assert!(index_entry(&manifest, bad).is_err(), "{bad} was taken");
+        }
+    }
+}
