@@ -426,40 +426,6 @@ fn manifests_that_cannot_be_unpacked_are_refused() {
 }
 
 #[test]
-fn a_blob_appears_whole_or_not_at_all() {
-    let directory = tempfile::tempdir().unwrap();
-    let layout = Layout::create(directory.path().join("a/b")).unwrap();
-    let blobs = directory.path().join("a/b/blobs/sha256");
-    let count = || fs::read_dir(&blobs).unwrap().count();
-    let (digest, size) = layout.put_blob(b"content").unwrap();
-    assert_eq!((size, layout.has_blob(&digest), count()), (7, true, 1));
-    // A damaged one is healed.
-    fs::write(layout.blob_path(&digest), "c").unwrap();
-    layout.put_blob(b"content").unwrap();
-    assert_eq!(layout.read_blob(&digest, 7).unwrap(), b"content");
-    assert_eq!(layout.read_blob(&digest, 6).unwrap_err().kind(), Kind::Damaged);
-
-    let mut stage = layout.stage_blob().unwrap();
-    std::io::Write::write_all(stage.file(), b"half").unwrap();
-    fs::write(blobs.join(".tmp-left by a crash"), "x").unwrap();
-    fs::write(directory.path().join("a/b/.tmp-index.json"), "x").unwrap();
-    assert_eq!(count(), 3);
-    layout.sweep_temporary().unwrap();
-    assert_eq!(count(), 2, "only what nobody writes goes");
-    assert!(!directory.path().join("a/b/.tmp-index.json").exists());
-    assert_eq!(layout.blobs().unwrap(), std::slice::from_ref(&digest));
-    stage.commit(&digest_of(b"half")).unwrap();
-    drop(layout.stage_blob().unwrap());
-    assert_eq!((count(), layout.blobs().unwrap().len()), (2, 2));
-    layout.remove_blob(&digest).unwrap();
-    layout.remove_blob(&digest).unwrap();
-    assert!(!layout.has_blob(&digest));
-    // Creating it again changes nothing.
-    Layout::create(layout.directory()).unwrap();
-    assert_eq!(count(), 1);
-}
-
-#[test]
 fn archives_that_are_no_layouts_or_lead_out_are_refused() {
     let fixture = Fixture::new();
     let (image, tar) = (fixture.text("image"), fixture.text("good.tar"));

@@ -6,13 +6,13 @@
 //! DIR/blobs/sha256/<64 hex>   manifests, configs and layers, each named by its content
 //! ```
 //!
-//! - [`reference`] says where an image is (`oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`), [`open`] goes from there to
+//! - [`mod@reference`] says where an image is (`oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`), [`mod@open`] goes from there to
 //!   a checked manifest, config and list of layers; on the way [`manifest`], [`config`] and [`platform`] read what
 //!   lies there.
 //! - [`layout`] is a directory of the form above, with [`stage`] for blobs that are written over a while;
 //!   [`archive`] is the same form inside a tar file.
 //! - [`process`] and [`user`] turn a config into what is run.
-//! - [`write`] makes the documents of our own images.
+//! - [`mod@write`] makes the documents of our own images.
 //!
 //! An image is foreign: every document has a size cap and is compared with its digest before it is parsed; blobs
 //! are opened without following symbolic links and only if they are regular files. A layer's *size* is checked

@@ -132,10 +132,11 @@ mod tests {
     #[test]
     fn the_callers_environment_wins_and_there_is_always_a_path() {
         let mut config = image("", "x");
-        config.config.env = vec!["A=1".into(), "B=2".into(), "A=3".into(), "no assignment".into(), "=C:".into()];
-        let overrides = Overrides { env: vec!["B=".into(), "AB=4".into()], ..Overrides::default() };
+        config.config.env =
+            vec!["AB=4".into(), "A=1".into(), "B=2".into(), "A=3".into(), "no assignment".into(), "=C:".into()];
+        let overrides = Overrides { env: vec!["B=".into(), "C=5".into()], ..Overrides::default() };
         let env = process_config(&config, &overrides).unwrap().env;
-        assert_eq!(env, [&format!("PATH={DEFAULT_PATH}"), "A=3", "B=", "AB=4"]);
+        assert_eq!(env, [&format!("PATH={DEFAULT_PATH}"), "AB=4", "A=3", "B=", "C=5"]);
 
         config.config.env = vec!["PATH=/only".into()];
         assert_eq!(process_config(&config, &Overrides::default()).unwrap().env, ["PATH=/only"]);
