@@ -236,3 +236,40 @@ fn plan_layers(manifest: &Manifest, config: &ImageConfig) -> Result<Vec<LayerBlo
     };
     manifest.layers.iter().zip(diff_ids).map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn index(entries: &[(&str, &str)]) -> Index {
+        let entry = |(tag, digest): &(&str, &str)| {
+            let annotations = json!({"org.opencontainers.image.ref.name": tag});
+            json!({"digest": digest, "size": 1, "annotations": annotations})
+        };
+        let entries: Vec<_> = entries.iter().map(entry).collect();
+        Index::parse(json!({"schemaVersion": 2, "manifests": entries}).to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn one_image_with_several_tags_is_no_choice_but_one_tag_of_several_images_is() {
+        assert_eq!(choose(&index(&[("a", "x"), ("b", "x")]), None).unwrap().digest_text(), "x");
+        assert_eq!(choose(&index(&[("a", "x"), ("a", "x")]), Some("a")).unwrap().digest_text(), "x");
+        for tag in [None, Some("a")] {
+            let error = choose(&index(&[("a", "x"), ("a", "y")]), tag).unwrap_err();
+            assert!(error.to_string().contains("2 images match"), "{error}");
+        }
+    }
+
+    #[test]
+    fn another_processor_may_run_but_another_system_cannot() {
+        let mut config = ImageConfig::empty();
+        config.architecture = "s390y".into();
+        assert!(check_platform(&config).is_ok());
+        config.os = String::new();
+        assert!(check_platform(&config).is_ok());
+        config.os = "windows".into();
+        assert_eq!(check_platform(&config).unwrap_err().kind(), Kind::Unsupported);
+    }
+}
