@@ -15,5 +15,13 @@ pub mod ids;
 pub mod sys;
 
 // rank 2: one subject each, unaware of one another
+pub mod bundle;
 pub mod image;
 pub mod pack;
+
+// rank 3: one room each for a container and for a ring
+pub mod runtime;
+
+// rank 6: what a user types
+pub mod cli;
+pub mod command;

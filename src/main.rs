@@ -1,3 +1,7 @@
 //! The `regen` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    regen::command::main()
+}

@@ -1,9 +1,10 @@
 //! Files that appear whole or not at all, and the few questions asked about file systems.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::StatVfs;
 
@@ -123,6 +124,25 @@ pub fn disk_usage(path: &Path) -> Result<u64> {
         bytes += metadata.blocks() * 512;
     }
     Ok(bytes)
+}
+
+/// The name under which this process reaches what a descriptor of its own refers to: short, and the same file even
+/// if its path changes.
+#[must_use]
+pub fn by_descriptor(descriptor: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd()))
+}
+
+/// A file that exists only in memory, with this content; reachable by [`by_descriptor`] as long as it is open.
+///
+/// # Errors
+/// Those of memfd_create(2) and write(2).
+pub fn memory_file(name: &str, content: &[u8]) -> Result<File> {
+    let operation = || format!("make '{name}' in memory");
+    let descriptor = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).context(operation)?;
+    let mut file = File::from(descriptor);
+    file.write_all(content).and_then(|()| file.seek(SeekFrom::Start(0))).context(operation)?;
+    Ok(file)
 }
 
 #[cfg(test)]

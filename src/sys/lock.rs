@@ -1,7 +1,7 @@
 //! Locks between processes: flock(2) on a file of ours, released by the kernel when the holder dies.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -12,7 +12,7 @@ use crate::error::{Context, Result, quote};
 /// A held lock; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Whether others may hold the lock at the same time.
@@ -41,7 +41,7 @@ impl Lock {
                 other => break other.context(|| format!("lock {}", quote(path)))?,
             }
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 
     /// Takes the lock if it is free now; `None` if another process holds it.
@@ -55,10 +55,53 @@ impl Lock {
             Sharing::Shared => FlockOperation::NonBlockingLockShared,
         };
         match flock(&file, operation) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno).context(|| format!("lock {}", quote(path))),
         }
+    }
+}
+
+/// A held lock on a directory that its holder may take away; dropping it lets the next one in.
+///
+/// It is a record lock (fcntl(2)) on a file in there, not a flock: a process that is forked while it is held, and
+/// lives on, does not keep it.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+/// The file in the directory that carries the lock.
+const LOCK_FILE: &str = "lock";
+
+impl DirectoryLock {
+    /// Takes the lock, waiting for it; `None` if the directory was taken away meanwhile. One process holds the lock
+    /// of one directory only once.
+    ///
+    /// # Errors
+    /// Those of open and fcntl; [`crate::error::Kind::NotFound`] if there is no such directory.
+    pub fn wait(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(LOCK_FILE);
+        let operation = || format!("lock {}", quote(directory));
+        let file = open(&path)?;
+        loop {
+            match rustix::fs::fcntl_lock(&file, FlockOperation::LockExclusive) {
+                Err(Errno::INTR) => {}
+                other => break other.context(operation)?,
+            }
+        }
+        // The same name may lead to the file of another, newer directory by now, or to none.
+        let held = file.metadata().context(operation)?;
+        let same = std::fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino()));
+        Ok(same.then_some(Self { _file: file }))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that was forked meanwhile shares the open file, and with it the lock. If
+        // this fails, the kernel still lets go when the last of them closes it.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -88,5 +131,15 @@ mod tests {
         let first = Lock::try_take(&path, Sharing::Shared).unwrap();
         let second = Lock::try_take(&path, Sharing::Shared).unwrap();
         assert!(first.is_some() && second.is_some());
+    }
+
+    #[test]
+    fn the_lock_of_a_directory_that_was_taken_away_is_not_given() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("d");
+        std::fs::create_dir(&path).unwrap();
+        assert!(DirectoryLock::wait(&path).unwrap().is_some());
+        std::fs::remove_dir_all(&path).unwrap();
+        assert_eq!(DirectoryLock::wait(&path).unwrap_err().kind(), crate::error::Kind::NotFound);
     }
 }

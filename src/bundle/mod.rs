@@ -1,0 +1,141 @@
+//! Bundles: `config.json` read and checked, and the pure rewriting of one specification into another.
+//!
+//! ```text
+//! load        DIR/config.json  ──parse, validate──>  Bundle { directory, spec }
+//! derive      the user's spec  ──pure────────────>   the spec that the engine gets, and the hooks that we run
+//! process     exec's wishes    ──pure────────────>   a process of its own for a running container
+//! template    nothing          ──pure────────────>   the spec of `spec`, and of runs without a bundle
+//! ```
+//!
+//! Only [`Bundle::load`] reads a file; everything else is a function from values to values.
+
+pub mod derive;
+pub mod process;
+pub mod template;
+mod validate;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::fs::read_capped;
+
+/// The file that makes a directory a bundle.
+pub const CONFIG: &str = "config.json";
+
+/// The largest config.json that is read: what engines write is some ten kilobytes.
+const CONFIG_CAP: u64 = 16 << 20;
+
+/// A bundle that was read and makes sense so far.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// Its directory, absolute, without symlinks.
+    pub directory: PathBuf,
+    /// What its config.json says, unchanged.
+    pub spec: Spec,
+}
+
+impl Bundle {
+    /// Reads and checks the bundle in a directory, and that its root file system is a directory.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] or [`Kind::NotFound`], naming what is wrong with which file.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let operation = || format!("open bundle {}", quote(directory));
+        let canonical = fs::canonicalize(directory).context(operation)?;
+        if !canonical.is_dir() {
+            return Err(Error::new(Kind::Invalid, operation(), "it is not a directory"));
+        }
+        let path = canonical.join(CONFIG);
+        let bytes = read_capped(&path, CONFIG_CAP).context(operation)?;
+        let spec = parse(&bytes).context(|| format!("read {}", quote(&path)))?;
+        validate::check(&spec).context(|| format!("check {}", quote(&path)))?;
+        let bundle = Self { directory: canonical, spec };
+        let rootfs = bundle.rootfs();
+        match fs::metadata(&rootfs) {
+            Ok(metadata) if metadata.is_dir() => Ok(bundle),
+            Ok(_) => {
+                let cause = format!("root.path {} is not a directory", quote(&rootfs));
+                Err(Error::new(Kind::Invalid, operation(), cause))
+            }
+            Err(error) => Err(error).context(|| format!("open root.path {}", quote(&rootfs))).context(operation),
+        }
+    }
+
+    /// The absolute path of the root file system.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        let path = self.spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path().as_path());
+        self.directory.join(path)
+    }
+}
+
+/// Reads a specification. Capabilities that are newer than this build are left out with a warning, as the
+/// specification of the format asks.
+///
+/// # Errors
+/// [`Kind::Invalid`] with line and column.
+pub fn parse(json: &[u8]) -> Result<Spec> {
+    let operation = || "parse JSON";
+    match serde_json::from_slice(json) {
+        Ok(spec) => Ok(spec),
+        Err(first) => {
+            let mut value: serde_json::Value = serde_json::from_slice(json).context(operation)?;
+            if !drop_unknown_capabilities(&mut value["process"]) {
+                return Err(first).context(operation);
+            }
+            serde_json::from_value(value).context(operation)
+        }
+    }
+}
+
+/// Reads a process, the content of exec's `--process` file; unknown capabilities are treated as by [`parse`].
+///
+/// # Errors
+/// [`Kind::Invalid`] with line and column.
+pub fn parse_process(json: &[u8]) -> Result<oci_spec::runtime::Process> {
+    let operation = || "parse JSON";
+    let mut value: serde_json::Value = serde_json::from_slice(json).context(operation)?;
+    drop_unknown_capabilities(&mut value);
+    serde_json::from_value(value).context(operation)
+}
+
+/// Whether anything was dropped.
+fn drop_unknown_capabilities(process: &mut serde_json::Value) -> bool {
+    let Some(sets) = process.get_mut("capabilities").and_then(serde_json::Value::as_object_mut) else { return false };
+    let mut dropped = false;
+    for set in sets.values_mut().filter_map(serde_json::Value::as_array_mut) {
+        set.retain(|name| {
+            let known = serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
+            if !known && name.is_string() {
+                tracing::warn!(%name, "unknown capability is ignored");
+            }
+            dropped |= !known;
+            known
+        });
+    }
+    dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_capability_is_left_out() {
+        let json = br#"{"ociVersion":"1.3.0","process":{"user":{},"cwd":"/","args":["a"],
+            "capabilities":{"bounding":["CAP_KILL","CAP_FROM_THE_FUTURE"]}}}"#;
+        let spec = parse(json).unwrap();
+        let bounding = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap().bounding().clone().unwrap();
+        assert_eq!(bounding.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_json_says_where() {
+        let error = parse(b"{\"ociVersion\": ").unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.to_string().contains("line 1"), "{error}");
+    }
+}

@@ -1,0 +1,379 @@
+//! The command line, as types. No I/O, no decisions: what was typed, checked for form.
+//!
+//! Flags may stand before or after positional arguments. The command of `exec` is everything from its first word on;
+//! that of `run` follows `--`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::ids::ContainerId;
+use crate::sys::signal::Signal;
+
+/// An OCI container runtime whose containers can be regenerated.
+#[derive(Debug, Parser)]
+#[command(name = "regen", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every verb.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where the states of containers lie [default: /run/regen, rootless $XDG_RUNTIME_DIR/regen]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Where layers, rings and images lie [default: /var/lib/regen, rootless $XDG_DATA_HOME/regen]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// The configuration file [default: /etc/regen/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where errors are logged beside standard error
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// The form of the log
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Logs what is done, not only what fails
+    #[arg(long, global = true)]
+    pub debug: bool,
+    /// Lets systemd make the cgroups (cgroupsPath is then SLICE:PREFIX:NAME)
+    #[arg(long, global = true)]
+    pub systemd_cgroup: bool,
+    /// Who makes the cgroups
+    #[arg(long, global = true, value_enum, value_name = "MANAGER")]
+    pub cgroup_manager: Option<CgroupManager>,
+    /// Whether to work without privileges
+    #[arg(long, value_enum, default_value_t = Rootless::Auto, value_name = "WHETHER")]
+    pub rootless: Rootless,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines of name=value.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Who makes the cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CgroupManager {
+    /// We do.
+    Cgroupfs,
+    /// systemd does.
+    Systemd,
+    /// Nobody does.
+    Disabled,
+}
+
+/// Whether to work without privileges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rootless {
+    /// Yes.
+    True,
+    /// No.
+    False,
+    /// As the caller's user id says.
+    Auto,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a container, whose program then waits for start
+    Create(Create),
+    /// Start the program of a created container
+    Start(Container),
+    /// Print the state of a container
+    State(Container),
+    /// Send a signal to a container
+    Kill(Kill),
+    /// Delete a container and what it holds
+    Delete(Delete),
+    /// Create a container and start it
+    Run(Run),
+    /// Run one more process in a container
+    Exec(Exec),
+    /// List containers
+    List(List),
+    /// Write a config.json to begin with
+    Spec(Spec),
+    /// Print what this runtime can do
+    Features,
+    /// Stand before a hook (the runtime's own use)
+    #[command(hide = true, name = "hook-relay")]
+    HookRelay(HookRelay),
+}
+
+/// A container, and nothing else.
+#[derive(Debug, Args)]
+pub struct Container {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: ContainerId,
+}
+
+/// How a container's first process is made; of `create` and `run`.
+#[derive(Debug, Args)]
+pub struct Making {
+    /// A socket that gets the other end of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// A file that gets the pid of the container's first process
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Pass N more file descriptors into the container (from 3 on)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Do not use pivot_root: for a root file system on the initial ramdisk
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Leave the caller's session keyring to the container
+    #[arg(long)]
+    pub no_new_keyring: bool,
+}
+
+/// `create`
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The bundle's directory
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// How.
+    #[command(flatten)]
+    pub making: Making,
+    /// The new container's id
+    #[arg(value_name = "ID")]
+    pub id: ContainerId,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The bundle's directory
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// How.
+    #[command(flatten)]
+    pub making: Making,
+    /// Return once the program runs
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Keep the container after its program has ended
+    #[arg(long)]
+    pub keep: bool,
+    /// Give the program a terminal
+    #[arg(long, short)]
+    pub tty: bool,
+    /// Taken for compatibility: orphans are never ours to reap
+    #[arg(long, hide = true)]
+    pub no_subreaper: bool,
+    /// The new container's id
+    #[arg(value_name = "ID")]
+    pub id: ContainerId,
+    /// The command, in place of the specification's
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `kill`
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Send it to every process of the container
+    #[arg(long, short)]
+    pub all: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: ContainerId,
+    /// A name, with or without SIG, or a number
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
+    pub signal: Signal,
+}
+
+/// `delete`
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Kill the container if it runs; none of that id is no error
+    #[arg(long, short)]
+    pub force: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: ContainerId,
+}
+
+/// `exec`
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// A socket that gets the other end of the process's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// The working directory inside
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Set a variable (may be given again)
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Give the process a terminal
+    #[arg(long, short)]
+    pub tty: bool,
+    /// The user, as numbers
+    #[arg(long, short, value_name = "UID[:GID]", value_parser = parse_user)]
+    pub user: Option<(u32, Option<u32>)>,
+    /// A further group (may be given again)
+    #[arg(long, short = 'g', value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// A file that describes the process, in the form of config.json's "process"
+    #[arg(long, short, value_name = "FILE", conflicts_with = "command")]
+    pub process: Option<PathBuf>,
+    /// Return once the process runs
+    #[arg(long, short)]
+    pub detach: bool,
+    /// A file that gets the pid of the process
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// The SELinux label of the process
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// The AppArmor profile of the process
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// Keep the process from gaining privileges
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// Add a capability (may be given again)
+    #[arg(long, short, value_name = "CAPABILITY")]
+    pub cap: Vec<String>,
+    /// Pass N more file descriptors to the process (from 3 on)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Run it in this cgroup below the container's
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<String>,
+    /// Let it wait in a paused container
+    #[arg(long)]
+    pub ignore_paused: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: ContainerId,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, value_name = "COMMAND", required_unless_present = "process")]
+    pub command: Vec<String>,
+}
+
+/// `list`
+#[derive(Debug, Args)]
+pub struct List {
+    /// The form of the list
+    #[arg(long, short, value_enum, default_value_t = ListFormat::Table, value_name = "FORMAT")]
+    pub format: ListFormat,
+    /// The same as --format json
+    #[arg(long)]
+    pub json: bool,
+    /// Print ids only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// The form of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// Aligned columns.
+    Table,
+    /// A JSON array.
+    Json,
+}
+
+/// `spec`
+#[derive(Debug, Args)]
+pub struct Spec {
+    /// Where to write it [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// For a container of an ordinary user
+    #[arg(long = "rootless", id = "spec_rootless")]
+    pub rootless: bool,
+}
+
+/// `hook-relay`
+#[derive(Debug, Args)]
+pub struct HookRelay {
+    /// The user's bundle
+    pub bundle: PathBuf,
+    /// The hook's program
+    pub program: PathBuf,
+    /// Its arguments, from the zeroth on
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
+}
+
+fn parse_user(text: &str) -> Result<(u32, Option<u32>), String> {
+    let number = |text: &str| text.parse::<u32>().map_err(|_| format!("'{text}' is not a number"));
+    match text.split_once(':') {
+        Some((uid, gid)) => Ok((number(uid)?, Some(number(gid)?))),
+        None => Ok((number(text)?, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(std::iter::once("regen").chain(line.split(' '))).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_follow_the_id_and_the_commands_own_are_left_alone() {
+        let Command::Exec(exec) = parse("exec box1 -t --env A=1 sh -c x --env").unwrap() else { panic!("not exec") };
+        assert!(exec.tty);
+        assert_eq!(exec.env, ["A=1"]);
+        assert_eq!(exec.command, ["sh", "-c", "x", "--env"]);
+        let Command::Create(create) = parse("create box1 --bundle /b --pid-file /p").unwrap() else { panic!() };
+        assert_eq!(create.bundle, PathBuf::from("/b"));
+        let Command::Delete(delete) = parse("delete box1 --force").unwrap() else { panic!() };
+        assert!(delete.force);
+    }
+
+    #[test]
+    fn global_flags_may_stand_anywhere_before_a_command() {
+        let cli = Cli::try_parse_from(["regen", "--root", "/r", "state", "a", "--log-format", "json"]).unwrap();
+        assert_eq!(cli.global.root, Some(PathBuf::from("/r")));
+        assert_eq!(cli.global.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn the_command_of_a_run_follows_two_dashes() {
+        let Command::Run(run) = parse("run -d --bundle /b box1 -- sh -c -t").unwrap() else { panic!() };
+        assert_eq!(run.command, ["sh", "-c", "-t"]);
+        assert!(!run.tty);
+    }
+
+    #[test]
+    fn users_are_numbers() {
+        let Command::Exec(exec) = parse("exec -u 1:2 a b").unwrap() else { panic!() };
+        assert_eq!(exec.user, Some((1, Some(2))));
+        assert!(parse("exec -u root a b").is_err());
+        assert!(parse("exec -u 1: a b").is_err());
+    }
+
+    #[test]
+    fn signals_default_to_term() {
+        let Command::Kill(kill) = parse("kill a").unwrap() else { panic!() };
+        assert_eq!(kill.signal, Signal::TERM);
+        assert!(parse("kill a NOPE").is_err());
+    }
+}

@@ -1,0 +1,69 @@
+//! The log: one line on standard error for who typed, one entry in a file for who called.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use chrono::{SecondsFormat, Utc};
+use serde_json::json;
+
+use crate::cli::{Global, LogFormat};
+use crate::error::{Context, Error, Result, quote};
+
+/// Where the log goes, and how much.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: Option<PathBuf>,
+    format: LogFormat,
+    debug: bool,
+}
+
+impl Log {
+    pub(super) fn new(global: &Global) -> Self {
+        Self { file: global.log.clone(), format: global.log_format, debug: global.debug }
+    }
+
+    /// Begins to log what is done, if that was asked for. Otherwise nothing listens, and nothing is formatted.
+    pub(super) fn start(&self) -> Result<()> {
+        if !self.debug {
+            return Ok(());
+        }
+        let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+        match (&self.file, self.format) {
+            (None, _) => builder.with_writer(std::io::stderr).init(),
+            (Some(path), format) => {
+                let operation = || format!("open log {}", quote(path));
+                let file = OpenOptions::new().create(true).append(true).open(path).context(operation)?;
+                let writer = std::sync::Mutex::new(file);
+                match format {
+                    LogFormat::Text => builder.with_writer(writer).init(),
+                    LogFormat::Json => builder.json().flatten_event(true).with_writer(writer).init(),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says an error. In the file it is exactly one entry: engines parse the whole file, or its last line.
+    pub(super) fn report(&self, error: &Error) {
+        let message = error.to_string();
+        // If even standard error is closed there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "regen: {message}");
+        if let Some(path) = &self.file
+            && let Err(error) = self.append(path, &message)
+        {
+            let _ = writeln!(std::io::stderr(), "regen: {error}");
+        }
+    }
+
+    fn append(&self, path: &PathBuf, message: &str) -> Result<()> {
+        let time = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+        let line = match self.format {
+            LogFormat::Json => json!({"level": "error", "msg": message, "time": time}).to_string(),
+            LogFormat::Text => format!("time={} level=error msg={}", json!(time), json!(message)),
+        };
+        let operation = || format!("write log {}", quote(path));
+        let mut file = OpenOptions::new().create(true).append(true).open(path).context(operation)?;
+        file.write_all(format!("{line}\n").as_bytes()).context(operation)
+    }
+}

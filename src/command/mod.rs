@@ -1,0 +1,69 @@
+//! The verbs: one file each opens the world, calls the room that does the work, and prints.
+//!
+//! What goes to standard output is the verb's answer. An error is one line on standard error and, with `--log`, one
+//! entry in that file; the exit status is in [`crate::error::Error::exit_code`].
+
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod hook_relay;
+mod kill;
+mod list;
+mod log;
+mod run;
+mod spec;
+mod start;
+mod state;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::error::Result;
+use crate::sys::exe;
+
+pub use world::World;
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let early = seal_where_needed();
+    let cli = Cli::parse();
+    let log = log::Log::new(&cli.global);
+    let result = early.and_then(|()| log.start()).and_then(|()| dispatch(&cli));
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            log.report(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The verbs that put a process of ours into a container run from a sealed binary. Looked for before parsing, which
+/// would be done twice: a verb that merely has such a word as its argument loses a millisecond.
+fn seal_where_needed() -> Result<()> {
+    let enters = |argument: std::ffi::OsString| argument == "create" || argument == "run" || argument == "exec";
+    if std::env::args_os().skip(1).any(enters) { exe::seal() } else { Ok(()) }
+}
+
+/// The exit status of a verb that succeeded.
+fn dispatch(cli: &Cli) -> Result<u8> {
+    let world = World::open(&cli.global)?;
+    match &cli.command {
+        Command::Create(arguments) => create::run(&world, arguments).map(|()| 0),
+        Command::Start(arguments) => start::run(&world, arguments).map(|()| 0),
+        Command::State(arguments) => state::run(&world, arguments).map(|()| 0),
+        Command::Kill(arguments) => kill::run(&world, arguments).map(|()| 0),
+        Command::Delete(arguments) => delete::run(&world, arguments).map(|()| 0),
+        Command::Run(arguments) => run::run(&world, arguments),
+        Command::Exec(arguments) => exec::run(&world, arguments),
+        Command::List(arguments) => list::run(&world, arguments).map(|()| 0),
+        Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
+        Command::Features => features::run().map(|()| 0),
+        Command::HookRelay(arguments) => Err(hook_relay::run(arguments)),
+    }
+}

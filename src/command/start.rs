@@ -1,0 +1,10 @@
+//! `start`: the waiting program goes.
+
+use crate::cli;
+use crate::command::World;
+use crate::error::Result;
+use crate::runtime;
+
+pub(super) fn run(world: &World, arguments: &cli::Container) -> Result<()> {
+    runtime::start(&world.root, &arguments.id)
+}

@@ -1,0 +1,74 @@
+//! What the verbs work on: the directories and choices that the global flags name.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{CgroupManager, Global, Rootless};
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::runtime::StateRoot;
+
+/// The places and choices of one call.
+#[derive(Debug)]
+pub struct World {
+    /// Where the states of containers lie.
+    pub root: StateRoot,
+    /// Whether systemd makes the cgroups.
+    pub systemd_cgroup: bool,
+}
+
+impl World {
+    /// Reads the global flags. Nothing is created yet.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for a cgroup manager that cannot be had.
+    pub fn open(global: &Global) -> Result<Self> {
+        let systemd_cgroup = match global.cgroup_manager {
+            None => global.systemd_cgroup,
+            Some(CgroupManager::Systemd) => true,
+            Some(CgroupManager::Cgroupfs) => false,
+            Some(CgroupManager::Disabled) => {
+                let cause = "containers without cgroups are not supported";
+                return Err(Error::new(Kind::Unsupported, "use --cgroup-manager disabled", cause)
+                    .next("use cgroupfs or systemd"));
+            }
+        };
+        let root = match &global.root {
+            Some(root) => absolute(root)?,
+            None => default_root(is_rootless(global.rootless), std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))?,
+        };
+        Ok(Self { root: StateRoot::new(root), systemd_cgroup })
+    }
+}
+
+fn is_rootless(flag: Rootless) -> bool {
+    match flag {
+        Rootless::True => true,
+        Rootless::False => false,
+        Rootless::Auto => !nix::unistd::geteuid().is_root(),
+    }
+}
+
+fn default_root(rootless: bool, runtime_directory: Option<PathBuf>) -> Result<PathBuf> {
+    if !rootless {
+        return Ok(PathBuf::from("/run/regen"));
+    }
+    runtime_directory.map(|directory| directory.join("regen")).ok_or_else(|| {
+        Error::new(Kind::Usage, "choose the state root", "XDG_RUNTIME_DIR is not set").next("give --root DIR")
+    })
+}
+
+/// A path that stays the same whatever the working directory becomes.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).context(|| format!("make {} absolute", quote(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_the_users_own_without_privileges() {
+        assert_eq!(default_root(false, None).unwrap(), Path::new("/run/regen"));
+        assert_eq!(default_root(true, Some("/run/user/7".into())).unwrap(), Path::new("/run/user/7/regen"));
+        assert_eq!(default_root(true, None).unwrap_err().kind(), Kind::Usage);
+    }
+}

@@ -1,0 +1,112 @@
+//! Delete, in its two halves: everything dies, then everything goes.
+//!
+//! They are apart because a saved container's file system is taken between them: after the last writer is dead, and
+//! while the container is still there to be found again if that fails.
+
+use std::time::Duration;
+
+use libcontainer::container::ContainerStatus;
+use libcontainer::oci_spec::runtime::Spec;
+
+use crate::bundle;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::ContainerId;
+use crate::runtime::record::{self, Record};
+use crate::runtime::{Cgroup, StateRoot, Status, engine, hook, kill, state};
+use crate::sys::fs::read_capped;
+use crate::sys::signal::Signal;
+
+/// How long a killed process may take to die: memory of many gigabytes takes seconds to give back.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Makes sure that every process of a container is dead.
+///
+/// A container that was never started counts as stopped. With `force` a running one is killed, and one whose record
+/// is damaged is emptied by its cgroup.
+///
+/// # Errors
+/// [`Kind::State`] for a running container without `force`, [`Kind::Busy`] if a process does not die.
+pub fn stop(root: &StateRoot, id: &ContainerId, force: bool) -> Result<()> {
+    let operation = || format!("stop container '{id}'");
+    let _lock = record::lock(root, id)?;
+    let record = match Record::load(root, id) {
+        Ok(record) => record,
+        Err(error) if error.kind() == Kind::Damaged && force => return salvage(root, id).kill_all(LIMIT),
+        Err(error) => return Err(error),
+    };
+    match state::status(&record)? {
+        Status::Stopped => {}
+        // Its creator holds the lock as long as it lives, so it is dead.
+        Status::Created | Status::Creating => {}
+        status @ (Status::Running | Status::Paused) if !force => {
+            let cause = format!("cannot delete a container that is not stopped: {status}");
+            return Err(Error::new(Kind::State, operation(), cause).next("kill it first, or add --force"));
+        }
+        Status::Running | Status::Paused => kill::note(root, id, Signal::KILL)?,
+    }
+    if let Some(process) = record.init.as_ref().map(|init| init.open()).transpose()?.flatten() {
+        record.cgroup.thaw()?;
+        process.signal(Signal::KILL).context(operation)?;
+        if !process.wait_end(LIMIT)? {
+            return Err(Error::new(Kind::Busy, operation(), "its first process does not die"));
+        }
+        // Nobody else reaps it if it is our own child.
+        process.reap()?;
+    }
+    record.cgroup.kill_all(LIMIT).context(operation)
+}
+
+/// Takes a stopped container away: its cgroup, its state, and then its poststop hooks, whose failure is logged.
+///
+/// # Errors
+/// [`Kind::State`] if it is not stopped.
+pub fn remove(root: &StateRoot, id: &ContainerId) -> Result<()> {
+    let operation = || format!("delete container '{id}'");
+    let lock = record::lock(root, id)?;
+    let record = match Record::load(root, id) {
+        Ok(record) => record,
+        Err(error) if error.kind() == Kind::Damaged => {
+            clear_cgroup(&salvage(root, id), id).context(operation)?;
+            return record::discard(root, id);
+        }
+        Err(error) => return Err(error),
+    };
+    match state::status(&record)? {
+        Status::Stopped | Status::Creating => {}
+        status @ (Status::Created | Status::Running | Status::Paused) => {
+            let cause = format!("cannot delete a container that is not stopped: {status}");
+            return Err(Error::new(Kind::State, operation(), cause));
+        }
+    }
+    clear_cgroup(&record.cgroup, id).context(operation)?;
+    record::discard(root, id)?;
+    drop(lock);
+    for hook in &record.hooks.poststop {
+        if let Err(error) = hook::run(std::slice::from_ref(hook), &record, ContainerStatus::Stopped) {
+            tracing::warn!("poststop hook of container '{id}': {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Empties and removes a container's cgroups.
+pub(super) fn clear_cgroup(cgroup: &Cgroup, id: &ContainerId) -> Result<()> {
+    cgroup.kill_all(LIMIT)?;
+    cgroup.remove(LIMIT)?;
+    if !cgroup.systemd {
+        return Ok(());
+    }
+    // The scope is systemd's own object; it goes with its last process, unless it failed.
+    let manager = engine::cgroup_manager(cgroup, id)?;
+    libcgroups::common::CgroupManager::remove(&manager)
+        .map_err(|error| Error::new(Kind::System, "remove systemd scope", error.to_string()))
+}
+
+/// The cgroup of a container whose record is unreadable, from the specification that the engine got. A pid from
+/// there could belong to anybody by now; a cgroup's name could not.
+fn salvage(root: &StateRoot, id: &ContainerId) -> Cgroup {
+    let path = record::derived_bundle(root, id).join(bundle::CONFIG);
+    let spec: Option<Spec> = read_capped(&path, 64 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let path = spec.and_then(|spec| spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()));
+    Cgroup::new(path.unwrap_or_default(), false)
+}

@@ -1,0 +1,84 @@
+//! The life of one container: create, start, signal, exec, stop, remove. The only user of libcontainer ("the engine").
+//!
+//! ```text
+//!              create              start               its program ends
+//!   (nothing) ───────> created ───────────> running ─────────────────────> stopped
+//!                         │                    │ stop --force                 │
+//!                         └────── stop ────────┴──────────> stopped ──────────┴── remove ──> (nothing)
+//! ```
+//!
+//! On disk, under the state root (`--root`), one directory per container:
+//!
+//! ```text
+//! ROOT/ID/               made with O_EXCL, mode 0700: of two creators exactly one wins
+//!   lock                 fcntl(2)
+//!   record.json          the truth: phase, (pid, start time, boot id), bundle, cgroup; replaced in one step
+//!   stop-requested       the last signal that somebody sent on purpose; absent if nobody did
+//!   bundle/config.json   the derived specification, which the engine reads
+//!   engine/ID/           the engine's own files; nothing in there is trusted
+//!   exec/RANDOM/ID/      the same for one exec, gone when it runs
+//! ```
+//!
+//! Rules:
+//! - Whoever changes `record.json` holds the record lock on `lock`. Readers take no lock: the file is
+//!   replaced whole.
+//! - A process is signalled through a pidfd that was opened first and then compared with the recorded start time and
+//!   boot id, so a pid that was given to another process is never hit.
+//! - What is dead stays dead: status is computed from the record and /proc, and not stored.
+//! - One operation per process, single-threaded: the engine forks, and changes the working directory.
+
+mod cgroup;
+mod create;
+mod delete;
+mod engine;
+mod exec;
+mod executor;
+pub mod features;
+mod foreground;
+mod hook;
+mod kill;
+mod list;
+mod pty;
+mod record;
+mod rootfs;
+mod start;
+mod state;
+
+use std::path::{Path, PathBuf};
+
+use crate::ids::ContainerId;
+
+pub use cgroup::{Cgroup, is_empty};
+pub use create::{CreateRequest, Created, Stdio, create};
+pub use delete::{remove, stop};
+pub use exec::{ExecOutcome, ExecRequest, exec};
+pub use foreground::wait_foreground;
+pub use hook::relay;
+pub use kill::{kill, stop_requested};
+pub use list::{Listed, list};
+pub use pty::Pty;
+pub use start::start;
+pub use state::{ContainerState, Status, spec, state};
+
+/// The directory under which the states of containers lie (`--root`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRoot(PathBuf);
+
+impl StateRoot {
+    /// A state root at this path, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory of one container.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> PathBuf {
+        self.0.join(id.as_str())
+    }
+}

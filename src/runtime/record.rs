@@ -1,0 +1,201 @@
+//! `record.json`: what we know of a container, with one writer at a time.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::derive::OwnHooks;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::ContainerId;
+use crate::runtime::StateRoot;
+use crate::runtime::cgroup::Cgroup;
+use crate::sys::fs::{Durability, read_capped, replace_file};
+use crate::sys::lock::DirectoryLock;
+use crate::sys::process::Identity;
+
+const FILE: &str = "record.json";
+const FORMAT: u32 = 1;
+/// No container's id begins like this.
+const TRASH: &str = "~";
+/// Annotations and hooks are the user's, so there is no small bound.
+const CAP: u64 = 32 << 20;
+
+/// How far a container has come. That it has ended is not a phase: it is seen from its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Phase {
+    /// Its creator is at work, or died over it.
+    Creating,
+    /// Its process waits for `start`.
+    Created,
+    /// Its program was started.
+    Running,
+}
+
+/// The content of `record.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub format: u32,
+    pub id: ContainerId,
+    pub phase: Phase,
+    pub oci_version: String,
+    /// The user's bundle.
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// The container's first process, from `Created` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Identity>,
+    pub created: DateTime<Utc>,
+    /// The user who made it.
+    pub owner: u32,
+    pub cgroup: Cgroup,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<HashMap<String, String>>,
+    #[serde(default)]
+    pub hooks: OwnHooks,
+    /// Whether execs join the container's session keyring.
+    pub keyring: bool,
+    /// Whatever the creator wants to find again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<serde_json::Value>,
+}
+
+impl Record {
+    /// A record at the very beginning.
+    pub(super) fn format() -> u32 {
+        FORMAT
+    }
+
+    /// Reads the record of a container; no lock is needed.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such container, [`Kind::Damaged`] if its record cannot be read.
+    pub(super) fn load(root: &StateRoot, id: &ContainerId) -> Result<Self> {
+        let directory = root.container(id);
+        let operation = || format!("read the state of container '{id}'");
+        let damaged = |cause: String| {
+            Err(Error::new(Kind::Damaged, operation(), cause).next(format!("run 'regen delete --force {id}'")))
+        };
+        let bytes = match read_capped(&directory.join(FILE), CAP) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == Kind::NotFound && !directory.is_dir() => return Err(does_not_exist(id)),
+            Err(error) if error.kind() == Kind::NotFound => {
+                return damaged(format!("{FILE} is missing, its creation was cut short"));
+            }
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice::<Self>(&bytes) {
+            Ok(record) if record.format > FORMAT => {
+                damaged(format!("{FILE} has format {}, this regen knows {FORMAT}", record.format))
+            }
+            Ok(record) if record.id != *id => damaged(format!("{FILE} belongs to '{}'", record.id)),
+            Ok(record) => Ok(record),
+            Err(error) => damaged(format!("{FILE} is damaged: {error}")),
+        }
+    }
+
+    /// Replaces the record. The caller holds the container's lock.
+    pub(super) fn save(&self, root: &StateRoot) -> Result<()> {
+        let operation = || format!("write the state of container '{}'", self.id);
+        let bytes = serde_json::to_vec(self).context(operation)?;
+        // The state root is rebuilt after a boot, so nothing has to outlive one.
+        replace_file(&root.container(&self.id), FILE, &bytes, Durability::Volatile).context(operation)
+    }
+
+    /// The init process, which the container has from `Created` on.
+    pub(super) fn init(&self) -> Result<&Identity> {
+        self.init.as_ref().ok_or_else(|| {
+            Error::new(Kind::State, format!("find the process of container '{}'", self.id), "container not running")
+        })
+    }
+}
+
+/// Holding this, nobody else changes the container.
+#[derive(Debug)]
+pub(super) struct Locked {
+    _lock: DirectoryLock,
+}
+
+/// Makes the directory of a new container: of several callers one gets it, and holds its lock.
+///
+/// # Errors
+/// [`Kind::Exists`] if there is a container of that id.
+pub(super) fn claim(root: &StateRoot, id: &ContainerId) -> Result<Locked> {
+    let operation = || format!("create container '{id}'");
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o711).create(root.path()).context(operation)?;
+    let directory = root.container(id);
+    builder.recursive(false).mode(0o700);
+    match builder.create(&directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let cause = format!("container with id exists: '{id}' in {}", root.path().display());
+            return Err(Error::new(Kind::Exists, operation(), cause).next("choose another id or delete that container"));
+        }
+        Err(error) => return Err(error).context(operation),
+    }
+    match DirectoryLock::wait(&directory).context(operation)? {
+        Some(lock) => Ok(Locked { _lock: lock }),
+        // Somebody forced the half-made container away between the two calls.
+        None => Err(does_not_exist(id)),
+    }
+}
+
+/// Takes the lock of a container, waiting for whoever holds it.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such container, or not any more once the lock is free.
+pub(super) fn lock(root: &StateRoot, id: &ContainerId) -> Result<Locked> {
+    match DirectoryLock::wait(&root.container(id)) {
+        Ok(Some(lock)) => Ok(Locked { _lock: lock }),
+        Ok(None) => Err(does_not_exist(id)),
+        Err(error) if error.kind() == Kind::NotFound => Err(does_not_exist(id)),
+        Err(error) => Err(error.during(format!("lock container '{id}'"))),
+    }
+}
+
+/// Takes a container's directory away, in one step for everybody else. The caller holds its lock.
+pub(super) fn discard(root: &StateRoot, id: &ContainerId) -> Result<()> {
+    let operation = || format!("remove the state of container '{id}'");
+    let trash = root.path().join(format!("{TRASH}{id}.{}", std::process::id()));
+    match fs::rename(root.container(id), &trash) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.context(operation)?,
+    }
+    fs::remove_dir_all(&trash).context(operation)?;
+    sweep(root);
+    Ok(())
+}
+
+/// Removes what others were killed over while they removed it.
+fn sweep(root: &StateRoot) {
+    for entry in fs::read_dir(root.path()).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(TRASH.as_bytes()) {
+            // Its owner may be at it too; between the two of them it goes.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The words that engines look for.
+pub(super) fn does_not_exist(id: &ContainerId) -> Error {
+    Error::new(Kind::NotFound, format!("find container '{id}'"), "container does not exist")
+}
+
+/// Where the engine's derived bundle lies.
+pub(super) fn derived_bundle(root: &StateRoot, id: &ContainerId) -> PathBuf {
+    root.container(id).join("bundle")
+}
+
+/// Writes `bundle/config.json` under a fresh directory.
+pub(super) fn write_config(directory: &Path, spec: &oci_spec::runtime::Spec) -> Result<()> {
+    let operation = || "write the derived config.json";
+    let bytes = serde_json::to_vec(spec).context(operation)?;
+    fs::create_dir_all(directory).context(operation)?;
+    fs::write(directory.join(crate::bundle::CONFIG), bytes).context(operation)
+}

@@ -1,0 +1,321 @@
+//! Processes by identity, not by number: a pid alone may belong to somebody else by the time it is used.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::signal::Signal;
+
+/// Which process is meant, now and after its pid was given to another: pid, start time, boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The pid in the caller's pid namespace.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks between boot and the start of the process.
+    pub start_time: u64,
+    /// `/proc/sys/kernel/random/boot_id` of the boot that the two belong to.
+    pub boot_id: String,
+}
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    start_time: u64,
+}
+
+impl Identity {
+    /// The identity of the process that has this pid now.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none.
+    pub fn of(pid: i32) -> Result<Self> {
+        let stat = read_stat(pid)?
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("look at process {pid}"), "no such process"))?;
+        Ok(Self { pid, start_time: stat.start_time, boot_id: boot_id()? })
+    }
+
+    /// Whether this very process still runs (a zombie does not).
+    ///
+    /// # Errors
+    /// Those of reading /proc.
+    pub fn is_alive(&self) -> Result<bool> {
+        match read_stat(self.pid)? {
+            Some(stat) if stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X' | b'x') => {
+                Ok(boot_id()? == self.boot_id)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A handle to this very process; `None` if it has ended, whoever has its pid now.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2) and of reading /proc.
+    pub fn open(&self) -> Result<Option<Process>> {
+        let Some(process) = Process::open(self.pid)? else { return Ok(None) };
+        // Looked at after the handle exists: the handle then names the process that was looked at, or one that is
+        // younger and has another start time.
+        Ok(self.is_alive()?.then_some(process))
+    }
+}
+
+/// A pidfd: names one process for good.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+    pid: i32,
+}
+
+impl Process {
+    /// A handle to whatever process has this pid now; `None` if there is none.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2).
+    pub fn open(pid: i32) -> Result<Option<Self>> {
+        let operation = || format!("open process {pid}");
+        let number = Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Invalid, operation(), "not a process id"))?;
+        match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Some(Self { pidfd, pid })),
+            Err(Errno::SRCH) => Ok(None),
+            Err(errno) => Err(errno).context(operation),
+        }
+    }
+
+    /// Sends a signal. `Ok(false)` if the process has ended.
+    ///
+    /// # Errors
+    /// Those of pidfd_send_signal(2).
+    pub fn signal(&self, signal: Signal) -> Result<bool> {
+        match super::signal::send(self.pidfd.as_fd(), signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(errno) => Err(errno).context(|| format!("send {signal} to process {}", self.pid)),
+        }
+    }
+
+    /// Waits until the process has ended; `false` if the time is over before.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn wait_end(&self, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).context(|| format!("wait for process {}", self.pid)),
+            }
+        }
+    }
+
+    /// Takes the exit status of a child of ours; `None` if it is not our child (another process reaps it).
+    ///
+    /// # Errors
+    /// Those of waitid(2).
+    pub fn reap(&self) -> Result<Option<ExitStatus>> {
+        loop {
+            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | wait_clone()) {
+                Ok(Some(status)) => return Ok(Some(ExitStatus::from_wait(&status))),
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(Errno::CHILD) => return Ok(None),
+                Err(errno) => return Err(errno).context(|| format!("wait for process {}", self.pid)),
+            }
+        }
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It called exit with this status.
+    Code(u8),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl ExitStatus {
+    /// As a shell tells it: the status, or 128 and the signal's number.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn from_wait(status: &rustix::process::WaitIdStatus) -> Self {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Self::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Code(u8::MAX),
+        }
+    }
+}
+
+/// `__WALL`: a process that was cloned without an exit signal is a "clone child", which a plain wait skips.
+fn wait_clone() -> WaitIdOptions {
+    WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned())
+}
+
+/// Kills and reaps every child of the calling process; for a failed creation, whose half-made processes nobody
+/// else knows.
+///
+/// # Errors
+/// Those of waitid(2).
+pub fn kill_children() -> Result<()> {
+    let operation = || "end half-made processes";
+    let path = format!("/proc/self/task/{}/children", std::process::id());
+    loop {
+        let children = fs::read_to_string(&path).context(operation)?;
+        let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).peekable();
+        if pids.peek().is_none() {
+            return Ok(());
+        }
+        for pid in pids {
+            // A child's pid stays its own until we have reaped it.
+            if let Some(child) = Process::open(pid)? {
+                child.signal(Signal::KILL)?;
+                child.reap()?;
+            }
+        }
+    }
+}
+
+/// `/proc/sys/kernel/random/boot_id`: another one after each boot.
+///
+/// # Errors
+/// Those of reading it.
+pub fn boot_id() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context(|| "read the boot id")?;
+    Ok(text.trim_end().to_owned())
+}
+
+fn read_stat(pid: i32) -> Result<Option<Stat>> {
+    let operation = || format!("look at process {pid}");
+    let mut text = Vec::new();
+    let read = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_end(&mut text));
+    match read {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error).context(operation),
+    }
+    match parse_stat(&text) {
+        Some(stat) => Ok(Some(stat)),
+        None => Err(Error::new(Kind::System, operation(), "its stat file has a form that is not known")),
+    }
+}
+
+/// The command name, in parentheses, may hold blanks and parentheses itself: count from the last one.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some(Stat { state, start_time })
+}
+
+/// Gives the process a session keyring of its own called `name`, so that a container never sees the caller's keys.
+/// A kernel without keyrings has nothing to hide.
+///
+/// # Errors
+/// Those of keyctl(2), such as a full quota.
+pub fn join_session_keyring(name: &str) -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let operation = || format!("join session keyring '{name}'");
+    let text = std::ffi::CString::new(name).map_err(|_| Error::new(Kind::Invalid, operation(), "a NUL in the name"))?;
+    // SAFETY: keyctl(JOIN_SESSION_KEYRING, name) reads a NUL-terminated string, which `text` keeps alive.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, text.as_ptr()) };
+    match (result, std::io::Error::last_os_error()) {
+        (-1, error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        (-1, error) => Err(error).context(operation),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the caller passed what it promised with `--preserve-fds`: descriptors 3 to 2 + `count` are open.
+/// Called before anything else is opened, or a file of ours would take a missing one's place and leak.
+///
+/// # Errors
+/// [`Kind::Invalid`] with the first number that is closed.
+pub fn check_preserved_fds(count: u32) -> Result<()> {
+    for number in 3..3_i64 + i64::from(count) {
+        let open = i32::try_from(number).is_ok_and(|fd| {
+            // SAFETY: fcntl(F_GETFD) on any number only reads the descriptor table.
+            unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+        });
+        if !open {
+            let operation = format!("preserve {count} file descriptors");
+            return Err(Error::new(Kind::Invalid, operation, format!("descriptor {number} is not open")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_with_parentheses_does_not_shift_the_fields() {
+        let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        let text = format!("1 (a) b) S {}", fields.join(" "));
+        assert_eq!(parse_stat(text.as_bytes()), Some(Stat { state: b'S', start_time: 22 }));
+    }
+
+    #[test]
+    fn a_pid_with_another_start_time_is_another_process() {
+        let mut me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(me.is_alive().unwrap());
+        assert!(me.open().unwrap().is_some());
+        me.start_time += 1;
+        assert!(!me.is_alive().unwrap());
+        assert!(me.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_identity_of_another_boot_is_dead() {
+        let mut me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        me.boot_id = "00000000-0000-0000-0000-000000000000".to_owned();
+        assert!(!me.is_alive().unwrap());
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive_and_keeps_its_status() {
+        let mut child = std::process::Command::new("/bin/sh").args(["-c", "exit 3"]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let process = Process::open(pid).unwrap().unwrap();
+        assert!(process.wait_end(Duration::from_secs(20)).unwrap());
+        assert!(!Identity::of(pid).unwrap().is_alive().unwrap());
+        assert_eq!(process.reap().unwrap(), Some(ExitStatus::Code(3)));
+        assert!(process.reap().unwrap().is_none());
+        assert!(child.wait().is_err());
+    }
+
+    #[test]
+    fn missing_descriptors_are_named() {
+        let error = check_preserved_fds(60_000).unwrap_err();
+        assert!(error.to_string().contains("is not open"), "{error}");
+    }
+}
