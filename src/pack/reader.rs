@@ -275,7 +275,7 @@ fn fields(header: &Header, kind: EntryType, records: Records) -> Result<Entry, R
         mode: u32::try_from(unsigned(&fields.mode)? & 0o7777).unwrap_or(0),
         uid: records.uid.map_or_else(|| id(unsigned(&fields.uid)?), Ok)?,
         gid: records.gid.map_or_else(|| id(unsigned(&fields.gid)?), Ok)?,
-        mtime: records.mtime.map_or_else(|| Ok((number(&fields.mtime)?, 0)), Ok)?,
+        mtime: records.mtime.map_or_else(|| Ok::<_, Refusal>((number(&fields.mtime)?, 0)), Ok)?,
         device: (device_number(device.0)?, device_number(device.1)?),
         attributes: records.attributes,
         data: i64::try_from(data).map_err(|_| "a size out of range")?.unsigned_abs(),
