@@ -3,6 +3,8 @@
 //! Flags may stand before or after positional arguments. The command of `exec` is everything from its first word on;
 //! that of `run` follows `--`.
 
+pub mod ring;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -108,6 +110,11 @@ pub enum Command {
     Spec(Spec),
     /// Print what this runtime can do
     Features,
+    /// Look at and change rings
+    Ring(ring::Ring),
+    /// Pack what was sealed (the runtime's own use)
+    #[command(hide = true)]
+    Worker,
     /// Stand before a hook (the runtime's own use)
     #[command(hide = true, name = "hook-relay")]
     HookRelay(HookRelay),
@@ -158,9 +165,36 @@ pub struct Create {
 /// `run`
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The bundle's directory
-    #[arg(long, short, value_name = "DIR", default_value = ".")]
-    pub bundle: PathBuf,
+    /// The bundle's directory [default: the current one]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// A directory as root file system instead of a bundle; it is never written
+    #[arg(long, value_name = "DIR", conflicts_with = "bundle")]
+    pub rootfs: Option<PathBuf>,
+    /// An image instead of a bundle: oci:DIR[:TAG] or oci-archive:FILE[:TAG]
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["bundle", "rootfs"])]
+    pub image: Option<String>,
+    /// Start from a ring, and save to it at the end
+    #[arg(long, value_name = "RING[@SEL]")]
+    pub ring: Option<String>,
+    /// The most entries of the ring, from now on
+    #[arg(long, value_name = "N", requires = "ring")]
+    pub depth: Option<String>,
+    /// Start from an entry that was made over another base
+    #[arg(long, requires = "ring")]
+    pub rebase: bool,
+    /// Return only when the new entry is packed
+    #[arg(long, conflicts_with = "detach")]
+    pub wait_pack: bool,
+    /// Set a variable (may be given again)
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// The working directory inside
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// The user, by name or number
+    #[arg(long, short, value_name = "USER[:GROUP]", conflicts_with = "bundle")]
+    pub user: Option<String>,
     /// How.
     #[command(flatten)]
     pub making: Making,

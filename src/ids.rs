@@ -209,6 +209,12 @@ impl LayerId {
         Self(diff_id.hex())
     }
 
+    /// Whether this is a layer of an image, not one that a run left.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        self.0.len() == 64
+    }
+
     /// A run's upper has no content yet when it is named.
     #[must_use]
     pub fn from_random(bytes: [u8; 16]) -> Self {

@@ -17,10 +17,16 @@ pub mod sys;
 // rank 2: one subject each, unaware of one another
 pub mod bundle;
 pub mod image;
+pub mod overlay;
 pub mod pack;
+pub mod store;
 
-// rank 3: one room each for a container and for a ring
+// rank 3: one capability each
+pub mod ring;
 pub mod runtime;
+
+// rank 4: where they meet
+pub mod ops;
 
 // rank 6: what a user types
 pub mod cli;

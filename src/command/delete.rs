@@ -1,16 +1,16 @@
-//! `delete`: a container goes, with everything that it holds.
+//! `delete`: a container goes, with everything that it holds; its changes go into its ring.
 
 use crate::cli;
 use crate::command::World;
+use crate::command::saved;
 use crate::error::{Kind, Result};
-use crate::runtime;
+use crate::ops::save;
 
 pub(super) fn run(world: &World, arguments: &cli::Delete) -> Result<()> {
-    let id = &arguments.id;
-    let done = runtime::stop(&world.root, id, arguments.force).and_then(|()| runtime::remove(&world.root, id));
-    match done {
+    match save::delete(&world.place, &arguments.id, arguments.force, None) {
+        Ok(saved) => saved::warn(&arguments.id, &saved),
         // Engines delete twice to be sure.
         Err(error) if arguments.force && error.kind() == Kind::NotFound => Ok(()),
-        other => other,
+        Err(error) => Err(error),
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn run(world: &World, arguments: &cli::Exec) -> Result<u8> {
         ignore_paused: arguments.ignore_paused,
         sub_cgroup: arguments.cgroup.clone(),
     };
-    match runtime::exec(&world.root, &arguments.id, request)? {
+    match runtime::exec(&world.place.root, &arguments.id, request)? {
         ExecOutcome::Detached => Ok(0),
         ExecOutcome::Exited(status) => Ok(status.code()),
     }
@@ -49,5 +49,5 @@ fn process(world: &World, arguments: &cli::Exec) -> Result<oci_spec::runtime::Pr
         process_label: arguments.process_label.clone(),
         terminal: arguments.tty,
     };
-    plan(&runtime::spec(&world.root, &arguments.id)?, &wishes)
+    plan(&runtime::spec(&world.place.root, &arguments.id)?, &wishes)
 }

@@ -6,5 +6,5 @@ use crate::error::Result;
 use crate::runtime;
 
 pub(super) fn run(world: &World, arguments: &cli::Kill) -> Result<()> {
-    runtime::kill(&world.root, &arguments.id, arguments.signal, arguments.all)
+    runtime::kill(&world.place.root, &arguments.id, arguments.signal, arguments.all)
 }

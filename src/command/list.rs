@@ -11,7 +11,7 @@ use crate::error::{Context, Result};
 use crate::runtime::{self, Listed};
 
 pub(super) fn run(world: &World, arguments: &cli::List) -> Result<()> {
-    let listed = runtime::list(&world.root)?;
+    let listed = runtime::list(&world.place.root)?;
     let text = match (arguments.quiet, arguments.json, arguments.format) {
         (true, _, _) => listed.iter().map(|entry| format!("{}\n", entry.id)).collect(),
         (false, true, _) | (false, false, ListFormat::Json) => {

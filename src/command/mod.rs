@@ -11,10 +11,15 @@ mod hook_relay;
 mod kill;
 mod list;
 mod log;
+mod progress;
+mod ring;
 mod run;
+mod saved;
 mod spec;
 mod start;
 mod state;
+mod table;
+mod worker;
 mod world;
 
 use std::process::ExitCode;
@@ -64,6 +69,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::List(arguments) => list::run(&world, arguments).map(|()| 0),
         Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
+        Command::Ring(arguments) => ring::run(&world, arguments),
+        Command::Worker => worker::run(&world).map(|()| 0),
         Command::HookRelay(arguments) => Err(hook_relay::run(arguments)),
     }
 }

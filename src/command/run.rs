@@ -1,63 +1,94 @@
-//! `run`: create, start, and in the foreground stay until the end and delete.
+//! `run`: create, start, and in the foreground stay until the end, delete, and save.
 
-use crate::bundle::Bundle;
+use oci_spec::runtime::Process;
+
 use crate::cli;
-use crate::command::{World, create};
-use crate::error::{Error, Result};
+use crate::command::{World, create, saved};
+use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
-use crate::runtime::{self, Stdio};
+use crate::image::process::Overrides;
+use crate::ops::load::{self, Source, Supervised, Wish};
+use crate::ops::request::{RingRequest, parse_depth};
+use crate::ops::save;
+use crate::runtime::{self, CreateRequest, Stdio};
 use crate::sys::process::check_preserved_fds;
 use crate::sys::signal::Blocked;
 
 /// The container's exit status, or 0 once it runs detached.
 pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
     check_preserved_fds(arguments.making.preserve_fds)?;
-    let mut bundle = Bundle::load(&arguments.bundle)?;
-    let mut terminal = false;
-    if let Some(process) = bundle.spec.process_mut() {
-        if !arguments.command.is_empty() {
-            process.set_args(Some(arguments.command.clone()));
-        }
-        if arguments.tty {
-            process.set_terminal(Some(true));
-        }
-        terminal = process.terminal().unwrap_or(false);
-    }
-    let mut request = create::request(world, &arguments.id, bundle, &arguments.making)?;
+    let making = create::absolute_making(world, &arguments.making)?;
+    let wish = wish(world, arguments)?;
+    let id = &arguments.id;
     if arguments.detach {
-        runtime::create(&world.root, request)?;
-        return runtime::start(&world.root, &arguments.id).map(|()| 0).inspect_err(|_| discard(world, &arguments.id));
-    }
-    if terminal {
-        request.stdio = Stdio::Pty;
+        load::create(&world.place, wish, |request| making(request))?;
+        return runtime::start(&world.place.root, id).map(|()| 0).inspect_err(|_| discard(world, id));
     }
     // From here on a signal is not ours to die of: it is the container's.
     let signals = Blocked::all()?;
-    request.mask = Some(signals.before());
-    let created = runtime::create(&world.root, request)?;
-    let ended = runtime::wait_foreground(&world.root, &arguments.id, &created, signals);
-    match (ended, arguments.keep) {
-        (Ok(status), true) => Ok(status.code()),
-        (Ok(status), false) => delete(world, &arguments.id).map(|()| status.code()),
-        (Err(error), _) => {
-            discard(world, &arguments.id);
+    let mask = signals.before();
+    let live = load::create(&world.place, wish, |request| {
+        making(request);
+        request.mask = Some(mask);
+        if wants_terminal(request) {
+            request.stdio = Stdio::Pty;
+        }
+    })?;
+    match runtime::wait_foreground(&world.place.root, id, &live.created, signals) {
+        Ok(status) if arguments.keep => Ok(status.code()),
+        Ok(status) => finish(world, arguments, status.code()),
+        Err(error) => {
+            discard(world, id);
             Err(error)
         }
     }
 }
 
-fn delete(world: &World, id: &ContainerId) -> Result<()> {
-    let gone = |error: Error| match error.kind() {
-        // Somebody else has deleted it under us, which they may.
-        crate::error::Kind::NotFound => Ok(()),
-        _ => Err(error),
+fn wants_terminal(request: &CreateRequest) -> bool {
+    request.spec.process().as_ref().and_then(Process::terminal).unwrap_or(false)
+}
+
+fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
+    let source = match (&arguments.rootfs, &arguments.image) {
+        (Some(rootfs), _) => Source::Rootfs(rootfs.clone()),
+        (None, Some(image)) => Source::Image(image.parse()?),
+        (None, None) => Source::Bundle(arguments.bundle.clone().unwrap_or_else(|| ".".into())),
     };
-    runtime::stop(&world.root, id, true).and_then(|()| runtime::remove(&world.root, id)).or_else(gone)
+    let mut ring = arguments.ring.as_deref().map(|text| RingRequest::parse(text, &world.place.owner)).transpose()?;
+    if let Some(ring) = &mut ring {
+        ring.depth = arguments.depth.as_deref().map(parse_depth).transpose()?;
+        ring.rebase = load::rebase(arguments.rebase);
+    }
+    let process = Overrides {
+        command: arguments.command.clone(),
+        env: arguments.env.clone(),
+        workdir: arguments.workdir.clone(),
+        user: arguments.user.clone(),
+    };
+    let supervised = if arguments.detach || arguments.keep { Supervised::Elsewhere } else { Supervised::Here };
+    Ok(Wish { id: arguments.id.clone(), source, ring, process, terminal: arguments.tty, supervised })
+}
+
+/// Deletes and saves; the status is the container's, whatever becomes of its changes is said beside it.
+fn finish(world: &World, arguments: &cli::Run, status: u8) -> Result<u8> {
+    match save::delete(&world.place, &arguments.id, false, Some(i32::from(status))) {
+        Ok(saved) => {
+            saved::warn(&arguments.id, &saved)?;
+            saved::follow(world, &saved, arguments.wait_pack)?;
+            Ok(status)
+        }
+        // Somebody else has deleted it under us, which they may.
+        Err(error) if error.kind() == Kind::NotFound => Ok(status),
+        Err(error) => Err(error),
+    }
 }
 
 /// After a failure: the first error is the one that is told.
 fn discard(world: &World, id: &ContainerId) {
-    if let Err(error) = delete(world, id) {
+    let gone = |error: &Error| error.kind() == Kind::NotFound;
+    if let Err(error) = save::delete(&world.place, id, true, None)
+        && !gone(&error)
+    {
         tracing::warn!("delete container '{id}' after a failure: {error}");
     }
 }

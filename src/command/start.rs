@@ -6,5 +6,5 @@ use crate::error::Result;
 use crate::runtime;
 
 pub(super) fn run(world: &World, arguments: &cli::Container) -> Result<()> {
-    runtime::start(&world.root, &arguments.id)
+    runtime::start(&world.place.root, &arguments.id)
 }

@@ -8,7 +8,7 @@ use crate::error::{Context, Result};
 use crate::runtime;
 
 pub(super) fn run(world: &World, arguments: &cli::Container) -> Result<()> {
-    let state = runtime::state(&world.root, &arguments.id)?;
+    let state = runtime::state(&world.place.root, &arguments.id)?;
     let text = serde_json::to_string_pretty(&state).context(|| "write the state")?;
     writeln!(std::io::stdout(), "{text}").context(|| "print the state")
 }

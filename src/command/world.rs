@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::{CgroupManager, Global, Rootless};
+use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ops::{self, Place};
 use crate::runtime::StateRoot;
 
 /// The places and choices of one call.
 #[derive(Debug)]
 pub struct World {
-    /// Where the states of containers lie.
-    pub root: StateRoot,
+    /// Where things are, and whose.
+    pub place: Place,
     /// Whether systemd makes the cgroups.
     pub systemd_cgroup: bool,
 }
@@ -31,11 +33,23 @@ impl World {
                     .next("use cgroupfs or systemd"));
             }
         };
+        let rootless = is_rootless(global.rootless);
         let root = match &global.root {
             Some(root) => absolute(root)?,
-            None => default_root(is_rootless(global.rootless), std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))?,
+            None => default_root(rootless, directory_variable("XDG_RUNTIME_DIR"))?,
         };
-        Ok(Self { root: StateRoot::new(root), systemd_cgroup })
+        let store = match &global.store {
+            Some(store) => absolute(store)?,
+            None => default_store(rootless, directory_variable("XDG_DATA_HOME"), directory_variable("HOME"))?,
+        };
+        let place = Place {
+            root: StateRoot::new(root),
+            store,
+            config: Config::load(global.config.as_deref())?,
+            config_file: global.config.as_deref().map(absolute).transpose()?,
+            owner: ops::caller()?,
+        };
+        Ok(Self { place, systemd_cgroup })
     }
 }
 
@@ -53,6 +67,20 @@ fn default_root(rootless: bool, runtime_directory: Option<PathBuf>) -> Result<Pa
     }
     runtime_directory.map(|directory| directory.join("regen")).ok_or_else(|| {
         Error::new(Kind::Usage, "choose the state root", "XDG_RUNTIME_DIR is not set").next("give --root DIR")
+    })
+}
+
+fn directory_variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn default_store(rootless: bool, data: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> {
+    if !rootless {
+        return Ok(PathBuf::from("/var/lib/regen"));
+    }
+    let data = data.or_else(|| home.map(|home| home.join(".local/share")));
+    data.map(|directory| directory.join("regen")).ok_or_else(|| {
+        Error::new(Kind::Usage, "choose the store", "neither XDG_DATA_HOME nor HOME is set").next("give --store DIR")
     })
 }
 

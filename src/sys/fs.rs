@@ -84,6 +84,54 @@ pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// A handle on a file or directory that can be named, but neither read nor written (O_PATH).
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_path(path: &Path) -> Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map(File::from)
+        .context(|| format!("open {}", quote(path)))
+}
+
+/// The directory at which the mount that holds `path` is attached.
+///
+/// # Errors
+/// Those of canonicalize(3) and of reading the mount table.
+pub fn mount_point_of(path: &Path) -> Result<PathBuf> {
+    let operation = || format!("find the mount of {}", quote(path));
+    let path = fs::canonicalize(path).context(operation)?;
+    let table = fs::read_to_string("/proc/self/mountinfo").context(operation)?;
+    // Later lines are mounted over earlier ones, so of equals the last is the one that is seen.
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape_mount);
+    points
+        .filter(|point| path.starts_with(point))
+        .max_by_key(|point| point.as_os_str().len())
+        .ok_or_else(|| Error::new(Kind::System, operation(), "it lies under no mount that is visible here"))
+}
+
+/// The kernel writes space, tab, newline and backslash in mount tables as three octal digits.
+fn unescape_mount(field: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(value) => {
+                bytes.push(value);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
 /// Sixteen bytes from the kernel's random number generator.
 ///
 /// # Errors
@@ -165,6 +213,17 @@ mod tests {
         fs::write(&path, [0; 11]).unwrap();
         assert_eq!(read_capped(&path, 10).unwrap_err().kind(), Kind::Damaged);
         assert_eq!(read_capped(&path, 11).unwrap().len(), 11);
+    }
+
+    #[test]
+    fn mount_tables_are_unescaped() {
+        assert_eq!(unescape_mount("/a\\040b\\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescape_mount("/plain\\"), Path::new("/plain\\"));
+    }
+
+    #[test]
+    fn the_mount_of_proc_is_proc() {
+        assert_eq!(mount_point_of(Path::new("/proc/self/fd")).unwrap(), Path::new("/proc"));
     }
 
     #[test]

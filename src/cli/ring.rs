@@ -1,0 +1,146 @@
+//! `regen ring …`
+
+use clap::{Args, Subcommand};
+
+/// `ring`
+#[derive(Debug, Args)]
+pub struct Ring {
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What can be done with rings.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List rings
+    Ls(Output),
+    /// List the entries of a ring, newest first
+    Log(OneRing),
+    /// Print one entry whole
+    Show(Show),
+    /// Print what differs between two states
+    Diff(Diff),
+    /// Let the next run start from another entry
+    Rollback(Rollback),
+    /// Keep an entry from being evicted
+    Pin(Show),
+    /// Let an entry be evicted again
+    Unpin(Show),
+    /// Set a ring's limits
+    Set(Set),
+    /// Check digests, layers and journal
+    Verify(Some),
+    /// Pack what is only sealed, now
+    Pack(Some),
+    /// Remove a ring with all its entries
+    Rm(Remove),
+    /// Adopt what a crash left, and collect what nothing needs
+    Recover(Output),
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One ring.
+#[derive(Debug, Args)]
+pub struct OneRing {
+    /// The ring, as NAME or OWNER/NAME
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// One ring, or all.
+#[derive(Debug, Args)]
+pub struct Some {
+    /// The ring [default: all]
+    #[arg(value_name = "RING")]
+    pub ring: Option<String>,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// One entry.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
+    #[arg(value_name = "RING[@SEL]")]
+    pub target: String,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring diff`
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The first state; RING@base is the bare base
+    #[arg(value_name = "RING@SEL")]
+    pub first: String,
+    /// The second; @SEL alone means the same ring
+    #[arg(value_name = "RING@SEL")]
+    pub second: String,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring rollback`
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// The entry: @-1, @42, …; @base for no saved state
+    #[arg(long, value_name = "@SEL", allow_hyphen_values = true)]
+    pub to: String,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring set`
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// The most entries
+    #[arg(long, value_name = "N")]
+    pub depth: Option<String>,
+    /// The most bytes on disk, such as 2GiB; 'none' for no limit
+    #[arg(long, value_name = "BYTES")]
+    pub max_bytes: Option<String>,
+    /// Only say what would be evicted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring rm`
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}

@@ -1,0 +1,70 @@
+//! `ring ls`: all rings.
+
+use serde::Serialize;
+
+use super::{print, store, view};
+use crate::cli::ring::Output;
+use crate::command::World;
+use crate::command::table::table;
+use crate::error::Result;
+use crate::ids::{ContainerId, Name, RingName};
+use crate::ring::Ring;
+use crate::ring::entry::timestamp;
+use crate::store::Run;
+
+#[derive(Debug, Serialize)]
+struct RingView {
+    name: Name,
+    owner: Name,
+    entries: usize,
+    depth: usize,
+    max_bytes: Option<u64>,
+    bytes: u64,
+    last_exit: Option<String>,
+    in_use_by: Option<ContainerId>,
+}
+
+pub(super) fn run(world: &World, output: Output) -> Result<()> {
+    let rings = match store(world)? {
+        Some(store) => Ring::list(&store)?,
+        None => Vec::new(),
+    };
+    let views: Vec<_> = rings.iter().map(describe).collect::<Result<_>>()?;
+    print(output, &views, || text(world, &views))
+}
+
+fn describe(ring: &Ring) -> Result<RingView> {
+    let state = ring.read()?;
+    let run = state.run.as_ref().map(|id| Run::load(ring.store(), id)).transpose()?.flatten();
+    let in_use_by = match run {
+        Some(run) if run.record.living_holder()?.is_some() => Some(run.record.container),
+        _ => None,
+    };
+    Ok(RingView {
+        name: ring.name().name.clone(),
+        owner: ring.name().owner.clone(),
+        entries: state.entries.len(),
+        depth: state.depth,
+        max_bytes: state.max_bytes,
+        bytes: state.bytes(),
+        last_exit: state.last_exit.map(timestamp),
+        in_use_by,
+    })
+}
+
+fn text(world: &World, views: &[RingView]) -> String {
+    let head = ["RING", "ENTRIES", "DEPTH", "SIZE", "LIMIT", "LAST EXIT", "IN USE BY"].map(str::to_owned);
+    let row = |ring: &RingView| {
+        let full = RingName { owner: ring.owner.clone(), name: ring.name.clone() };
+        [
+            if ring.owner == world.place.owner { ring.name.to_string() } else { full.to_string() },
+            ring.entries.to_string(),
+            ring.depth.to_string(),
+            view::size(Some(ring.bytes)),
+            view::size(ring.max_bytes),
+            ring.last_exit.clone().unwrap_or_else(|| "-".into()),
+            ring.in_use_by.as_ref().map_or_else(|| "-".into(), ToString::to_string),
+        ]
+    };
+    table(&std::iter::once(head).chain(views.iter().map(row)).collect::<Vec<_>>())
+}

@@ -1,0 +1,77 @@
+//! `ring`: one file per verb.
+
+mod diff;
+mod log;
+mod ls;
+mod pack;
+mod pin;
+mod recover;
+mod rm;
+mod rollback;
+mod set;
+mod show;
+mod verify;
+mod view;
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::cli::ring::{Output, Ring as Arguments, Verb};
+use crate::command::World;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::RingName;
+use crate::ring::{Pin, Ring};
+use crate::store::Store;
+
+/// The exit status of a verb that did what it should.
+pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
+    match &arguments.verb {
+        Verb::Ls(arguments) => ls::run(world, *arguments),
+        Verb::Log(arguments) => log::run(world, arguments),
+        Verb::Show(arguments) => show::run(world, arguments),
+        Verb::Diff(arguments) => diff::run(world, arguments),
+        Verb::Rollback(arguments) => rollback::run(world, arguments),
+        Verb::Pin(arguments) => pin::run(world, arguments, Pin::Pinned),
+        Verb::Unpin(arguments) => pin::run(world, arguments, Pin::Unpinned),
+        Verb::Set(arguments) => set::run(world, arguments),
+        Verb::Verify(arguments) => return verify::run(world, arguments),
+        Verb::Pack(arguments) => pack::run(world, arguments),
+        Verb::Rm(arguments) => rm::run(world, arguments),
+        Verb::Recover(arguments) => recover::run(world, *arguments),
+    }
+    .map(|()| 0)
+}
+
+/// The store, which has to be there for anything to be in it.
+fn store(world: &World) -> Result<Option<Store>> {
+    Store::open_existing(&world.place.store)
+}
+
+/// A ring by what was typed.
+fn ring(world: &World, text: &str) -> Result<Ring> {
+    let name = RingName::parse(text, &world.place.owner)?;
+    open(world, &name)
+}
+
+fn open(world: &World, name: &RingName) -> Result<Ring> {
+    match store(world)? {
+        Some(store) => Ring::open(&store, name),
+        None => {
+            let cause = format!("there is no store at {}", crate::error::quote(&world.place.store));
+            Err(Error::new(Kind::NotFound, format!("open ring '{name}'"), cause)
+                .next("run a container with '--ring' first"))
+        }
+    }
+}
+
+/// Prints a verb's answer in the form that was asked for.
+fn print<T: Serialize>(output: Output, value: &T, text: impl FnOnce() -> String) -> Result<()> {
+    let text =
+        if output.json { format!("{}\n", serde_json::to_string(value).context(|| "write JSON")?) } else { text() };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context(|| "print the answer"),
+    }
+}

@@ -1,0 +1,44 @@
+//! `ring rollback`: the next run starts somewhere else.
+
+use super::view::{EntryView, local};
+use super::{print, ring};
+use crate::cli::ring::Rollback;
+use crate::command::World;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ring::selector::{Selected, Selector, Target};
+
+pub(super) fn run(world: &World, arguments: &Rollback) -> Result<()> {
+    let ring = ring(world, &arguments.ring)?;
+    let selector = selector(world, arguments)?;
+    let operation = || format!("roll back ring '{}' to '{selector}'", ring.name());
+    let mut locked = ring.lock()?;
+    let entry = if arguments.dry_run {
+        match locked.state.select_view(&selector).context(operation)? {
+            Selected::Base => None,
+            Selected::Entry(entry) => Some(entry.clone()),
+        }
+    } else {
+        locked.rollback(&selector).context(operation)?
+    };
+    let would = if arguments.dry_run { "would start" } else { "starts" };
+    let view = entry.as_ref().map(|entry| EntryView::new(&locked.state, entry));
+    print(arguments.output, &view, || match &entry {
+        Some(entry) => {
+            format!("{}: the next run {would} from @{} of {}\n", ring.name(), entry.seq, local(entry.created))
+        }
+        None => format!("{}: the next run {would} from the bare base\n", ring.name()),
+    })
+}
+
+/// `@-1` and `RING@-1` are the same; `-1` alone too, since nothing else could be meant.
+fn selector(world: &World, arguments: &Rollback) -> Result<Selector> {
+    if !arguments.to.contains('@') {
+        return arguments.to.parse();
+    }
+    let target = Target::parse(&arguments.to, &world.place.owner)?;
+    let named = Target::parse(&arguments.ring, &world.place.owner)?.ring;
+    if target.ring.is_some() && target.ring != named {
+        return Err(Error::new(Kind::Usage, format!("read --to '{}'", arguments.to), "it names another ring"));
+    }
+    Ok(target.selector)
+}

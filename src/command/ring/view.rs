@@ -1,0 +1,94 @@
+//! Entries as they are shown. The names of the JSON fields are fixed.
+
+use chrono::{DateTime, Local, SecondsFormat, Utc};
+use serde::Serialize;
+
+use crate::config::human_bytes;
+use crate::ids::{Digest, LayerId};
+use crate::ring::entry::{Entry, Reason, timestamp};
+use crate::ring::state::RingState;
+
+/// Whether an entry has become blobs yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Sealed,
+    Packed,
+}
+
+/// One entry.
+#[derive(Debug, Serialize)]
+pub(super) struct EntryView {
+    pub seq: u64,
+    pub id: String,
+    pub parent: Option<u64>,
+    pub created: String,
+    pub reason: Reason,
+    pub exit_code: Option<i32>,
+    pub state: State,
+    pub synced: bool,
+    pub base: String,
+    /// Whether what it stands on is still where it was.
+    pub base_present: bool,
+    pub digest: Option<Digest>,
+    pub added_bytes: Option<u64>,
+    pub total_bytes: Option<u64>,
+    pub layers: Vec<LayerId>,
+    pub pinned: bool,
+    /// Whether the next run starts here.
+    pub next: bool,
+}
+
+impl EntryView {
+    pub(super) fn new(ring: &RingState, entry: &Entry) -> Self {
+        let bytes = ring.bytes_of(entry);
+        Self {
+            seq: entry.seq,
+            id: entry.id.clone(),
+            parent: entry.parent,
+            created: timestamp(entry.created),
+            reason: entry.reason,
+            exit_code: entry.exit_code,
+            state: if entry.manifest.is_some() { State::Packed } else { State::Sealed },
+            synced: entry.synced,
+            base: entry.base.clone(),
+            base_present: ring.base_directories(&entry.base).is_some(),
+            digest: entry.manifest.clone(),
+            added_bytes: bytes.map(|(added, _)| added),
+            total_bytes: bytes.map(|(_, total)| total),
+            layers: entry.layers.clone(),
+            pinned: entry.pinned,
+            next: ring.next == Some(entry.seq),
+        }
+    }
+
+    /// What there is to say beside the columns.
+    pub(super) fn notes(&self) -> String {
+        let notes = [
+            (self.next, "next"),
+            (self.pinned, "pinned"),
+            (!self.base_present, "base gone"),
+            (self.state == State::Packed && !self.synced, "maybe torn"),
+        ];
+        notes.iter().filter(|(holds, _)| *holds).map(|(_, note)| *note).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl State {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Packed => "packed",
+        }
+    }
+}
+
+/// A size for people; `-` while it is not known.
+pub(super) fn size(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "-".to_owned(), human_bytes)
+}
+
+/// A time for people, to the second and in their zone.
+pub(super) fn local(time: DateTime<Utc>) -> String {
+    time.with_timezone(&Local).to_rfc3339_opts(SecondsFormat::Secs, true)
+}

@@ -1,0 +1,92 @@
+//! What a chain of layers stands on, and how it is recognised again.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::{Digest, LayerId};
+use crate::ring::Base;
+use crate::store::Store;
+
+/// A directory as the base: recognised by its path and inode, or, if it is itself an overlay, by the layers of that,
+/// which are an image's and the same for every container that an engine makes from it.
+///
+/// # Errors
+/// [`Kind::NotFound`] or [`Kind::Invalid`] if it is no directory.
+pub(super) fn of_directory(path: &Path) -> Result<Base> {
+    let operation = || format!("use {} as root file system", quote(path));
+    let path = fs::canonicalize(path).context(operation)?;
+    let metadata = fs::metadata(&path).context(operation)?;
+    if !metadata.is_dir() {
+        return Err(Error::new(Kind::Invalid, operation(), "it is not a directory"));
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context(operation)?;
+    let fingerprint = match lower_directories(&mounts, &path) {
+        Some(lowers) => {
+            let digest = Digest::from_bytes(Sha256::digest(lowers.as_bytes()).into());
+            format!("overlay:{}", &digest.hex()[..16])
+        }
+        None => format!("dir:{}#{}", path.display(), metadata.ino()),
+    };
+    Ok(Base { fingerprint, directories: vec![path] })
+}
+
+/// An unpacked image as the base: recognised by the digests of its layers' contents.
+#[must_use]
+pub(super) fn of_image(store: &Store, diff_ids: &[Digest]) -> Base {
+    let mut hasher = Sha256::new();
+    for diff_id in diff_ids {
+        hasher.update(diff_id.to_string());
+        hasher.update("\n");
+    }
+    let digest = Digest::from_bytes(hasher.finalize().into());
+    let layers = store.layers();
+    let directories: Vec<PathBuf> =
+        diff_ids.iter().rev().map(|diff_id| layers.content(&LayerId::of_image(diff_id))).collect();
+    Base { fingerprint: format!("image:{}", &digest.hex()[..16]), directories }
+}
+
+/// The lower directories of the overlay that is mounted right at `path`, as the mount table spells them.
+fn lower_directories(mountinfo: &str, path: &Path) -> Option<String> {
+    let path = path.to_str()?;
+    // Of several mounts over each other, the last is the one that is seen.
+    let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(path))?;
+    let (_, details) = line.split_once(" - ")?;
+    let mut details = details.splitn(3, ' ');
+    if details.next()? != "overlay" {
+        return None;
+    }
+    let options = details.nth(1)?;
+    let lowers: Vec<_> = options.split(',').filter(|option| option.starts_with("lowerdir")).collect();
+    (!lowers.is_empty()).then(|| lowers.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engines_overlay_is_known_by_its_layers() {
+        let table = "36 28 0:31 / /c/merged rw,relatime - overlay overlay \
+                     rw,lowerdir=/l/A:/l/B,upperdir=/c/diff,workdir=/c/work,index=off\n\
+                     37 28 8:1 / /plain rw - ext4 /dev/sda rw";
+        assert_eq!(lower_directories(table, Path::new("/c/merged")).as_deref(), Some("lowerdir=/l/A:/l/B"));
+        assert_eq!(lower_directories(table, Path::new("/plain")), None);
+        assert_eq!(lower_directories(table, Path::new("/c")), None);
+    }
+
+    #[test]
+    fn a_directory_that_was_made_anew_is_another_base() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("rootfs");
+        fs::create_dir(&path).unwrap();
+        let before = of_directory(&path).unwrap();
+        assert_eq!(of_directory(&path).unwrap(), before);
+        fs::rename(&path, parent.path().join("old")).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_ne!(of_directory(&path).unwrap().fingerprint, before.fingerprint);
+    }
+}

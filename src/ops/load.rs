@@ -1,0 +1,365 @@
+//! From a wish to a container that waits for `start`, on an entry of a ring or on a scratch upper.
+//!
+//! ```text
+//!  Wish ──> plan: what is it made from ──> claim: ring and run are ours ──> mount and create ──> Live
+//!                                              │ failure                       │ failure
+//!                                              └── nothing was made            └── run released, ring as before
+//! ```
+//!
+//! The overlay is mounted by this process in a mount namespace of its own, which the container inherits and the host
+//! never sees: that works in the same way for every kernel, user namespace and length of chain.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use chrono::Utc;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::request::{Create, RingRequest, initial_limits, parse_annotations};
+use super::{Place, base, image, worker};
+use crate::bundle::{Bundle, template};
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::{ContainerId, LayerId, RingName};
+use crate::image::ImageSource;
+use crate::image::process::{Overrides, process_config};
+use crate::image::user::resolve_user;
+use crate::image::{ImageConfig, process};
+use crate::overlay::{Detached, PrivateNamespace, Stack, Upper};
+use crate::ring::{Base, Claim, Rebase, Ring};
+use crate::runtime::{self, CreateRequest, Created};
+use crate::store::{Run, RunRecord, Store, make_directory};
+use crate::sys::process::Identity;
+
+/// Below the state root: where creators attach root file systems, unseen by each other.
+const MOUNT_POINT: &str = ".rootfs";
+
+/// What a container is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory with a config.json.
+    Bundle(PathBuf),
+    /// A directory that is its root file system, and is never written.
+    Rootfs(PathBuf),
+    /// An OCI image.
+    Image(ImageSource),
+}
+
+/// A container that somebody wants.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Its id.
+    pub id: ContainerId,
+    /// What it is made from.
+    pub source: Source,
+    /// The ring it belongs to; if none, its annotations may name one.
+    pub ring: Option<RingRequest>,
+    /// What to run, for sources that are not bundles.
+    pub process: Overrides,
+    /// Whether it gets a terminal, for sources that are not bundles.
+    pub terminal: bool,
+    /// Whether this process stays and will seal its upper.
+    pub supervised: Supervised,
+}
+
+/// Whether somebody waits for the end of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supervised {
+    /// The calling process does.
+    Here,
+    /// Whoever calls `delete` will.
+    Elsewhere,
+}
+
+/// A container that was created.
+#[derive(Debug)]
+pub struct Live {
+    /// What the runtime made.
+    pub created: Created,
+}
+
+/// What the runtime keeps with a container so that its end finds its run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// The run.
+    pub run: LayerId,
+    /// Its ring, if it has one.
+    pub ring: Option<RingName>,
+}
+
+/// Creates a container. `adjust` puts the caller's terminal, pid file and the like into the request.
+///
+/// # Errors
+/// What is wrong with the source, the ring, or the container; everything is then as it was before.
+pub fn create(place: &Place, wish: Wish, adjust: impl FnOnce(&mut CreateRequest)) -> Result<Live> {
+    let operation = format!("create container '{}'", wish.id);
+    let mut plan = plan(place, wish).context(|| operation.clone())?;
+    if plan.base.is_none() {
+        let mut request = CreateRequest::new(plan.wish.id.clone(), plan.bundle, plan.spec.unwrap_or_default());
+        adjust(&mut request);
+        return runtime::create(&place.root, request).map(|created| Live { created });
+    }
+    check_mount_namespace(plan.spec.as_ref()).context(|| operation.clone())?;
+    let store = place.open_store()?;
+    let mut run = claim(place, &store, &mut plan).context(|| operation.clone())?;
+    match mount_and_create(place, &store, &plan, &mut run, adjust) {
+        Ok(created) => Ok(Live { created }),
+        Err(error) => {
+            // Why it was not created is what is reported; a run that cannot be released is swept once its holder is dead.
+            if let Err(stuck) = release(&store, &run) {
+                tracing::warn!("release the run of container '{}': {stuck}", plan.wish.id);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A wish that was understood.
+struct Plan {
+    wish: Wish,
+    bundle: PathBuf,
+    /// The bundle's specification; for other sources it depends on what is in the mounted root.
+    spec: Option<Spec>,
+    image: Option<ImageConfig>,
+    /// What an overlay is to be put on; `None` if the container gets its root file system as it is.
+    base: Option<Base>,
+}
+
+fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
+    match wish.source.clone() {
+        Source::Bundle(directory) => {
+            let bundle = Bundle::load(&directory)?;
+            if wish.ring.is_none()
+                && let Some(annotations) = bundle.spec.annotations()
+            {
+                wish.ring = parse_annotations(annotations, &place.owner, &place.config.ring)?;
+            }
+            let base = wish.ring.is_some().then(|| base::of_directory(&bundle.rootfs())).transpose()?;
+            let spec = override_process(bundle.spec, &wish);
+            Ok(Plan { wish, bundle: bundle.directory, spec: Some(spec), image: None, base })
+        }
+        Source::Rootfs(directory) => {
+            let base = base::of_directory(&directory)?;
+            let bundle = base.directories.first().cloned().unwrap_or_default();
+            Ok(Plan { wish, bundle, spec: None, image: None, base: Some(base) })
+        }
+        Source::Image(source) => {
+            let store = place.open_store()?;
+            let (base, config) = image::unpack(&store, &source, &place.config)?;
+            Ok(Plan { wish, bundle: store.directory().to_owned(), spec: None, image: Some(config), base: Some(base) })
+        }
+    }
+}
+
+/// What the caller says about a bundle's process goes before what the bundle says.
+fn override_process(mut spec: Spec, wish: &Wish) -> Spec {
+    let Overrides { command, env, workdir, user: _ } = &wish.process;
+    let Some(process) = spec.process_mut() else { return spec };
+    if !command.is_empty() {
+        process.set_args(Some(command.clone()));
+    }
+    if !env.is_empty() {
+        let mut all = process.env().clone().unwrap_or_default();
+        all.extend(env.iter().cloned());
+        process.set_env(Some(all));
+    }
+    if let Some(workdir) = workdir {
+        process.set_cwd(workdir.into());
+    }
+    if wish.terminal {
+        process.set_terminal(Some(true));
+    }
+    spec
+}
+
+/// Without a mount namespace of its own a container's overlay would be the host's.
+fn check_mount_namespace(spec: Option<&Spec>) -> Result<()> {
+    let Some(spec) = spec else { return Ok(()) };
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
+    let own = namespaces.iter().any(|space| space.typ() == LinuxNamespaceType::Mount && space.path().is_none());
+    if own {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Unsupported, "put it into a ring", "it has no new mount namespace of its own")
+        .next("add {\"type\": \"mount\"} to linux.namespaces"))
+}
+
+fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
+    let base = plan.base.take().unwrap_or_else(|| Base { fingerprint: String::new(), directories: Vec::new() });
+    let mount_points = match &plan.spec {
+        Some(spec) => mount_points(spec),
+        None => mount_points(&template::run(Path::new("/"), &template::RunOptions::default())),
+    };
+    let holder = Identity::of(nix::unistd::getpid().as_raw())?;
+    let Some(request) = &plan.wish.ring else {
+        return scratch(place, store, plan, base, holder);
+    };
+    let ring = open_ring(place, store, request)?;
+    let mut locked = ring.lock()?;
+    locked.settle(&format!("start container '{}'", plan.wish.id))?;
+    if request.depth.is_some() || request.max_bytes.is_some() {
+        locked.state.depth = request.depth.unwrap_or(locked.state.depth);
+        locked.state.max_bytes = request.max_bytes.or(locked.state.max_bytes);
+    }
+    let start = locked.find_start(&request.selector, &base, request.rebase)?;
+    locked.ensure_layers(&start.layers, &format!("container '{}'", plan.wish.id))?;
+    let claim = Claim {
+        container: plan.wish.id.clone(),
+        state_root: place.root.path().to_owned(),
+        selector: request.selector.clone(),
+        base,
+        rebase: request.rebase,
+        mount_points,
+        holder,
+    };
+    let run = locked.claim(claim, start)?;
+    if locked.state.entries.iter().any(|entry| entry.manifest.is_none()) {
+        worker::start(place)?;
+    }
+    Ok(run)
+}
+
+fn open_ring(place: &Place, store: &Store, request: &RingRequest) -> Result<Ring> {
+    match request.create {
+        Create::Always => Ring::open_or_create(store, &request.ring, initial_limits(request, &place.config.ring)),
+        Create::Never => Ring::open(store, &request.ring),
+    }
+}
+
+/// A run that belongs to no ring: its upper is thrown away at its end.
+fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identity) -> Result<Run> {
+    let _lock = store.lock_against_collection()?;
+    Run::create(
+        store,
+        RunRecord {
+            version: 1,
+            container: plan.wish.id.clone(),
+            state_root: place.root.path().to_owned(),
+            ring: None,
+            parent: None,
+            layers: Vec::new(),
+            base: base.fingerprint,
+            base_directories: base.directories,
+            class: store.class(),
+            mount_points: Vec::new(),
+            holders: vec![holder],
+            cgroups: Vec::new(),
+            device: None,
+            started: Utc::now(),
+        },
+    )
+}
+
+fn release(store: &Store, run: &Run) -> Result<()> {
+    match &run.record.ring {
+        Some(ring) => Ring::open(store, ring)?.lock()?.release(run),
+        None => run.remove(),
+    }
+}
+
+fn mount_and_create(
+    place: &Place,
+    store: &Store,
+    plan: &Plan,
+    run: &mut Run,
+    adjust: impl FnOnce(&mut CreateRequest),
+) -> Result<Created> {
+    let id = &plan.wish.id;
+    let stack = Stack {
+        lowers: run.record.lowers(store),
+        upper: Some(Upper { directory: run.upper(), work: run.work() }),
+        class: run.record.class,
+    };
+    let overlay = Detached::overlay(&stack, &format!("container '{id}'"))?;
+    let device = std::fs::metadata(overlay.path()).context(|| format!("look at the root of container '{id}'"))?.dev();
+    // One directory serves all containers: what is attached there is seen by nobody but their creators.
+    let mount_point = place.root.path().join(MOUNT_POINT);
+    make_directory(&mount_point)?;
+    let namespace = PrivateNamespace::enter(&mount_point)?;
+    let created = overlay.attach(&mount_point).and_then(|()| {
+        let mut request = request(store, plan, run, &mount_point)?;
+        adjust(&mut request);
+        runtime::create(&place.root, request)
+    });
+    let left = namespace.leave();
+    let created = created?;
+    let noted = left.and_then(|()| note_container(run, plan.wish.supervised, &created, device));
+    match noted {
+        Ok(()) => Ok(created),
+        Err(error) => {
+            runtime::stop(&place.root, id, true)?;
+            runtime::remove(&place.root, id)?;
+            Err(error)
+        }
+    }
+}
+
+/// From now on the container's own process answers for the run.
+fn note_container(run: &mut Run, supervised: Supervised, created: &Created, device: u64) -> Result<()> {
+    let own = std::mem::take(&mut run.record.holders);
+    run.record.holders.push(created.init.clone());
+    if supervised == Supervised::Here {
+        run.record.holders.extend(own);
+    }
+    run.record.cgroups = created.cgroup.paths()?;
+    run.record.device = Some(device);
+    run.write()
+}
+
+fn request(store: &Store, plan: &Plan, run: &Run, root: &Path) -> Result<CreateRequest> {
+    let wish = &plan.wish;
+    let mut spec = match &plan.spec {
+        Some(spec) => spec.clone(),
+        None => template::run(root, &run_options(plan, root)?),
+    };
+    let mut spec_root = spec.root().clone().unwrap_or_default();
+    spec_root.set_path(root.to_owned());
+    spec.set_root(Some(spec_root));
+    let mut request = CreateRequest::new(wish.id.clone(), plan.bundle.clone(), spec);
+    let attachment =
+        Attachment { store: store.directory().to_owned(), run: run.id().clone(), ring: run.record.ring.clone() };
+    request.attachment = Some(serde_json::to_value(attachment).context(|| "note the container's run")?);
+    Ok(request)
+}
+
+/// The process of a container without a bundle: what the image says, and over it what the caller says.
+fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
+    let wish = &plan.wish;
+    let plain = ImageConfig::empty();
+    let process = process_config(plan.image.as_ref().unwrap_or(&plain), &wish.process).map_err(|error| {
+        if plan.image.is_none() && wish.process.command.is_empty() {
+            return Error::new(Kind::Usage, "decide what to run", "no command was given").next("give one after '--'");
+        }
+        error
+    })?;
+    let process::Process { args, mut env, cwd, user } = process;
+    let user = resolve_user(root, &user).context(|| format!("find user in {}", quote(root)))?;
+    if let Some(home) = user.home.filter(|_| !env.iter().any(|entry| entry.starts_with("HOME="))) {
+        env.push(format!("HOME={home}"));
+    }
+    Ok(template::RunOptions {
+        args,
+        env,
+        cwd: cwd.into(),
+        uid: user.uid,
+        gid: user.gid,
+        additional_gids: user.additional_gids,
+        terminal: wish.terminal,
+        hostname: wish.id.to_string(),
+        host_network: false,
+    })
+}
+
+/// Where the runtime and the engine put something, as opposed to the container's program.
+fn mount_points(spec: &Spec) -> Vec<PathBuf> {
+    let mounts = spec.mounts().clone().unwrap_or_default();
+    mounts.into_iter().map(|mount| mount.destination().clone()).filter(|path| path != Path::new("/")).collect()
+}
+
+/// The rebase that a flag asks for.
+#[must_use]
+pub fn rebase(allowed: bool) -> Rebase {
+    if allowed { Rebase::Allowed } else { Rebase::Refused }
+}

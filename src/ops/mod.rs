@@ -1,0 +1,61 @@
+//! The only room that combines a runtime, rings, images and the store.
+//!
+//! ```text
+//! load    request ── claim ── mount ── create      a container on a ring's entry, or on a scratch upper
+//! save    stop ── seal ── remove                   its end, and what becomes of its upper
+//! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
+//! ```
+
+mod base;
+mod image;
+pub mod load;
+pub mod request;
+pub mod save;
+pub mod worker;
+
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::error::{Context, Result};
+use crate::ids::Name;
+use crate::runtime::StateRoot;
+use crate::store::Store;
+
+/// Where and for whom something is done.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The runtime's state root.
+    pub root: StateRoot,
+    /// The store's directory, which need not exist.
+    pub store: PathBuf,
+    /// What the administrator says.
+    pub config: Config,
+    /// The file that says so, if one was named: a worker is to read the same.
+    pub config_file: Option<PathBuf>,
+    /// The owner of rings that are named without one.
+    pub owner: Name,
+}
+
+impl Place {
+    /// The store, made if it is not there.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_store(&self) -> Result<Store> {
+        Store::open(&self.store)
+    }
+}
+
+/// The owner of the rings of the calling user: `root`, or the user's name, or the number of one without a name.
+///
+/// # Errors
+/// Those of looking into the user database.
+pub fn caller() -> Result<Name> {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        return "root".parse();
+    }
+    let user = nix::unistd::User::from_uid(uid).context(|| format!("look up user {uid}"))?;
+    let name = user.and_then(|user| user.name.parse().ok());
+    name.map_or_else(|| format!("uid{uid}").parse(), Ok)
+}

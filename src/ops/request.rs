@@ -1,0 +1,266 @@
+//! What a container asks of a ring, by annotation or by flag. Pure.
+//!
+//! Annotations are written by whoever writes a pod; who *owns* a ring is therefore taken from what the engine says,
+//! and how much they may ask for is limited by the administrator.
+
+use std::collections::HashMap;
+
+use crate::config::{self, parse_bytes};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{Name, RingName};
+use crate::ring::selector::{Selector, Target};
+use crate::ring::{Limits, Rebase};
+
+const PREFIX: &str = "run.regen.";
+/// What containerd says about the containers of a pod.
+const KUBERNETES_TYPE: &str = "io.kubernetes.cri.container-type";
+const KUBERNETES_CONTAINER: &str = "io.kubernetes.cri.container-name";
+const KUBERNETES_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+
+/// Which ring, where to start in it, and how to treat it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingRequest {
+    /// The ring.
+    pub ring: RingName,
+    /// Where to start.
+    pub selector: Selector,
+    /// The depth it is to have; `None` leaves it as it is.
+    pub depth: Option<usize>,
+    /// The byte limit it is to have; `None` leaves it as it is.
+    pub max_bytes: Option<u64>,
+    /// Whether a ring that is not there is made.
+    pub create: Create,
+    /// Whether an entry that was made over another base is taken.
+    pub rebase: Rebase,
+}
+
+/// What to do about a ring that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Create {
+    /// Make it, empty.
+    Always,
+    /// Refuse: an empty start would look like a loss.
+    Never,
+}
+
+impl RingRequest {
+    /// Reads `--ring RING[@SEL]`.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] for name or selector.
+    pub fn parse(text: &str, caller: &Name) -> Result<Self> {
+        let target = Target::parse(text, caller)?;
+        let (ring, selector) = target.named()?;
+        Ok(Self { ring, selector, depth: None, max_bytes: None, create: Create::Always, rebase: Rebase::Refused })
+    }
+}
+
+/// Reads the `run.regen.*` annotations of a container; `None` if it asks for no ring.
+///
+/// # Errors
+/// [`Kind::Invalid`] for one that is empty, malformed, unknown, or over what the administrator allows.
+pub fn parse_annotations(
+    annotations: &HashMap<String, String>,
+    owner: &Name,
+    limits: &config::Ring,
+) -> Result<Option<RingRequest>> {
+    // The container that only holds a pod's namespaces has nothing to save.
+    if annotations.get(KUBERNETES_TYPE).is_some_and(|kind| kind == "sandbox") {
+        return Ok(None);
+    }
+    let container = annotations.get(KUBERNETES_CONTAINER).map(String::as_str);
+    let Some(ring) = ring_name(annotations, container, owner)? else {
+        // A misspelt name must not silently mean "not saved".
+        return check_known(annotations, container).map(|()| None);
+    };
+    check_known(annotations, container)?;
+    let mut request = RingRequest {
+        ring,
+        selector: Selector::Unsaid,
+        depth: None,
+        max_bytes: None,
+        create: Create::Always,
+        rebase: Rebase::Refused,
+    };
+    for (key, value) in annotations {
+        if let Some(name) = key.strip_prefix("run.regen.ring.") {
+            apply(&mut request, name, value, limits).map_err(|error| error.during(shown(key, value)))?;
+        }
+    }
+    Ok(Some(request))
+}
+
+fn shown(key: &str, value: &str) -> String {
+    let value: String = value.chars().take(60).collect();
+    format!("read annotation {key}='{}'", value.escape_debug())
+}
+
+fn ring_name(annotations: &HashMap<String, String>, container: Option<&str>, owner: &Name) -> Result<Option<RingName>> {
+    let own = container.map(|container| format!("run.regen.ring.{container}"));
+    let chosen = own.and_then(|key| annotations.get_key_value(&key));
+    let Some((key, value)) = chosen.or_else(|| annotations.get_key_value("run.regen.ring")) else { return Ok(None) };
+    let operation = || shown(key, value);
+    if value.contains('/') {
+        return Err(Error::new(Kind::Invalid, operation(), "a ring is named without its owner here"));
+    }
+    let text = match (chosen, container) {
+        // One annotation for a whole pod gives each of its containers a ring of its own.
+        (None, Some(container)) => format!("{value}-{container}"),
+        _ => value.clone(),
+    };
+    let owner = owner_of(annotations, owner).map_err(|error| error.during(operation()))?;
+    let check = || value.parse::<Name>().and_then(|_| text.parse());
+    let name = check().map_err(|error| error.during(operation()))?;
+    Ok(Some(RingName { owner, name }))
+}
+
+/// Pods own rings by their Kubernetes namespace; everybody else is who calls.
+fn owner_of(annotations: &HashMap<String, String>, caller: &Name) -> Result<Name> {
+    match annotations.get(KUBERNETES_NAMESPACE) {
+        Some(namespace) => format!("k8s.{namespace}").parse(),
+        None => Ok(caller.clone()),
+    }
+}
+
+fn check_known(annotations: &HashMap<String, String>, container: Option<&str>) -> Result<()> {
+    const KNOWN: [&str; 5] = ["ring", "ring.at", "ring.depth", "ring.max-bytes", "ring.create"];
+    let mut names = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, key, value)));
+    // In a pod, `ring.NAME` may be meant for any container of it.
+    let unknown = names.find(|(name, _, _)| {
+        let of_container = container.is_some() && name.strip_prefix("ring.").is_some_and(|rest| !rest.contains('.'));
+        !KNOWN.contains(name) && !of_container
+    });
+    match unknown {
+        Some((_, key, value)) => {
+            let cause = "this regen knows no such annotation";
+            let known = KNOWN.map(|name| format!("{PREFIX}{name}")).join(", ");
+            Err(Error::new(Kind::Invalid, shown(key, value), cause).next(format!("known are {known}")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ring) -> Result<()> {
+    let invalid = |cause: String| Err(Error::new(Kind::Invalid, "check the value", cause));
+    match name {
+        "at" => request.selector = value.trim_start_matches('@').parse()?,
+        "depth" => {
+            let depth = parse_depth(value)?;
+            if depth > limits.max_depth as usize {
+                return invalid(format!("the administrator allows {} at most", limits.max_depth));
+            }
+            request.depth = Some(depth);
+        }
+        "max-bytes" => {
+            let bytes = parse_bytes(value)?;
+            if let Some(highest) = limits.highest_max_bytes.filter(|highest| bytes > highest.0) {
+                return invalid(format!("the administrator allows {} at most", highest.0));
+            }
+            request.max_bytes = Some(bytes);
+        }
+        "create" => {
+            request.create = match value {
+                "always" => Create::Always,
+                "never" => Create::Never,
+                _ => return invalid("it is neither 'always' nor 'never'".into()),
+            }
+        }
+        // The ring of one container of a pod: read before.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Reads the depth of a ring: at least one entry.
+///
+/// # Errors
+/// [`Kind::Invalid`] if it is not a number from 1 on.
+pub fn parse_depth(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(0) => Err(Error::new(Kind::Invalid, "read depth '0'", "a ring has at least one entry")),
+        Ok(depth) => Ok(depth),
+        Err(_) => {
+            let operation = format!("read depth '{}'", text.escape_debug());
+            Err(Error::new(Kind::Invalid, operation, "it is no number from 1 on"))
+        }
+    }
+}
+
+/// The limits that a new ring has.
+#[must_use]
+pub fn initial_limits(request: &RingRequest, defaults: &config::Ring) -> Limits {
+    Limits {
+        depth: request.depth.unwrap_or(defaults.depth as usize),
+        max_bytes: request.max_bytes.or(defaults.max_bytes.map(|size| size.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Option<RingRequest>> {
+        let annotations = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        parse_annotations(&annotations, &"root".parse().unwrap(), &config::Config::default().ring)
+    }
+
+    fn ring(pairs: &[(&str, &str)]) -> String {
+        read(pairs).unwrap().unwrap().ring.to_string()
+    }
+
+    #[test]
+    fn a_container_without_annotations_is_plain() {
+        assert_eq!(read(&[("org.example.x", "1")]).unwrap(), None);
+    }
+
+    #[test]
+    fn all_values_are_read() {
+        let request = read(&[
+            ("run.regen.ring", "alice"),
+            ("run.regen.ring.at", "@-1"),
+            ("run.regen.ring.depth", "3"),
+            ("run.regen.ring.max-bytes", "1GiB"),
+            ("run.regen.ring.create", "never"),
+        ]);
+        let request = request.unwrap().unwrap();
+        assert_eq!(request.ring.to_string(), "root/alice");
+        assert_eq!(request.selector, Selector::Back(1));
+        assert_eq!((request.depth, request.max_bytes), (Some(3), Some(1 << 30)));
+        assert_eq!(request.create, Create::Never);
+    }
+
+    #[test]
+    fn empty_malformed_unknown_and_too_large_values_are_refused() {
+        let ring = ("run.regen.ring", "alice");
+        for bad in [
+            vec![("run.regen.ring", "")],
+            vec![("run.regen.ring", "../x")],
+            vec![("run.regen.ring", "other/alice")],
+            vec![("run.regen.rign", "alice")],
+            vec![ring, ("run.regen.ring.depth", "0")],
+            vec![ring, ("run.regen.ring.depth", "")],
+            vec![ring, ("run.regen.ring.depth", "1000000")],
+            vec![ring, ("run.regen.ring.max-bytes", "many")],
+            vec![ring, ("run.regen.ring.at", "")],
+            vec![ring, ("run.regen.ring.create", "maybe")],
+            vec![ring, ("run.regen.ring.depht", "3")],
+        ] {
+            let error = read(&bad).expect_err(&format!("{bad:?} was taken"));
+            assert!(error.to_string().contains("run.regen."), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_container_of_a_pod_has_a_ring_of_its_own_that_its_namespace_owns() {
+        let pod = [(KUBERNETES_NAMESPACE, "team"), (KUBERNETES_TYPE, "container"), ("run.regen.ring", "app")];
+        let with = |container| {
+            let mut pairs = pod.to_vec();
+            pairs.push((KUBERNETES_CONTAINER, container));
+            pairs.push(("run.regen.ring.db", "data"));
+            pairs
+        };
+        assert_eq!(ring(&with("web")), "k8s.team/app-web");
+        assert_eq!(ring(&with("db")), "k8s.team/data");
+        assert_eq!(read(&[("run.regen.ring", "app"), (KUBERNETES_TYPE, "sandbox")]).unwrap(), None);
+    }
+}

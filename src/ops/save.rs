@@ -1,0 +1,80 @@
+//! The end of a container, and what becomes of its upper.
+
+use super::load::Attachment;
+use super::{Place, worker};
+use crate::error::{Context, Kind, Result};
+use crate::ids::{ContainerId, RingName};
+use crate::ring::entry::{Ending, Entry};
+use crate::ring::{Holder, Ring, Sealing};
+use crate::runtime;
+use crate::store::{Run, Store};
+
+/// What became of a container's changes.
+#[derive(Debug)]
+pub enum Saved {
+    /// It was in no ring, or somebody had sealed its upper already.
+    Nothing,
+    /// It changed nothing.
+    Unchanged(RingName),
+    /// They are this entry.
+    Sealed(RingName, Box<Entry>),
+    /// Somebody can still write into them; they are sealed once that is over.
+    Pending(RingName, Vec<Holder>),
+}
+
+/// Ends a container for good: its processes, its upper's life, its state, in this order. A container that is
+/// interrupted in between is found by the next `delete`, its upper by the next run.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such container, [`Kind::State`] if it runs and `force` is not set.
+pub fn delete(place: &Place, id: &ContainerId, force: bool, exit_code: Option<i32>) -> Result<Saved> {
+    let attachment = attachment(place, id)?;
+    runtime::stop(&place.root, id, force)?;
+    let requested = runtime::stop_requested(&place.root, id)?.is_some();
+    let saved = match &attachment {
+        Some(attachment) => {
+            let ending = Ending { exit_code, requested };
+            end_run(attachment, ending).context(|| format!("save container '{id}'"))
+        }
+        None => Ok(Saved::Nothing),
+    };
+    // The container goes even where its state cannot be sealed now: the run stays, and the next one tries again.
+    let removed = runtime::remove(&place.root, id);
+    let saved = saved?;
+    removed?;
+    if let Saved::Sealed(..) = saved {
+        worker::start(&Place { store: attachment.map_or_else(|| place.store.clone(), |a| a.store), ..place.clone() })?;
+    }
+    Ok(saved)
+}
+
+/// What the runtime kept for us; a container whose record is damaged has nothing.
+fn attachment(place: &Place, id: &ContainerId) -> Result<Option<Attachment>> {
+    match runtime::state(&place.root, id) {
+        Ok(state) => state
+            .attachment
+            .map(|value| serde_json::from_value(value).context(|| format!("read what belongs to container '{id}'")))
+            .transpose(),
+        Err(error) if error.kind() == Kind::Damaged => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn end_run(attachment: &Attachment, ending: Ending) -> Result<Saved> {
+    let Some(store) = Store::open_existing(&attachment.store)? else { return Ok(Saved::Nothing) };
+    let Some(run) = Run::load(&store, &attachment.run)? else { return Ok(Saved::Nothing) };
+    let Some(name) = attachment.ring.clone() else {
+        return run.remove().map(|()| Saved::Nothing);
+    };
+    let ring = match Ring::open(&store, &name) {
+        // It was removed while the container ran.
+        Err(error) if error.kind() == Kind::NotFound => return run.remove().map(|()| Saved::Nothing),
+        other => other?,
+    };
+    Ok(match ring.seal(&run, ending)? {
+        Sealing::Sealed(entry) => Saved::Sealed(name, entry),
+        Sealing::Unchanged => Saved::Unchanged(name),
+        Sealing::Held(holders) => Saved::Pending(name, holders),
+        Sealing::NotHeldByRun => Saved::Nothing,
+    })
+}

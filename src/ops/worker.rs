@@ -1,0 +1,189 @@
+//! The worker: a process of its own that packs what was sealed, so that nobody waits for it.
+//!
+//! One works per store, and at most one waits to be the next; whoever finds both places taken may go, because the one
+//! that waits has not looked yet and will see everything that was sealed before. A worker that dies leaves nothing
+//! that the next one does not do again.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::Place;
+use crate::error::{Context, Result};
+use crate::ids::RingName;
+use crate::ring::{PackOptions, Progress, Ring, gc};
+use crate::store::Store;
+use crate::sys::detach::spawn_self;
+use crate::sys::fs::{Durability, read_capped, replace_file};
+use crate::sys::lock::{Lock, Sharing};
+
+/// The verb that a worker process is started with.
+pub const VERB: &str = "worker";
+const PROGRESS: &str = "worker.json";
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// How far the worker is, for whoever watches it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The ring it is at.
+    pub ring: RingName,
+    /// The entry.
+    pub seq: u64,
+    /// Bytes read of its layer.
+    pub done: u64,
+    /// About how many there are.
+    pub total: u64,
+}
+
+/// Starts a worker process and returns at once.
+///
+/// # Errors
+/// Those of fork and exec; what was sealed is then packed by a later worker.
+pub fn start(place: &Place) -> Result<()> {
+    let mut arguments: Vec<OsString> = vec!["--store".into(), place.store.clone().into()];
+    if let Some(file) = &place.config_file {
+        arguments.extend(["--config".into(), file.clone().into()]);
+    }
+    arguments.push(VERB.into());
+    spawn_self(&arguments)
+}
+
+/// What the worker process does.
+///
+/// # Errors
+/// The first failure; the other rings are packed all the same.
+pub fn work(place: &Place) -> Result<()> {
+    leave_cgroups();
+    let Some(store) = Store::open_existing(&place.store)? else { return Ok(()) };
+    let Some(next) = Lock::try_take(&store.worker_next_lock(), Sharing::Exclusive)? else { return Ok(()) };
+    let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
+    drop(next);
+    let mut last = Instant::now();
+    let mut report = |report: &Report| {
+        if last.elapsed() >= PROGRESS_EVERY {
+            last = Instant::now();
+            // Only for people who watch; packing does not depend on it.
+            let _ = write_report(&store, report);
+        }
+    };
+    let result = pack_all(place, &store, None, &mut report);
+    // A report that stays would be taken for the next worker's.
+    let _ = fs::remove_file(store.directory().join(PROGRESS));
+    result
+}
+
+/// Packs in this process, after a worker that is already at it; one ring, or all of them.
+///
+/// # Errors
+/// As [`work`].
+pub fn pack_now(place: &Place, store: &Store, only: Option<&RingName>, report: &mut dyn FnMut(&Report)) -> Result<()> {
+    let lock = loop {
+        if let Some(lock) = Lock::try_take(&store.worker_lock(), Sharing::Exclusive)? {
+            break lock;
+        }
+        if let Some(theirs) = read_report(store)? {
+            report(&theirs);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let result = pack_all(place, store, only, report);
+    drop(lock);
+    result
+}
+
+/// Whether a worker is at work.
+///
+/// # Errors
+/// Those of flock(2).
+pub fn is_busy(store: &Store) -> Result<bool> {
+    let free = |path: &Path| Lock::try_take(path, Sharing::Shared).map(|lock| lock.is_some());
+    Ok(!free(&store.worker_lock())? || !free(&store.worker_next_lock())?)
+}
+
+/// The newest report of a working worker.
+///
+/// # Errors
+/// Those of reading it; that there is none is no error.
+pub fn read_report(store: &Store) -> Result<Option<Report>> {
+    match read_capped(&store.directory().join(PROGRESS), 4096) {
+        Ok(content) => Ok(serde_json::from_slice(&content).ok()),
+        Err(error) if error.kind() == crate::error::Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_report(store: &Store, report: &Report) -> Result<()> {
+    let text = serde_json::to_vec(report).context(|| "write the worker's progress")?;
+    replace_file(store.directory(), PROGRESS, &text, Durability::Volatile)
+}
+
+/// The caller has the worker lock.
+fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut dyn FnMut(&Report)) -> Result<()> {
+    let rings = match only {
+        Some(name) => vec![Ring::open(store, name)?],
+        None => Ring::list(store)?,
+    };
+    let mut first_failure = None;
+    for ring in rings {
+        if let Err(error) = pack_ring(place, &ring, report) {
+            first_failure.get_or_insert(error);
+        }
+    }
+    let collected = gc::collect(store);
+    match first_failure {
+        Some(error) => Err(error),
+        None => collected,
+    }
+}
+
+fn pack_ring(place: &Place, ring: &Ring, report: &mut dyn FnMut(&Report)) -> Result<()> {
+    let floor = place.config.store.min_free;
+    let name = ring.name().clone();
+    let mut progress = |Progress { seq, done, total }: Progress| {
+        report(&Report { ring: name.clone(), seq, done, total });
+    };
+    ring.pack(&mut PackOptions { floor: &|total| floor.bytes(total), progress: &mut progress })?;
+    ring.fold()
+}
+
+/// Adopts what crashes left in every ring, repairs their indexes and collects what nothing needs. Gives a line for each
+/// thing that was done or could not be.
+///
+/// # Errors
+/// Those of reading the store.
+pub fn recover(store: &Store) -> Result<Vec<String>> {
+    let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
+    let mut lines = Vec::new();
+    for ring in Ring::list(store)? {
+        let before = ring.read()?.last_seq;
+        let settled = ring.lock().and_then(|mut locked| {
+            locked.settle("recover")?;
+            locked.repair_index()?;
+            Ok(locked.state.last_seq)
+        });
+        match settled {
+            Ok(after) if after > before => lines.push(format!("{}: adopted entry @{after}", ring.name())),
+            Ok(_) => {}
+            Err(error) => lines.push(error.to_string()),
+        }
+    }
+    gc::collect(store)?;
+    Ok(lines)
+}
+
+/// A worker must not die with the container's cgroup, nor keep it from being removed: it moves to the root of every
+/// hierarchy. Where it may not, it stays, and is resumed if it is killed.
+fn leave_cgroups() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for line in mounts.lines() {
+        let Some((place, details)) = line.split_once(" - ") else { continue };
+        if details.starts_with("cgroup")
+            && let Some(directory) = place.split(' ').nth(4)
+        {
+            let _ = fs::write(PathBuf::from(directory).join("cgroup.procs"), "0");
+        }
+    }
+}

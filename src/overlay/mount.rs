@@ -1,0 +1,287 @@
+//! The mounting: always through file descriptors, so that nothing shows up in the host's mount table.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+};
+
+use super::{Index, Parameter, Stack, Upper, plan_parameters};
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::xattr::OverlayClass;
+
+/// The kernel copies at most this much of a parameter's text, its final NUL included.
+const VALUE_MAX: usize = 256;
+
+/// A mount that is attached nowhere: it exists as long as this value, or until it is attached.
+#[derive(Debug)]
+pub struct Detached(OwnedFd);
+
+impl Detached {
+    /// Asks the kernel for the overlay. `subject` is who it is for: `container 'web1'`.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if the kernel lacks an option or the upper's file system cannot hold one; else
+    /// what the kernel said, with its own explanation.
+    pub fn overlay(stack: &Stack, subject: &str) -> Result<Self> {
+        make(stack, Index::Off).map_err(|failure| failure.explain(stack, subject))
+    }
+
+    /// Attaches the mount at `directory`, in the caller's mount namespace.
+    ///
+    /// # Errors
+    /// Those of move_mount(2).
+    pub fn attach(self, directory: &Path) -> Result<()> {
+        move_mount(&self.0, "", CWD, directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .context(|| format!("attach overlay at {}", quote(directory)))
+    }
+
+    /// The root of the mount, for looking into it without attaching it; good as long as this value lives.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        crate::sys::fs::by_descriptor(&self.0)
+    }
+}
+
+/// Whether anything can still write into `upper` through some overlay mount: a mount, a file descriptor, a working
+/// directory, wherever it is. The kernel is asked by a mount of it with an index, which it refuses with EBUSY while
+/// another mount of that upper lives.
+///
+/// `scratch` is an existing empty directory on the same file system; two directories appear in it.
+///
+/// # Errors
+/// Those of the mount other than that the upper is in use.
+pub fn is_held(upper: &Path, scratch: &Path, class: OverlayClass) -> Result<bool> {
+    let lower = scratch.join("lower");
+    let work = scratch.join("work");
+    for directory in [&lower, &work] {
+        std::fs::create_dir(directory).context(|| format!("create {}", quote(directory)))?;
+    }
+    let stack = Stack { lowers: vec![lower], upper: Some(Upper { directory: upper.to_owned(), work }), class };
+    match make(&stack, Index::On) {
+        Ok(mount) => {
+            drop(mount);
+            forget_trial(upper, class).map(|()| false)
+        }
+        // The index belongs to an earlier trial that was cut short; that the upper is free was found before that.
+        Err(Failure::System { errno: Errno::STALE, .. }) => forget_trial(upper, class).map(|()| false),
+        Err(Failure::System { errno: Errno::BUSY, .. }) => Ok(true),
+        Err(failure) => Err(failure.explain(&stack, &format!("the test of {}", quote(upper)))),
+    }
+}
+
+/// Takes off the upper what a mount with an index notes there about the lower it was mounted with.
+fn forget_trial(upper: &Path, class: OverlayClass) -> Result<()> {
+    let name = format!("{}origin", class.prefix());
+    match xattr::remove(upper, &name) {
+        Err(error) if error.raw_os_error() != Some(Errno::NODATA.raw_os_error()) => {
+            Err(error).context(|| format!("remove {name} of {}", quote(upper)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why the kernel gave no mount.
+enum Failure {
+    Plan(Error),
+    System { errno: Errno, step: String, log: Vec<String> },
+}
+
+fn make(stack: &Stack, index: Index) -> std::result::Result<Detached, Failure> {
+    let parameters = plan_parameters(stack, index).map_err(Failure::Plan)?;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| failure(errno, "open", None))?;
+    // The kernel keeps these by path; the descriptors only need to live until the mount is made.
+    let mut short = Vec::new();
+    fsconfig_set_string(context.as_fd(), "source", "regen")
+        .map_err(|errno| failure(errno, "set source", Some(&context)))?;
+    for parameter in &parameters {
+        set(&context, parameter, &mut short)?;
+    }
+    fsconfig_create(context.as_fd()).map_err(|errno| failure(errno, "create", Some(&context)))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .map(Detached)
+        .map_err(|errno| failure(errno, "mount", Some(&context)))
+}
+
+fn set(context: &OwnedFd, parameter: &Parameter, short: &mut Vec<File>) -> std::result::Result<(), Failure> {
+    let result = match parameter {
+        Parameter::Word(key, value) => fsconfig_set_string(context.as_fd(), *key, *value),
+        Parameter::Flag(key) => fsconfig_set_flag(context.as_fd(), *key),
+        Parameter::Directory(key, path) => {
+            let path = shorten(path, short).map_err(Failure::Plan)?;
+            fsconfig_set_string(context.as_fd(), *key, path.as_path())
+        }
+    };
+    result.map_err(|errno| failure(errno, &format!("set {parameter:?}"), Some(context)))
+}
+
+/// A path that does not fit goes by way of a descriptor.
+fn shorten(path: &Path, open: &mut Vec<File>) -> Result<PathBuf> {
+    // In `lowerdir+` nothing is escaped, but a colon or backslash in `upperdir` once was: those go by descriptor too.
+    let text = path.as_os_str().as_encoded_bytes();
+    if text.len() < VALUE_MAX && !text.iter().any(|byte| b":,\\".contains(byte)) {
+        return Ok(path.to_owned());
+    }
+    let file = crate::sys::fs::open_path(path)?;
+    let short = crate::sys::fs::by_descriptor(&file);
+    open.push(file);
+    Ok(short)
+}
+
+fn failure(errno: Errno, step: &str, context: Option<&OwnedFd>) -> Failure {
+    let log = context.map(read_log).unwrap_or_default();
+    Failure::System { errno, step: step.to_owned(), log }
+}
+
+/// What the kernel says about a failed fsconfig(2): messages like `e overlay: …`, one per read.
+fn read_log(context: &OwnedFd) -> Vec<String> {
+    let mut messages = Vec::new();
+    let mut buffer = [0; 1024];
+    while let Ok(length) = rustix::io::read(context, &mut buffer) {
+        if length == 0 || messages.len() == 8 {
+            break;
+        }
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        messages.push(text.trim().trim_start_matches("e ").trim_start_matches("w ").to_owned());
+    }
+    messages
+}
+
+impl Failure {
+    fn explain(self, stack: &Stack, subject: &str) -> Error {
+        let operation = format!("mount overlay for {subject}");
+        match self {
+            Self::Plan(error) => error.during(operation),
+            Self::System { errno, step, log } => {
+                let words = std::io::Error::from(errno);
+                let error: Error = Err::<(), _>(words).context(|| operation.clone()).expect_err("it is an error");
+                let mut cause = format!("{step}: {}", nix::errno::Errno::from_raw(errno.raw_os_error()).desc());
+                if !log.is_empty() {
+                    cause = format!("{cause} ({})", log.join("; "));
+                }
+                if errno == Errno::INVAL
+                    && let Some(upper) = stack.upper_directory()
+                {
+                    cause = format!("{cause}; upper {}", quote(upper));
+                }
+                Error::new(error.kind(), operation, cause)
+            }
+        }
+    }
+}
+
+/// A mount namespace of the caller's own, for mounts that only its children are to inherit.
+///
+/// Propagation stays as it is, so that a volume that a container shares with the host goes on being shared; only
+/// the one mount under which something will be attached is made private, as container runtimes do with the parent
+/// of a root file system. Works only while the process has one thread.
+#[derive(Debug)]
+pub struct PrivateNamespace {
+    outer: File,
+    directory: File,
+}
+
+impl PrivateNamespace {
+    /// Enters a new mount namespace in which nothing that is attached at `target` reaches the outer one.
+    ///
+    /// # Errors
+    /// Those of unshare(2) and of the change of propagation; the caller is then still outside.
+    pub fn enter(target: &Path) -> Result<Self> {
+        let operation = || "enter a private mount namespace";
+        let outer = File::open("/proc/self/ns/mnt").context(operation)?;
+        let directory = crate::sys::fs::open_path(Path::new(".")).context(operation)?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context(operation)?;
+        let namespace = Self { outer, directory };
+        match namespace.isolate(target) {
+            Ok(()) => Ok(namespace),
+            Err(error) => match namespace.leave() {
+                Ok(()) => Err(error),
+                Err(stuck) => Err(Error::new(Kind::System, "leave a private mount namespace", stuck.to_string())),
+            },
+        }
+    }
+
+    fn isolate(&self, target: &Path) -> Result<()> {
+        let parent = crate::sys::fs::mount_point_of(target)?;
+        mount_change(&parent, MountPropagationFlags::PRIVATE)
+            .context(|| format!("make the mount {} private", quote(&parent)))
+    }
+
+    /// Goes back; whatever nobody else inherited is unmounted by the kernel.
+    ///
+    /// # Errors
+    /// Those of setns(2) and fchdir(2).
+    pub fn leave(self) -> Result<()> {
+        let operation = || "leave the private mount namespace";
+        nix::sched::setns(&self.outer, nix::sched::CloneFlags::CLONE_NEWNS).context(operation)?;
+        rustix::process::fchdir(&self.directory).context(operation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Uppers cannot lie on an overlay, which /tmp may be; where it is none, tests use it like a store.
+    fn layout() -> (tempfile::TempDir, Stack) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let stack = Stack {
+            lowers: vec![path("top"), path("base")],
+            upper: Some(Upper { directory: path("upper"), work: path("work") }),
+            class: OverlayClass::Trusted,
+        };
+        (directory, stack)
+    }
+
+    #[test]
+    fn privileged_the_uppermost_lower_wins_and_writes_reach_the_upper() {
+        let (directory, stack) = layout();
+        fs::write(stack.lowers[0].join("f"), "top").unwrap();
+        fs::write(stack.lowers[1].join("f"), "base").unwrap();
+        let mount = Detached::overlay(&stack, "test").unwrap();
+        let root = mount.path();
+        assert_eq!(fs::read_to_string(root.join("f")).unwrap(), "top");
+        fs::write(root.join("g"), "new").unwrap();
+        assert_eq!(fs::read_to_string(directory.path().join("upper/g")).unwrap(), "new");
+    }
+
+    #[test]
+    fn privileged_a_file_descriptor_holds_the_upper_until_it_is_closed() {
+        let (directory, stack) = layout();
+        let upper = directory.path().join("upper");
+        let trial = |name: &str| {
+            let scratch = directory.path().join(name);
+            fs::create_dir(&scratch).unwrap();
+            is_held(&upper, &scratch, OverlayClass::Trusted).unwrap()
+        };
+        let mount = Detached::overlay(&stack, "test").unwrap();
+        let file = File::create(mount.path().join("kept")).unwrap();
+        drop(mount);
+        assert!(trial("a"), "an open file of the unmounted overlay can still be written");
+        drop(file);
+        assert!(!trial("b"));
+        assert!(!trial("c"), "a trial leaves nothing that the next one trips over");
+    }
+
+    #[test]
+    fn privileged_long_paths_go_by_descriptor() {
+        let (directory, mut stack) = layout();
+        let long = directory.path().join("x".repeat(200)).join("y".repeat(200));
+        fs::create_dir_all(&long).unwrap();
+        fs::write(long.join("deep"), "").unwrap();
+        stack.lowers.push(long);
+        let mount = Detached::overlay(&stack, "test").unwrap();
+        assert!(mount.path().join("deep").exists());
+    }
+}

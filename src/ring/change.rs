@@ -1,0 +1,82 @@
+//! Changes that an operator asks for: each is one replacement of `ring.json`.
+
+use super::entry::Entry;
+use super::selector::{Selected, Selector};
+use super::{Locked, index};
+use crate::error::{Error, Kind, Result};
+
+/// Whether eviction passes over an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// It stays until it is unpinned.
+    Pinned,
+    /// It may go.
+    Unpinned,
+}
+
+impl Locked {
+    /// Makes the next run start from another entry; `None` for the bare base. All entries stay.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such entry, [`Kind::Busy`] while a container runs on the ring.
+    pub fn rollback(&mut self, to: &Selector) -> Result<Option<Entry>> {
+        self.settle("roll back")?;
+        let entry = match self.state.select_view(to)? {
+            Selected::Base => None,
+            Selected::Entry(entry) => Some(entry.clone()),
+        };
+        self.state.next = entry.as_ref().map(|entry| entry.seq);
+        self.commit()?;
+        Ok(entry)
+    }
+
+    /// Pins or unpins an entry, and gives it as it is then.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such entry.
+    pub fn pin(&mut self, selector: &Selector, pin: Pin) -> Result<Entry> {
+        let seq = match self.state.select_view(selector)? {
+            Selected::Entry(entry) => entry.seq,
+            Selected::Base => {
+                let operation = format!("pin '{}@base'", self.ring().name());
+                return Err(Error::new(Kind::Invalid, operation, "the base is no entry: nothing evicts it"));
+            }
+        };
+        let missing = || Error::new(Kind::NotFound, format!("pin @{seq}"), "no such entry");
+        let entry = self.state.entry_mut(seq).ok_or_else(missing)?;
+        entry.pinned = pin == Pin::Pinned;
+        let entry = entry.clone();
+        self.commit()?;
+        Ok(entry)
+    }
+
+    /// Sets limits, evicts what is over them, and gives the numbers of what left. `None` leaves a limit as it is.
+    ///
+    /// # Errors
+    /// Those of writing and removing.
+    pub fn set_limits(&mut self, depth: Option<usize>, max_bytes: Option<Option<u64>>) -> Result<Vec<u64>> {
+        self.state.depth = depth.unwrap_or(self.state.depth);
+        self.state.max_bytes = max_bytes.unwrap_or(self.state.max_bytes);
+        self.commit()?;
+        self.evict()
+    }
+
+    /// The numbers of the entries that [`Locked::set_limits`] would evict.
+    ///
+    /// # Errors
+    /// Those of reading the present run.
+    pub fn would_evict(&self, depth: Option<usize>, max_bytes: Option<Option<u64>>) -> Result<Vec<u64>> {
+        let mut state = self.state.clone();
+        state.depth = depth.unwrap_or(state.depth);
+        state.max_bytes = max_bytes.unwrap_or(state.max_bytes);
+        Ok(state.plan_eviction(self.in_use()?))
+    }
+
+    /// Writes `index.json` anew from what the ring knows.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    pub fn repair_index(&self) -> Result<()> {
+        index::repair(self)
+    }
+}

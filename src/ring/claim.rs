@@ -1,0 +1,211 @@
+//! How a run takes a ring, and starts from one of its entries.
+
+use std::path::PathBuf;
+
+use chrono::Utc;
+
+use super::Locked;
+use super::entry::{Entry, timestamp};
+use super::seal::{self, Sealing};
+use super::selector::{Selected, Selector};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{ContainerId, LayerId};
+use crate::store::{Run, RunRecord};
+use crate::sys::process::{Identity, boot_id};
+
+/// What a ring's chain stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// What identifies it: entries are bound to this.
+    pub fingerprint: String,
+    /// Its directories, uppermost first.
+    pub directories: Vec<PathBuf>,
+}
+
+/// What a run says when it asks for a ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The container that will run.
+    pub container: ContainerId,
+    /// The runtime's state root in which it will be.
+    pub state_root: PathBuf,
+    /// Where it wants to start.
+    pub selector: Selector,
+    /// What it stands on.
+    pub base: Base,
+    /// Whether it may start from an entry that was made over another base.
+    pub rebase: Rebase,
+    /// Places that the runtime or engine fills.
+    pub mount_points: Vec<PathBuf>,
+    /// The process that answers for it until the container has one.
+    pub holder: Identity,
+}
+
+/// Whether an entry may be put on another base than it was made over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rebase {
+    /// Refuse.
+    Refused,
+    /// The operator said so.
+    Allowed,
+}
+
+/// Where a run starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The entry; `None` for the bare base.
+    pub entry: Option<u64>,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerId>,
+}
+
+impl Locked {
+    /// Makes sure that no run has the ring, sealing what a dead one left. `operation` is what cannot be done otherwise,
+    /// without the ring: `start container 'box1'`.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`], naming who has the ring, if it is in use or its last upper is still held.
+    pub fn settle(&mut self, operation: &str) -> Result<()> {
+        let Some(id) = self.state.run.clone() else { return Ok(()) };
+        let Some(run) = Run::load(&self.ring().store, &id)? else {
+            // Its claim was cut short before anything could run on it.
+            self.state.run = None;
+            return self.commit();
+        };
+        let operation = format!("{operation} in ring '{}'", self.ring().name());
+        if let Some(holder) = run.record.living_holder()? {
+            let RunRecord { container, started, .. } = &run.record;
+            let since = timestamp(*started);
+            let cause = format!("in use by container '{container}' (process {}, since {since})", holder.pid);
+            return Err(Error::new(Kind::Busy, operation, cause)
+                .next(format!("wait for its end, or stop it with 'regen delete --force {container}'")));
+        }
+        match seal::recover(self, &run)? {
+            Sealing::Sealed(_) | Sealing::Unchanged | Sealing::NotHeldByRun => Ok(()),
+            Sealing::Held(holders) => {
+                let who = super::holder::name(&holders);
+                let cause = format!("the state of container '{}' is not final: {who}", run.record.container);
+                Err(Error::new(Kind::Busy, operation, cause).next("end what holds it, then try again"))
+            }
+        }
+    }
+
+    /// Finds where a run starts, and refuses what would not be the same file system.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for the selector, [`Kind::State`] for another base or an entry that a power cut may have
+    /// torn, [`Kind::Invalid`] for another class of overlay attributes.
+    pub fn find_start(&self, selector: &Selector, base: &Base, rebase: Rebase) -> Result<Start> {
+        let entry = match self.state.select_start(selector) {
+            Ok(Selected::Base) => return Ok(Start { entry: None, layers: Vec::new() }),
+            Ok(Selected::Entry(entry)) => entry,
+            Err(error) => return Err(error.during(format!("start from ring '{}'", self.ring().name()))),
+        };
+        let name = format!("{}@{}", self.ring().name(), entry.seq);
+        check_start(entry, &format!("start from '{name}'"), base, rebase)?;
+        self.check_synced(entry, selector)?;
+        if entry.class != self.ring().store.class() {
+            let cause = "its layers spell overlay attributes in another way than this mount would read them";
+            return Err(Error::new(Kind::Invalid, format!("start from '{name}'"), cause));
+        }
+        Ok(Start { entry: Some(entry.seq), layers: entry.layers.clone() })
+    }
+
+    /// An entry whose data may not have been on disk when the machine went down is never chosen silently.
+    fn check_synced(&self, entry: &Entry, selector: &Selector) -> Result<()> {
+        let explicit = matches!(selector, Selector::Seq(_) | Selector::Id(_));
+        if entry.synced || explicit || entry.boot_id == boot_id()? {
+            return Ok(());
+        }
+        let (ring, seq) = (self.ring().name(), entry.seq);
+        let cause = "the machine went down before this entry was known to be on disk: files in it may be torn";
+        let before = self.state.entries.iter().rev().find(|older| older.seq < seq && older.synced);
+        let other = before.map_or("base".into(), |older| older.seq.to_string());
+        Err(Error::new(Kind::State, format!("start from '{ring}@{seq}'"), cause).next(format!(
+            "say '--ring {ring}@{seq}' to take it as it is, or 'regen ring rollback {ring} --to @{other}'"
+        )))
+    }
+
+    /// Gives the ring to a run. The ring is settled and its layers are there.
+    ///
+    /// # Errors
+    /// Those of making the run's directories; the ring is then as it was.
+    pub fn claim(&mut self, claim: Claim, start: Start) -> Result<Run> {
+        let store = self.ring().store.clone();
+        let record = RunRecord {
+            version: 1,
+            container: claim.container,
+            state_root: claim.state_root,
+            ring: Some(self.ring().name().clone()),
+            parent: start.entry,
+            layers: start.layers,
+            base: claim.base.fingerprint,
+            base_directories: claim.base.directories,
+            class: store.class(),
+            mount_points: claim.mount_points,
+            holders: vec![claim.holder],
+            cgroups: Vec::new(),
+            device: None,
+            started: Utc::now(),
+        };
+        // Sweeping takes runs that no ring names: it has to wait until this one is named.
+        let _lock = store.lock_against_collection()?;
+        let run = Run::create(&store, record)?;
+        self.state.run = Some(run.id().clone());
+        match self.commit() {
+            Ok(()) => Ok(run),
+            Err(error) => {
+                self.state.run = None;
+                // The failed commit is what is reported; an unnamed run is swept later.
+                let _ = run.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the ring back from a run whose container never came to be.
+    ///
+    /// # Errors
+    /// Those of writing and removing.
+    pub fn release(&mut self, run: &Run) -> Result<()> {
+        if self.state.run.as_ref() != Some(run.id()) {
+            return Ok(());
+        }
+        self.state.run = None;
+        self.commit()?;
+        run.remove()
+    }
+
+    /// The entry that the present run started from.
+    ///
+    /// # Errors
+    /// Those of reading the run.
+    pub(super) fn in_use(&self) -> Result<Option<u64>> {
+        let Some(id) = &self.state.run else { return Ok(None) };
+        Ok(Run::load(&self.ring().store, id)?.and_then(|run| run.record.parent))
+    }
+}
+
+fn check_start(entry: &Entry, operation: &str, base: &Base, rebase: Rebase) -> Result<()> {
+    if entry.base == base.fingerprint || rebase == Rebase::Allowed {
+        return Ok(());
+    }
+    let cause = format!("it was made over {}, not over {}", entry.base, base.fingerprint);
+    Err(Error::new(Kind::State, operation, cause)
+        .next("give the base that it was made over, or '--rebase' to put it on this one"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::Outcome;
+    use super::super::entry::tests::entry;
+    use super::*;
+
+    #[test]
+    fn another_base_is_refused_with_both_named() {
+        let base = Base { fingerprint: "dir:/srv/b".into(), directories: vec!["/srv/b".into()] };
+        let error = check_start(&entry(1, Outcome::Good), "start", &base, Rebase::Refused).unwrap_err();
+        assert!(error.to_string().contains("made over base, not over dir:/srv/b"), "{error}");
+        assert!(check_start(&entry(1, Outcome::Good), "start", &base, Rebase::Allowed).is_ok());
+    }
+}

@@ -1,0 +1,215 @@
+//! What is different between two states: only what their differing layers touch is looked at.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::Locked;
+use super::selector::{Selected, Selector};
+use super::view::View;
+use crate::error::{Context, Result, quote};
+use crate::ids::LayerId;
+use crate::sys::xattr::OverlayClass;
+
+/// How a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// Only the second state has it.
+    Added,
+    /// Both have it, with other content, type, owner, mode, attributes or (of files) time.
+    Modified,
+    /// Only the first state has it.
+    Deleted,
+}
+
+impl Difference {
+    /// The letter that stands before the path.
+    #[must_use]
+    pub fn letter(self) -> char {
+        match self {
+            Self::Added => 'A',
+            Self::Modified => 'M',
+            Self::Deleted => 'D',
+        }
+    }
+}
+
+/// A path, absolute inside the container, that differs.
+pub type Changed = (Difference, PathBuf);
+
+/// Compares two states of a ring.
+///
+/// # Errors
+/// Those of opening the views and of reading them.
+pub fn diff(ring: &Locked, first: &Selector, second: &Selector) -> Result<Vec<Changed>> {
+    let touched = differing_layers(ring, first, second)?;
+    let class = ring.ring().store().class();
+    let comparison = Comparison { first: ring.view(first)?, second: ring.view(second)?, class };
+    let mut found = Vec::new();
+    comparison.directory(Path::new(""), &touched, &mut found)?;
+    Ok(found)
+}
+
+/// The directories of the layers that not both states stand on.
+fn differing_layers(ring: &Locked, first: &Selector, second: &Selector) -> Result<Vec<PathBuf>> {
+    let chain = |selector: &Selector| -> Result<Vec<LayerId>> {
+        Ok(match ring.state.select_view(selector)? {
+            Selected::Base => Vec::new(),
+            Selected::Entry(entry) => entry.layers.clone(),
+        })
+    };
+    let (a, b) = (chain(first)?, chain(second)?);
+    let shared = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let layers = ring.ring().store().layers();
+    Ok(a[shared..].iter().chain(&b[shared..]).map(|id| layers.content(id)).collect())
+}
+
+struct Comparison {
+    first: View,
+    second: View,
+    class: OverlayClass,
+}
+
+impl Comparison {
+    /// Compares below `path`; `layers` are the layers that have a directory there.
+    fn directory(&self, path: &Path, layers: &[PathBuf], found: &mut Vec<Changed>) -> Result<()> {
+        let mut names = BTreeSet::new();
+        let mut everything = false;
+        for layer in layers {
+            let directory = layer.join(path);
+            everything |= self.is_opaque(&directory)?;
+            names.extend(list(&directory)?);
+        }
+        if everything {
+            names.extend(list(&self.first.root().join(path))?);
+            names.extend(list(&self.second.root().join(path))?);
+        }
+        for name in names {
+            let path = path.join(name);
+            let below: Vec<_> = layers.iter().filter(|layer| is_directory(&layer.join(&path))).cloned().collect();
+            self.path(&path, &below, everything, found)?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, path: &Path, layers: &[PathBuf], everything: bool, found: &mut Vec<Changed>) -> Result<()> {
+        let (a, b) = (self.first.root().join(path), self.second.root().join(path));
+        match (stat(&a)?, stat(&b)?) {
+            (None, None) => Ok(()),
+            (None, Some(new)) => collect(&self.second.root(), path, &new, Difference::Added, found),
+            (Some(old), None) => collect(&self.first.root(), path, &old, Difference::Deleted, found),
+            (Some(old), Some(new)) => {
+                if differs((&a, &old), (&b, &new))? {
+                    found.push((Difference::Modified, Path::new("/").join(path)));
+                }
+                match (old.is_dir(), new.is_dir()) {
+                    (true, true) if everything => {
+                        let roots = [self.first.root(), self.second.root()];
+                        self.directory(path, &roots, found)
+                    }
+                    (true, true) => self.directory(path, layers, found),
+                    (true, false) => collect_below(&self.first.root(), path, Difference::Deleted, found),
+                    (false, true) => collect_below(&self.second.root(), path, Difference::Added, found),
+                    (false, false) => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn is_opaque(&self, directory: &Path) -> Result<bool> {
+        let value = xattr::get(directory, self.class.opaque()).context(|| format!("read {}", quote(directory)))?;
+        Ok(value.as_deref() == Some(b"y"))
+    }
+}
+
+fn collect(root: &Path, path: &Path, metadata: &Metadata, kind: Difference, found: &mut Vec<Changed>) -> Result<()> {
+    found.push((kind, Path::new("/").join(path)));
+    if metadata.is_dir() { collect_below(root, path, kind, found) } else { Ok(()) }
+}
+
+fn collect_below(root: &Path, path: &Path, kind: Difference, found: &mut Vec<Changed>) -> Result<()> {
+    for name in list(&root.join(path))? {
+        let child = path.join(name);
+        if let Some(metadata) = stat(&root.join(&child))? {
+            collect(root, &child, &metadata, kind, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn differs((a, old): (&Path, &Metadata), (b, new): (&Path, &Metadata)) -> Result<bool> {
+    let facts = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid(), metadata.rdev());
+    if facts(old) != facts(new) || attributes(a)? != attributes(b)? {
+        return Ok(true);
+    }
+    if old.is_dir() {
+        return Ok(false);
+    }
+    let times = |metadata: &Metadata| (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+    if times(old) != times(new) {
+        return Ok(true);
+    }
+    if old.file_type().is_symlink() {
+        let read = |path: &Path| fs::read_link(path).context(|| format!("read {}", quote(path)));
+        return Ok(read(a)? != read(b)?);
+    }
+    if old.file_type().is_fifo() || !old.is_file() {
+        return Ok(false);
+    }
+    content_differs(a, b)
+}
+
+fn content_differs(a: &Path, b: &Path) -> Result<bool> {
+    let open = |path: &Path| File::open(path).context(|| format!("open {}", quote(path)));
+    let (mut first, mut second) = (open(a)?, open(b)?);
+    let (mut left, mut right) = (vec![0; 128 * 1024], vec![0; 128 * 1024]);
+    loop {
+        let length = first.read(&mut left).context(|| format!("read {}", quote(a)))?;
+        if length == 0 {
+            return Ok(false);
+        }
+        match second.read_exact(&mut right[..length]) {
+            Ok(()) if left[..length] == right[..length] => {}
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(true),
+            Err(error) => return Err(error).context(|| format!("read {}", quote(b))),
+        }
+    }
+}
+
+fn attributes(path: &Path) -> Result<Vec<(OsString, Option<Vec<u8>>)>> {
+    let operation = || format!("read the attributes of {}", quote(path));
+    let mut found = Vec::new();
+    for name in xattr::list(path).context(operation)? {
+        if name.to_string_lossy().contains(".overlay.") {
+            continue;
+        }
+        let value = xattr::get(path, &name).context(operation)?;
+        found.push((name, value));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn stat(path: &Path) -> Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if matches!(error.raw_os_error(), Some(2 | 20)) => Ok(None),
+        Err(error) => Err(error).context(|| format!("look at {}", quote(path))),
+    }
+}
+
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+fn list(directory: &Path) -> Result<Vec<OsString>> {
+    if !is_directory(directory) {
+        return Ok(Vec::new());
+    }
+    let operation = || format!("list {}", quote(directory));
+    fs::read_dir(directory).context(operation)?.map(|entry| Ok(entry.context(operation)?.file_name())).collect()
+}

@@ -1,0 +1,177 @@
+//! The ring as an OCI image layout: manifests of entries and `index.json`, all derived from `ring.json`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, SystemTime};
+
+use super::entry::{Entry, timestamp};
+use super::state::{PackRecord, RingState};
+use super::{Locked, Ring};
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::Digest;
+use crate::image::layout::Layout;
+use crate::image::manifest::{Descriptor, Index, LayerType, Manifest};
+use crate::image::write::{NewLayer, config_for, index_entry, layer_descriptor, manifest_for};
+
+/// On a descriptor of `index.json`: regen wrote it. Others are kept whatever they are.
+const OURS: &str = "run.regen.entry";
+/// The most that a manifest or config of ours takes.
+pub(super) const DOCUMENT_CAP: u64 = 16 * 1024 * 1024;
+/// A blob that nothing refers to may be one that another tool is about to refer to; after a day it is not.
+const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Writes config and manifest of an entry whose layers are all packed, and gives the manifest's digest.
+///
+/// What must stay true of the entry is in the manifest's annotations: copying drops those of the index.
+pub(super) fn write_manifest(layout: &Layout, ring: &Ring, state: &RingState, entry: &Entry) -> Result<Digest> {
+    let packs = packs_of(state, entry)?;
+    let comment = format!("ring {}, entry {}, {}", ring.name(), entry.seq, entry.reason);
+    let created = timestamp(entry.created);
+    let history: Vec<_> = packs
+        .iter()
+        .map(|pack| NewLayer { diff_id: pack.diff_id.clone(), created: created.clone(), comment: comment.clone() })
+        .collect();
+    let config = layout.put_blob(&config_for(None, &history, &created).to_json()?)?;
+    let layers = packs
+        .iter()
+        .map(|pack| Ok(layer_descriptor(LayerType::parse(&pack.media_type)?, &pack.digest, pack.bytes)))
+        .collect::<Result<_>>()?;
+    let manifest = manifest_for(&config, layers, annotations(ring, entry));
+    Ok(layout.put_blob(&manifest.to_json()?)?.0)
+}
+
+/// The blobs of an entry's chain, lowest first.
+pub(super) fn packs_of<'a>(state: &'a RingState, entry: &Entry) -> Result<Vec<&'a PackRecord>> {
+    let mut packs = Vec::new();
+    for layer in &entry.layers {
+        let record = state.layers.get(layer).ok_or_else(|| {
+            Error::new(
+                Kind::State,
+                format!("list the packs of entry @{}", entry.seq),
+                format!("layer {layer} is not packed"),
+            )
+            .next("run 'regen ring pack'")
+        })?;
+        packs.extend(&record.packs);
+    }
+    Ok(packs)
+}
+
+fn annotations(ring: &Ring, entry: &Entry) -> BTreeMap<String, String> {
+    let mut annotations: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |key: &str, value: String| annotations.insert(key.to_owned(), value);
+    set("org.opencontainers.image.created", timestamp(entry.created));
+    set("run.regen.ring", ring.name().to_string());
+    set("run.regen.entry.seq", entry.seq.to_string());
+    set("run.regen.entry.id", entry.id.clone());
+    set("run.regen.entry.reason", entry.reason.to_string());
+    set("run.regen.entry.base", entry.base.clone());
+    // Its layers are changes to a base that is not in here.
+    set("run.regen.entry.delta", "true".into());
+    if let Some(parent) = entry.parent {
+        set("run.regen.entry.parent", parent.to_string());
+    }
+    if let Some(code) = entry.exit_code {
+        set("run.regen.entry.exit-code", code.to_string());
+    }
+    annotations
+}
+
+/// Makes `index.json` list the packed entries, beside what others put there.
+pub(super) fn write_index(locked: &Locked) -> Result<()> {
+    let layout = Layout::open(locked.ring().directory())?;
+    let mut index = layout.index()?;
+    let before = index.manifests.clone();
+    index.manifests.retain(|descriptor| !descriptor.annotations.contains_key(OURS));
+    for entry in &locked.state.entries {
+        if let Some(manifest) = &entry.manifest {
+            index.set(descriptor(&layout, entry, manifest)?);
+        }
+    }
+    if index.manifests == before { Ok(()) } else { layout.replace_index(&index) }
+}
+
+/// Like [`write_index`], for an index that somebody broke: what others put there is lost with it.
+pub(super) fn repair(locked: &Locked) -> Result<()> {
+    let layout = Layout::create(locked.ring().directory())?;
+    if layout.index().is_err() {
+        layout.replace_index(&Index::default())?;
+    }
+    write_index(locked)
+}
+
+fn descriptor(layout: &Layout, entry: &Entry, manifest: &Digest) -> Result<Descriptor> {
+    let path = layout.blob_path(manifest);
+    let size = std::fs::metadata(&path).context(|| format!("look at the manifest of entry @{}", entry.seq))?.len();
+    let mut descriptor = index_entry(&(manifest.clone(), size), &entry.id)?;
+    descriptor.annotations.insert(OURS.to_owned(), entry.seq.to_string());
+    Ok(descriptor)
+}
+
+/// Deletes blobs that nothing needs: at once those of `gone` manifests, others after a day.
+pub(super) fn collect_blobs(locked: &Locked, gone: &[Digest]) -> Result<()> {
+    let layout = Layout::open(locked.ring().directory())?;
+    let mut needed = HashSet::new();
+    for descriptor in &layout.index()?.manifests {
+        let digest = descriptor.digest()?;
+        needed.extend(closure(&layout, &digest)?);
+    }
+    for entry in &locked.state.entries {
+        if let Some(manifest) = &entry.manifest {
+            needed.extend(closure(&layout, manifest)?);
+        }
+    }
+    needed.extend(locked.state.layers.values().flat_map(|layer| &layer.packs).map(|pack| pack.digest.clone()));
+    let mut dropped = HashSet::new();
+    for manifest in gone {
+        dropped.extend(closure(&layout, manifest)?);
+    }
+    for digest in layout.blobs()? {
+        if !needed.contains(&digest) && (dropped.contains(&digest) || is_old(&layout, &digest)?) {
+            layout.remove_blob(&digest)?;
+        }
+    }
+    layout.sweep_temporary()
+}
+
+/// The blobs that a manifest (or an index of manifests) needs, itself included. Whatever it is, each digest that stands
+/// anywhere in it counts, so that a kind of document that regen does not know loses nothing.
+fn closure(layout: &Layout, root: &Digest) -> Result<HashSet<Digest>> {
+    let mut found = HashSet::new();
+    let mut pending = vec![root.clone()];
+    while let Some(digest) = pending.pop() {
+        if !found.insert(digest.clone()) || !layout.has_blob(&digest) {
+            continue;
+        }
+        let size = std::fs::metadata(layout.blob_path(&digest)).context(|| format!("look at blob {digest}"))?.len();
+        if size > DOCUMENT_CAP {
+            continue;
+        }
+        let content = std::fs::read(layout.blob_path(&digest)).context(|| format!("read blob {digest}"))?;
+        if let Ok(document) = serde_json::from_slice::<serde_json::Value>(&content) {
+            collect_digests(&document, &mut pending);
+        }
+    }
+    Ok(found)
+}
+
+fn collect_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
+    match value {
+        serde_json::Value::String(text) => found.extend(text.parse::<Digest>().ok()),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_digests(item, found)),
+        serde_json::Value::Object(fields) => fields.values().for_each(|field| collect_digests(field, found)),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+    }
+}
+
+fn is_old(layout: &Layout, digest: &Digest) -> Result<bool> {
+    let operation = || format!("look at blob {digest}");
+    let modified = std::fs::metadata(layout.blob_path(digest)).and_then(|metadata| metadata.modified());
+    let age = SystemTime::now().duration_since(modified.context(operation)?);
+    // A time in the future is no reason to delete.
+    Ok(age.is_ok_and(|age| age > ORPHAN_AGE))
+}
+
+/// Reads a manifest of ours, its digest checked.
+pub(super) fn read_manifest(layout: &Layout, digest: &Digest) -> Result<Manifest> {
+    Manifest::parse(&layout.read_blob(digest, DOCUMENT_CAP)?)
+}

@@ -1,0 +1,222 @@
+//! Rings: bounded, timestamped queues of a container's saved states.
+//!
+//! `ring.json` is the only truth about a ring; [`Locked`] is its only writer. Everything else is derived from it
+//! (`index.json`, the manifests) or named by it (layers, runs), so that each step of a change is harmless until the
+//! next replacement of `ring.json`, and can be done again after it:
+//!
+//! ```text
+//! seal    ring.json: journal ── rename upper ── ring.json: entry, no journal ── remove run
+//! pack    blobs ── manifest ── ring.json: packed ── index.json
+//! evict   ring.json: without entry ── index.json ── blobs, layers
+//! ```
+
+mod change;
+mod claim;
+pub mod diff;
+pub mod entry;
+mod fold;
+pub mod gc;
+mod holder;
+mod index;
+mod pack;
+mod seal;
+pub mod selector;
+mod slot;
+pub mod state;
+pub mod verify;
+mod view;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::RingName;
+use crate::store::{Store, make_directory};
+use crate::sys::fs::{TEMPORARY_PREFIX, sync_directory};
+use crate::sys::lock::{Lock, Sharing};
+
+pub use change::Pin;
+pub use claim::{Base, Claim, Rebase, Start};
+pub use holder::Holder;
+pub use pack::{PackOptions, Progress};
+pub use seal::Sealing;
+pub use slot::Limits;
+use state::RingState;
+pub use view::View;
+
+/// A ring's place on disk.
+#[derive(Debug, Clone)]
+pub struct Ring {
+    name: RingName,
+    directory: PathBuf,
+    store: Store,
+}
+
+/// A ring that nobody else changes now.
+#[derive(Debug)]
+pub struct Locked {
+    ring: Ring,
+    /// What `ring.json` says, with the changes that [`Locked::commit`] will write.
+    pub state: RingState,
+    _lock: Lock,
+}
+
+impl Ring {
+    /// Finds a ring.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none of that name.
+    pub fn open(store: &Store, name: &RingName) -> Result<Self> {
+        let ring = Self::at(store, name);
+        if ring.state_file().is_file() {
+            return Ok(ring);
+        }
+        let error = Error::new(Kind::NotFound, format!("open ring '{name}'"), "there is no such ring");
+        Err(error.next("'regen ring ls' lists the rings"))
+    }
+
+    /// Finds a ring, or makes an empty one with `limits`.
+    ///
+    /// # Errors
+    /// Those of making directories and files.
+    pub fn open_or_create(store: &Store, name: &RingName, limits: Limits) -> Result<Self> {
+        let ring = Self::at(store, name);
+        if ring.state_file().is_file() {
+            return Ok(ring);
+        }
+        make_directory(&ring.directory)?;
+        let _lock = ring.wait_lock()?;
+        if !ring.state_file().is_file() {
+            crate::image::layout::Layout::create(&ring.directory)?;
+            RingState::new(limits).write(&ring.directory)?;
+        }
+        Ok(ring)
+    }
+
+    /// All rings of a store, by name.
+    ///
+    /// # Errors
+    /// Those of readdir; [`Kind::Damaged`] if a directory has packs but no `ring.json`: its layers must not be taken for
+    /// garbage.
+    pub fn list(store: &Store) -> Result<Vec<Self>> {
+        let mut rings = Vec::new();
+        for owner in names_in(&store.rings())? {
+            for name in names_in(&store.rings().join(owner.as_str()))? {
+                let ring = Self::at(store, &RingName { owner: owner.clone(), name });
+                if ring.state_file().is_file() {
+                    rings.push(ring);
+                } else if names_blobs(&ring.directory) {
+                    let operation = format!("list ring '{}'", ring.name);
+                    return Err(Error::new(Kind::Damaged, operation, "it has packs but no ring.json")
+                        .next(format!("put the file back, or remove {}", quote(&ring.directory))));
+                }
+            }
+        }
+        rings.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(rings)
+    }
+
+    fn at(store: &Store, name: &RingName) -> Self {
+        let directory = store.rings().join(name.owner.as_str()).join(name.name.as_str());
+        Self { name: name.clone(), directory, store: store.clone() }
+    }
+
+    /// The full name.
+    #[must_use]
+    pub fn name(&self) -> &RingName {
+        &self.name
+    }
+
+    /// The directory, which is an OCI image layout.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The store in which it lies.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What the ring holds now, for those who only look.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] or [`Kind::Unsupported`] if `ring.json` is not one that this regen understands.
+    pub fn read(&self) -> Result<RingState> {
+        RingState::read(&self.directory).context(|| format!("read ring '{}'", self.name))
+    }
+
+    /// Keeps everybody else from changing the ring, and finishes what a crash interrupted.
+    ///
+    /// # Errors
+    /// As [`Ring::read`]; [`Kind::NotFound`] if the ring was removed meanwhile.
+    pub fn lock(&self) -> Result<Locked> {
+        let lock = self.wait_lock()?;
+        let mut locked = Locked { ring: self.clone(), state: self.read()?, _lock: lock };
+        seal::finish(&mut locked)?;
+        Ok(locked)
+    }
+
+    /// Removes the ring and all its entries; their layers go with the next collection.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if a container uses it.
+    pub fn remove(&self) -> Result<()> {
+        let mut locked = self.lock()?;
+        locked.settle("remove ring")?;
+        // It vanishes in one step under a name that is no ring's, and is then deleted at leisure.
+        let operation = || format!("remove ring '{}'", self.name);
+        let owner = self.store.rings().join(self.name.owner.as_str());
+        let gone = owner.join(format!("{TEMPORARY_PREFIX}{}", self.name.name));
+        fs::rename(&self.directory, &gone).context(operation)?;
+        sync_directory(&owner)?;
+        fs::remove_dir_all(&gone).context(operation)
+    }
+
+    fn wait_lock(&self) -> Result<Lock> {
+        Lock::wait(&self.directory.join("lock"), Sharing::Exclusive).context(|| format!("lock ring '{}'", self.name))
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.directory.join(state::NAME)
+    }
+}
+
+impl Locked {
+    /// The ring that is locked.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Makes the changed state the ring's state, in one durable step.
+    ///
+    /// # Errors
+    /// Those of write; the ring is then as it was.
+    pub fn commit(&self) -> Result<()> {
+        self.state.write(&self.ring.directory).context(|| format!("write ring '{}'", self.ring.name))
+    }
+}
+
+/// Whether a directory holds packs.
+fn names_blobs(ring: &Path) -> bool {
+    fs::read_dir(ring.join("blobs/sha256")).is_ok_and(|mut blobs| blobs.next().is_some())
+}
+
+/// The valid names among the directories in `directory`; none if it is not there.
+fn names_in(directory: &Path) -> Result<Vec<crate::ids::Name>> {
+    let operation = || format!("list {}", quote(directory));
+    let children = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.context(operation)?,
+    };
+    let mut names = Vec::new();
+    for child in children {
+        let name = child.context(operation)?.file_name();
+        if let Some(name) = name.to_str().and_then(|name| name.parse().ok()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,217 @@
+//! The pack: layers of sealed entries become blobs, the entry a manifest. Takes as long as its bytes need, so it runs
+//! in the worker, never where a container or an engine waits.
+
+use std::fs::File;
+
+use super::entry::Entry;
+use super::state::{LayerRecord, PackRecord};
+use super::{Locked, Ring, index};
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::{Digest, LayerId};
+use crate::image::layout::Layout;
+use crate::image::manifest::Descriptor;
+use crate::pack::{Compression, Expected, Limits, pack_layer, unpack_layer};
+use crate::sys::fs::{disk_usage, space, sync_file_system};
+use crate::sys::process::boot_id;
+
+/// How far packing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The entry.
+    pub seq: u64,
+    /// Bytes read of its layer.
+    pub done: u64,
+    /// About how many there are.
+    pub total: u64,
+}
+
+/// How to pack.
+pub struct PackOptions<'a> {
+    /// Gives, for a file system of so many bytes, how many have to stay free.
+    pub floor: &'a dyn Fn(u64) -> u64,
+    /// Told now and then.
+    pub progress: &'a mut dyn FnMut(Progress),
+}
+
+impl std::fmt::Debug for PackOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackOptions").finish_non_exhaustive()
+    }
+}
+
+impl Ring {
+    /// Packs every entry that is only sealed, oldest first, and evicts what is over the limits.
+    ///
+    /// Only one process does this at a time in a store: the one that has its worker lock.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] if the file system would fall below its floor; the entry stays sealed. Else those of reading
+    /// the layer and of writing the blob.
+    pub fn pack(&self, options: &mut PackOptions<'_>) -> Result<()> {
+        self.mark_synced()?;
+        while let Some(entry) = self.read()?.entries.iter().find(|entry| entry.manifest.is_none()).cloned() {
+            self.pack_entry(&entry, options)
+                .context(|| format!("pack entry @{} of ring '{}'", entry.seq, self.name()))?;
+        }
+        let mut locked = self.lock()?;
+        locked.evict()?;
+        index::write_index(&locked)
+    }
+
+    /// Flushes the store's file system and notes for which entries that makes sure that they are on disk.
+    fn mark_synced(&self) -> Result<()> {
+        let boot = boot_id()?;
+        // What another boot left unsynced may be torn already: flushing it now proves nothing.
+        let waiting = |entry: &Entry| !entry.synced && entry.boot_id == boot;
+        let before: Vec<u64> =
+            self.read()?.entries.iter().filter(|entry| waiting(entry)).map(|entry| entry.seq).collect();
+        if before.is_empty() {
+            return Ok(());
+        }
+        sync_file_system(self.store().directory())?;
+        let mut locked = self.lock()?;
+        for entry in locked.state.entries.iter_mut().filter(|entry| before.contains(&entry.seq)) {
+            entry.synced = true;
+        }
+        locked.commit()
+    }
+
+    fn pack_entry(&self, entry: &Entry, options: &mut PackOptions<'_>) -> Result<()> {
+        let layout = Layout::open(self.directory())?;
+        for layer in &entry.layers {
+            // Entries that were replaced before they were packed leave their layers to their successors.
+            if !self.read()?.layers.contains_key(layer) {
+                let record = self.pack_layer(&layout, entry.seq, layer, options)?;
+                let mut locked = self.lock()?;
+                locked.state.layers.insert(layer.clone(), record);
+                locked.commit()?;
+            }
+        }
+        let mut locked = self.lock()?;
+        if let Some(current) = locked.state.entry(entry.seq).cloned() {
+            let manifest = index::write_manifest(&layout, self, &locked.state, &current)?;
+            if let Some(packed) = locked.state.entry_mut(entry.seq) {
+                packed.manifest = Some(manifest);
+            }
+        } else {
+            locked.state.forget_unused_layers();
+        }
+        locked.commit()?;
+        index::write_index(&locked)
+    }
+
+    fn pack_layer(
+        &self,
+        layout: &Layout,
+        seq: u64,
+        layer: &LayerId,
+        options: &mut PackOptions<'_>,
+    ) -> Result<LayerRecord> {
+        let content = self.store().layers().content(layer);
+        let disk_bytes = disk_usage(&content)?;
+        self.check_space(disk_bytes, options.floor)?;
+        let mut stage = layout.stage_blob()?;
+        let progress = &mut *options.progress;
+        let mut report = |done| progress(Progress { seq, done, total: disk_bytes.max(done) });
+        let class = self.store().class();
+        let packed = pack_layer(&content, class, Compression::Zstd, stage.file(), &mut report).map_err(|error| {
+            if error.kind() == Kind::NoSpace { self.explain_full(error, disk_bytes) } else { error }
+        })?;
+        for socket in &packed.sockets {
+            tracing::warn!(ring = %self.name(), seq, socket = %socket.display(), "a socket is not packed");
+        }
+        stage.commit(&packed.digest)?;
+        let pack = PackRecord {
+            digest: packed.digest,
+            diff_id: packed.diff_id,
+            bytes: packed.packed_bytes,
+            media_type: Compression::Zstd.media_type().to_owned(),
+        };
+        Ok(LayerRecord { disk_bytes, packs: vec![pack], folded_from: Vec::new() })
+    }
+
+    /// Stops before the disk is full: a pack may need as much as its layer.
+    fn check_space(&self, needed: u64, floor: &dyn Fn(u64) -> u64) -> Result<()> {
+        let space = space(self.directory())?;
+        let free = space.f_bavail * space.f_frsize;
+        let wanted = needed + floor(space.f_blocks * space.f_frsize);
+        if free >= wanted {
+            return Ok(());
+        }
+        let cause = format!(
+            "{} bytes are missing: {free} are free, the pack may take {needed} and {} have to stay free",
+            wanted - free,
+            wanted - needed
+        );
+        Err(Error::new(Kind::NoSpace, format!("write to {}", crate::error::quote(self.directory())), cause)
+            .next("free that much, then run 'regen ring pack'"))
+    }
+
+    fn explain_full(&self, error: Error, needed: u64) -> Error {
+        let free = space(self.directory()).map_or(0, |space| space.f_bavail * space.f_frsize);
+        let missing = needed.saturating_sub(free);
+        error.next(format!("free about {missing} bytes more, then run 'regen ring pack'"))
+    }
+}
+
+impl Locked {
+    /// Lets the entries go that are over the limits, with what only they needed, and gives their numbers.
+    ///
+    /// # Errors
+    /// Those of writing and removing; what a crash leaves is collected later.
+    pub fn evict(&mut self) -> Result<Vec<u64>> {
+        let leaving = self.state.plan_eviction(self.in_use()?);
+        if leaving.is_empty() {
+            return Ok(leaving);
+        }
+        let entries = std::mem::take(&mut self.state.entries);
+        let (gone, kept): (Vec<Entry>, Vec<Entry>) =
+            entries.into_iter().partition(|entry| leaving.contains(&entry.seq));
+        self.state.entries = kept;
+        self.state.forget_unused_layers();
+        self.commit()?;
+        index::write_index(self)?;
+        let manifests: Vec<Digest> = gone.into_iter().filter_map(|entry| entry.manifest).collect();
+        index::collect_blobs(self, &manifests)?;
+        Ok(leaving)
+    }
+
+    /// Makes sure that the layers are there, rebuilding those that were lost from their packs.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if a layer was lost that is not packed, or whose pack is not what it was; nothing of it is used.
+    pub fn ensure_layers(&self, layers: &[LayerId], subject: &str) -> Result<()> {
+        for layer in layers {
+            if !self.ring().store().layers().has(layer) {
+                self.rebuild(layer).context(|| format!("rebuild layer {layer} for {subject}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rebuild(&self, layer: &LayerId) -> Result<()> {
+        let record = self.state.layers.get(layer).ok_or_else(|| {
+            Error::new(Kind::Damaged, "find its pack", "its directory is gone and it was never packed")
+                .next("start from another entry: 'regen ring log' lists them")
+        })?;
+        let layout = Layout::open(self.ring().directory())?;
+        let store = self.ring().store();
+        let layers = store.layers();
+        let mut stages = Vec::new();
+        for pack in &record.packs {
+            let stage = layers.stage()?;
+            let blob = open_pack(&layout, pack)?;
+            let expected = Expected { digest: pack.digest.clone(), diff_id: Some(pack.diff_id.clone()) };
+            let compression = Compression::from_media_type(&pack.media_type)?;
+            // Its own pack cannot be a bomb: the digest was written by this store.
+            let limits = Limits { max_bytes: u64::MAX, max_entries: u64::MAX };
+            unpack_layer(&blob, &expected, compression, store.class(), &limits, stage.directory())?;
+            stages.push(stage);
+        }
+        super::fold::merge_stages(&layers, layer, stages, store.class())
+    }
+}
+
+fn open_pack(layout: &Layout, pack: &PackRecord) -> Result<File> {
+    layout.open_blob(&Descriptor::new(&pack.media_type, &pack.digest, pack.bytes))
+}

@@ -1,0 +1,204 @@
+//! The seal: an upper that nobody can write any more becomes the newest entry's layer.
+//!
+//! ```text
+//!  run ends ──> held? ──yes──> the run stays the ring's run; whoever comes next tries again
+//!                 │no
+//!              changed? ──no──> run removed, no entry
+//!                 │yes
+//!          journal in ring.json ──> upper renamed into the layers ──> entry in ring.json ──> run removed
+//! ```
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use chrono::Utc;
+
+use super::entry::{Ending, Entry, Outcome, Reason, tag};
+use super::holder::{self, Holder};
+use super::state::Journal;
+use super::{Locked, Ring, fold, slot};
+use crate::error::{Context, Error, Kind, Result};
+use crate::overlay;
+use crate::pack;
+use crate::store::{Run, RunRecord};
+use crate::sys::process::boot_id;
+
+/// The kernel takes mounts of a dead namespace down a little after its last process is reaped: how long to wait
+/// for that, in steps of 1, 2, 4, … 64 ms.
+const TEARDOWN_STEPS: u32 = 7;
+
+/// What became of a run's upper.
+#[derive(Debug)]
+pub enum Sealing {
+    /// It is this entry now.
+    Sealed(Box<Entry>),
+    /// Nothing had changed; no entry was added.
+    Unchanged,
+    /// Somebody can still write into it; it stays where it is until they are gone.
+    Held(Vec<Holder>),
+    /// The ring is not held by this run: somebody sealed it already.
+    NotHeldByRun,
+}
+
+impl Ring {
+    /// Seals what a run left.
+    ///
+    /// # Errors
+    /// Those of looking at the upper and of writing; a started seal is finished by whoever locks the ring next.
+    pub fn seal(&self, run: &Run, ending: Ending) -> Result<Sealing> {
+        let mut locked = self.lock()?;
+        let outcome = Outcome::of(ending, run.record.started, Utc::now());
+        let end = End { reason: Reason::Exit, exit_code: ending.exit_code, outcome };
+        seal(&mut locked, run, end).context(|| format!("seal ring '{}'", self.name()))
+    }
+}
+
+/// Seals what a dead run left, of whose end nobody tells.
+pub(super) fn recover(locked: &mut Locked, run: &Run) -> Result<Sealing> {
+    let end = End { reason: Reason::Recovered, exit_code: None, outcome: Outcome::Unknown };
+    seal(locked, run, end)
+}
+
+/// What the new entry says of the end of its run.
+struct End {
+    reason: Reason,
+    exit_code: Option<i32>,
+    outcome: Outcome,
+}
+
+fn seal(locked: &mut Locked, run: &Run, end: End) -> Result<Sealing> {
+    if locked.state.run.as_ref() != Some(run.id()) {
+        return Ok(Sealing::NotHeldByRun);
+    }
+    if let Some(holders) = find_holders(run)? {
+        return Ok(Sealing::Held(holders));
+    }
+    let now = Utc::now();
+    locked.state.last_exit = Some(now);
+    if !has_changes(locked, run)? {
+        locked.state.run = None;
+        locked.commit()?;
+        run.remove()?;
+        return Ok(Sealing::Unchanged);
+    }
+    let state = &mut locked.state;
+    let seq = state.last_seq + 1;
+    let created = state.entries.last().map_or(now, |newest| newest.created.max(now));
+    let mut layers = run.record.layers.clone();
+    fold::rewrite_chain(state, &mut layers);
+    layers.push(run.id().clone());
+    let entry = Entry {
+        seq,
+        id: tag(created, seq),
+        parent: run.record.parent,
+        created,
+        reason: end.reason,
+        exit_code: end.exit_code,
+        outcome: end.outcome,
+        synced: false,
+        boot_id: boot_id()?,
+        base: run.record.base.clone(),
+        class: run.record.class,
+        layers,
+        pinned: false,
+        manifest: None,
+    };
+    state.bases.insert(entry.base.clone(), run.record.base_directories.clone());
+    state.journal = Some(Journal { entry: entry.clone() });
+    locked.commit()?;
+    finish(locked)?;
+    Ok(Sealing::Sealed(Box::new(entry)))
+}
+
+/// Finishes a seal that has a journal. Each step can be done again.
+pub(super) fn finish(locked: &mut Locked) -> Result<()> {
+    let Some(Journal { entry }) = locked.state.journal.clone() else { return Ok(()) };
+    let store = locked.ring().store.clone();
+    let operation = || format!("finish entry @{} of ring '{}'", entry.seq, locked.ring().name());
+    let id = entry.layers.last().ok_or_else(|| Error::new(Kind::Damaged, operation(), "the journal names no layer"))?;
+    let upper = store.runs().join(id.as_str()).join("upper");
+    if upper.is_dir() {
+        store.layers().adopt(id, &upper).context(operation)?;
+    } else if !store.layers().has(id) {
+        return Err(Error::new(Kind::Damaged, operation(), format!("layer {id} is neither a run's nor sealed"))
+            .next("put the store back from a backup"));
+    }
+    let run = Run::load(&store, id)?;
+    let state = &mut locked.state;
+    if state.entries.last().is_some_and(|newest| slot::replaces(newest, &entry)) {
+        state.entries.pop();
+    }
+    state.last_seq = entry.seq;
+    state.next = Some(entry.seq);
+    state.run = None;
+    state.journal = None;
+    state.entries.push(entry);
+    locked.commit()?;
+    match run {
+        Some(run) => run.remove(),
+        None => Ok(()),
+    }
+}
+
+/// Who can still write into the upper; `None` if nobody can.
+fn find_holders(run: &Run) -> Result<Option<Vec<Holder>>> {
+    for step in 0..=TEARDOWN_STEPS {
+        if !is_held(run)? {
+            return Ok(None);
+        }
+        if step == TEARDOWN_STEPS {
+            let members = holder::in_cgroups(&run.record.cgroups);
+            return Ok(Some(if members.is_empty() { holder::of_mount(run) } else { members }));
+        }
+        sleep(Duration::from_millis(1 << step));
+    }
+    Ok(None)
+}
+
+/// Whether anybody can still write into the upper, now.
+pub(super) fn is_held(run: &Run) -> Result<bool> {
+    let members = holder::in_cgroups(&run.record.cgroups);
+    Ok(!members.is_empty() || overlay::is_held(&run.upper(), &run.scratch()?, run.record.class)?)
+}
+
+/// Whether the container itself changed anything, as opposed to the stubs under its mounts.
+fn has_changes(locked: &Locked, run: &Run) -> Result<bool> {
+    let RunRecord { mount_points, class, .. } = &run.record;
+    let lowers = run.record.lowers(&locked.ring().store);
+    let lowers: Vec<&Path> = lowers.iter().map(AsRef::as_ref).collect();
+    let ignore = |path: &Path, metadata: &std::fs::Metadata| is_stub(mount_points, path, metadata);
+    pack::has_changes_over(&run.upper(), *class, &lowers, &ignore)
+}
+
+/// Whether `path` (relative to the root) is what a runtime makes to mount something on: an empty file or a directory
+/// at a mount point, or a directory on the way to one.
+fn is_stub(mount_points: &[std::path::PathBuf], path: &Path, metadata: &std::fs::Metadata) -> bool {
+    let empty = metadata.is_dir() || (metadata.is_file() && metadata.len() == 0);
+    empty
+        && mount_points.iter().any(|point| {
+            let point = point.strip_prefix("/").unwrap_or(point);
+            if metadata.is_dir() { point.starts_with(path) } else { point == path }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_empty_things_at_or_above_mount_points_are_stubs() {
+        let directory = tempfile::tempdir().unwrap();
+        let empty = directory.path().join("empty");
+        let full = directory.path().join("full");
+        std::fs::write(&empty, "").unwrap();
+        std::fs::write(&full, "x").unwrap();
+        let points = ["/etc/hosts".into(), "/run/secrets/a".into()];
+        let stub = |path: &str, real: &Path| is_stub(&points, Path::new(path), &real.metadata().unwrap());
+        assert!(stub("etc/hosts", &empty));
+        assert!(!stub("etc/hosts", &full));
+        assert!(!stub("etc/passwd", &empty));
+        assert!(stub("run/secrets", directory.path()));
+        assert!(!stub("run/other", directory.path()));
+    }
+}

@@ -1,0 +1,266 @@
+//! `ring.json`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::entry::Entry;
+use super::selector::{Selected, Selector, select};
+use super::slot::{self, Held, Limits};
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::{Digest, LayerId};
+use crate::store::format::Format;
+use crate::sys::fs::{Durability, read_capped, replace_file};
+
+pub(super) const NAME: &str = "ring.json";
+/// Ten thousand entries with chains of a hundred layers are a fraction of this.
+const CAP: u64 = 256 * 1024 * 1024;
+
+/// All that is known of a ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingState {
+    #[serde(flatten)]
+    format: Format,
+    /// The most entries.
+    pub depth: usize,
+    /// The most bytes on disk of what only this ring needs.
+    pub max_bytes: Option<u64>,
+    /// The number of the newest entry that there ever was.
+    pub last_seq: u64,
+    /// Where the next run starts; `None` for the bare base.
+    pub next: Option<u64>,
+    /// The run that holds the ring.
+    pub run: Option<LayerId>,
+    /// When the newest run ended, also if it changed nothing.
+    pub last_exit: Option<DateTime<Utc>>,
+    /// A seal that has begun; it is finished by whoever locks the ring next.
+    pub journal: Option<Journal>,
+    /// The entries by number.
+    pub entries: Vec<Entry>,
+    /// Where the bases of its entries were last seen, by fingerprint; uppermost directory first.
+    pub bases: BTreeMap<String, Vec<PathBuf>>,
+    /// What is known of packed layers.
+    pub layers: BTreeMap<LayerId, LayerRecord>,
+}
+
+/// A seal between its first and its last step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The entry that the run's upper becomes; its last layer has the run's id.
+    pub entry: Entry,
+}
+
+/// A layer that has been packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Bytes on disk of its directory.
+    pub disk_bytes: u64,
+    /// The blobs from which it can be rebuilt, lowest first; several if it was folded.
+    pub packs: Vec<PackRecord>,
+    /// The layers that were merged into this one, for runs that still stand on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folded_from: Vec<LayerId>,
+}
+
+/// A blob in the ring's layout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackRecord {
+    /// Of the blob.
+    pub digest: Digest,
+    /// Of the tar stream in it.
+    pub diff_id: Digest,
+    /// The blob's size, bytes.
+    pub bytes: u64,
+    /// The OCI media type, which names the compression.
+    pub media_type: String,
+}
+
+impl RingState {
+    /// An empty ring.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            format: Format::default(),
+            depth: limits.depth,
+            max_bytes: limits.max_bytes,
+            last_seq: 0,
+            next: None,
+            run: None,
+            last_exit: None,
+            journal: None,
+            entries: Vec::new(),
+            bases: BTreeMap::new(),
+            layers: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(NAME);
+        let operation = || format!("read {}", quote(&path));
+        let content = read_capped(&path, CAP)?;
+        // The version first: a newer format may not have the same fields.
+        let format: Format = serde_json::from_slice(&content).map_err(|error| damaged(&path, &error))?;
+        format.check(&operation())?;
+        let state: Self = serde_json::from_slice(&content).map_err(|error| damaged(&path, &error))?;
+        state.check().map_err(|cause| Error::new(Kind::Damaged, operation(), cause))?;
+        Ok(state)
+    }
+
+    pub(super) fn write(&self, directory: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).context(|| "write ring.json")?;
+        replace_file(directory, NAME, &text, Durability::Durable)
+    }
+
+    /// What must hold between the fields, whoever wrote them.
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.depth == 0 {
+            return Err("depth is 0".into());
+        }
+        if !self.entries.is_sorted_by(|a, b| a.seq < b.seq) {
+            return Err("its entries are out of order".into());
+        }
+        if self.entries.last().is_some_and(|newest| newest.seq > self.last_seq) {
+            return Err("last_seq is lower than the newest entry".into());
+        }
+        if self.entries.iter().any(|entry| entry.layers.is_empty()) {
+            return Err("an entry has no layers".into());
+        }
+        match self.next {
+            Some(next) if self.entry(next).is_none() => Err(format!("next points to @{next}, which is not there")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The limits that eviction keeps.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { depth: self.depth, max_bytes: self.max_bytes }
+    }
+
+    /// The entry with a number.
+    #[must_use]
+    pub fn entry(&self, seq: u64) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.seq == seq)
+    }
+
+    pub(super) fn entry_mut(&mut self, seq: u64) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.seq == seq)
+    }
+
+    /// Where a run starts that says `selector`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such entry.
+    pub fn select_start(&self, selector: &Selector) -> Result<Selected<'_>> {
+        select(&self.entries, selector, self.next, Utc::now())
+    }
+
+    /// What a look at `selector` means; where nothing is said, the newest entry.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such entry.
+    pub fn select_view(&self, selector: &Selector) -> Result<Selected<'_>> {
+        let newest = self.entries.last().map(|entry| entry.seq);
+        select(&self.entries, selector, newest, Utc::now())
+    }
+
+    /// Bytes on disk of each packed layer with its packs.
+    #[must_use]
+    pub fn sizes(&self) -> HashMap<LayerId, u64> {
+        self.layers.iter().map(|(id, layer)| (id.clone(), layer.total_bytes())).collect()
+    }
+
+    /// Bytes on disk of all that is packed.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        slot::bytes(self.entries.iter(), &self.sizes())
+    }
+
+    /// What `entry` added, and what its whole chain takes, bytes on disk; `None` while it is only sealed.
+    #[must_use]
+    pub fn bytes_of(&self, entry: &Entry) -> Option<(u64, u64)> {
+        entry.manifest.as_ref()?;
+        let sizes = self.sizes();
+        let added = entry.layers.last().and_then(|layer| sizes.get(layer)).copied().unwrap_or_default();
+        Some((added, slot::bytes(std::iter::once(entry), &sizes)))
+    }
+
+    /// The directories of a base, if all of them are still there.
+    #[must_use]
+    pub fn base_directories(&self, fingerprint: &str) -> Option<Vec<PathBuf>> {
+        let directories = self.bases.get(fingerprint)?;
+        let present = !directories.is_empty() && directories.iter().all(|directory| directory.is_dir());
+        present.then(|| directories.clone())
+    }
+
+    pub(super) fn plan_eviction(&self, in_use: Option<u64>) -> Vec<u64> {
+        let held = Held { next: self.next, in_use };
+        slot::plan_eviction(&self.entries, held, self.limits(), &self.sizes())
+    }
+
+    /// Forgets layers that no entry has any more.
+    pub(super) fn forget_unused_layers(&mut self) {
+        let used: std::collections::HashSet<_> = self.entries.iter().flat_map(|entry| &entry.layers).collect();
+        self.layers.retain(|id, _| used.contains(id));
+        let bases: std::collections::HashSet<_> = self.entries.iter().map(|entry| &entry.base).collect();
+        self.bases.retain(|base, _| bases.contains(base));
+    }
+}
+
+impl LayerRecord {
+    /// Bytes on disk of directory and packs.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.disk_bytes + self.packs.iter().map(|pack| pack.bytes).sum::<u64>()
+    }
+}
+
+fn damaged(path: &Path, error: &serde_json::Error) -> Error {
+    Error::new(Kind::Damaged, format!("read {}", quote(path)), error.to_string())
+        .next("put the file back from a backup; the entries' packs beside it are untouched")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::Outcome;
+    use super::super::entry::tests::entry;
+    use super::*;
+
+    fn state() -> RingState {
+        let mut state = RingState::new(Limits { depth: 8, max_bytes: None });
+        state.entries = vec![entry(1, Outcome::Good), entry(2, Outcome::Good)];
+        state.last_seq = 2;
+        state.next = Some(2);
+        state
+    }
+
+    fn read_back(change: impl FnOnce(&mut RingState)) -> Result<RingState> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut state = state();
+        change(&mut state);
+        state.write(directory.path()).unwrap();
+        RingState::read(directory.path())
+    }
+
+    #[test]
+    fn a_state_survives_the_disk() {
+        assert_eq!(read_back(|_| {}).unwrap(), state());
+    }
+
+    #[test]
+    fn a_state_that_contradicts_itself_is_damaged() {
+        assert_eq!(read_back(|state| state.next = Some(7)).unwrap_err().kind(), Kind::Damaged);
+        assert_eq!(read_back(|state| state.entries.reverse()).unwrap_err().kind(), Kind::Damaged);
+        assert_eq!(read_back(|state| state.last_seq = 1).unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[test]
+    fn an_unsaid_selector_is_the_next_start_for_runs_and_the_newest_for_looks() {
+        let mut state = state();
+        state.next = Some(1);
+        assert!(matches!(state.select_start(&Selector::Unsaid), Ok(Selected::Entry(entry)) if entry.seq == 1));
+        assert!(matches!(state.select_view(&Selector::Unsaid), Ok(Selected::Entry(entry)) if entry.seq == 2));
+    }
+}

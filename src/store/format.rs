@@ -1,0 +1,77 @@
+//! `format.json`: what a regen must know to touch a store or a ring.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::fs::{Durability, read_capped, replace_file};
+
+const NAME: &str = "format.json";
+const VERSION: u32 = 1;
+const CAP: u64 = 64 * 1024;
+
+/// Version and features of something on disk. Features in a list that this regen does not know mean: `compatible`,
+/// nothing; `read_only_compatible`, it may be read but not written; `incompatible`, it may not be touched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Format {
+    version: u32,
+    compatible: Vec<String>,
+    read_only_compatible: Vec<String>,
+    incompatible: Vec<String>,
+}
+
+/// Whether there is a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// One that this regen understands.
+    Present,
+    /// None.
+    Absent,
+}
+
+impl Default for Format {
+    fn default() -> Self {
+        let none = Vec::new;
+        Self { version: VERSION, compatible: none(), read_only_compatible: none(), incompatible: none() }
+    }
+}
+
+impl Format {
+    /// Refuses what this regen would misunderstand. This version knows no features yet, so each one is unknown.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`], naming version or features.
+    pub fn check(&self, operation: &str) -> Result<()> {
+        let newer = |what: String| {
+            Err(Error::new(Kind::Unsupported, operation, what).next("use the regen that wrote it, or a newer one"))
+        };
+        if self.version != VERSION {
+            return newer(format!("it has format version {}, this regen knows {VERSION}", self.version));
+        }
+        let mut unknown = self.incompatible.clone();
+        unknown.extend(self.read_only_compatible.iter().cloned());
+        if !unknown.is_empty() {
+            return newer(format!("it uses features that this regen does not know: {}", unknown.join(", ")));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn check(store: &Path) -> Result<Found> {
+    let operation = format!("open store {}", quote(store));
+    let path = store.join(NAME);
+    let content = match read_capped(&path, CAP) {
+        Ok(content) => content,
+        Err(error) if error.kind() == Kind::NotFound => return Ok(Found::Absent),
+        Err(error) => return Err(error.during(operation)),
+    };
+    let format: Format = serde_json::from_slice(&content).context(|| format!("{operation}: read {}", quote(&path)))?;
+    format.check(&operation)?;
+    Ok(Found::Present)
+}
+
+pub(super) fn write(store: &Path) -> Result<()> {
+    let text = serde_json::to_vec(&Format::default()).context(|| "write the store's format")?;
+    replace_file(store, NAME, &text, Durability::Durable)
+}

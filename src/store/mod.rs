@@ -1,0 +1,170 @@
+//! Everything that outlives a container and a reboot, below one directory:
+//!
+//! ```text
+//! STORE/
+//! ├── format.json            version and features; read before anything else
+//! ├── store.lock             shared while something new is being referred to, exclusive while something is collected
+//! ├── worker.lock, worker.next   one worker packs, one waits (see the ring's worker)
+//! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
+//! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
+//! ├── images/DIGEST.json     which layers an image has
+//! └── rings/OWNER/NAME/      an OCI image layout with ring.json beside it
+//! ```
+//!
+//! Roots of collection are the rings' `ring.json`, the runs' `run.json` and the image records. Whoever collects lists
+//! the layers *before* it reads the roots: a layer is always named by a root before it exists, so one that was there
+//! at the first step and is named by nobody at the second is garbage.
+
+mod file_system;
+pub mod format;
+mod layer;
+mod run;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Result, quote};
+use crate::sys::lock::{Lock, Sharing};
+use crate::sys::xattr::OverlayClass;
+
+pub use layer::{Layers, Stage};
+pub use run::{Run, RunRecord};
+
+/// An opened store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: PathBuf,
+    class: OverlayClass,
+}
+
+impl Store {
+    /// Opens the store at `directory`, making it if it is not there.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Unsupported`] if a newer regen wrote it, or if its file system cannot hold an upper;
+    /// else those of making directories.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let store = Self { directory: directory.to_owned(), class: OverlayClass::Trusted };
+        if format::check(directory)? == format::Found::Present {
+            return Ok(store);
+        }
+        for part in ["", "layers", "runs", "images", "rings"] {
+            make_directory(&directory.join(part))?;
+        }
+        file_system::check(directory)?;
+        format::write(directory)?;
+        Ok(store)
+    }
+
+    /// Opens the store at `directory` only if it is there already.
+    ///
+    /// # Errors
+    /// As [`Store::open`], but nothing is made.
+    pub fn open_existing(directory: &Path) -> Result<Option<Self>> {
+        match format::check(directory)? {
+            format::Found::Present => Self::open(directory).map(Some),
+            format::Found::Absent => Ok(None),
+        }
+    }
+
+    /// The store's own directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// How overlay attributes are spelled in all layers of this store.
+    #[must_use]
+    pub fn class(&self) -> OverlayClass {
+        self.class
+    }
+
+    /// The sealed and unpacked layers.
+    #[must_use]
+    pub fn layers(&self) -> Layers {
+        Layers::new(self.directory.join("layers"))
+    }
+
+    /// Where the records of unpacked images are.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.directory.join("images")
+    }
+
+    /// Where the rings are, a directory per owner.
+    #[must_use]
+    pub fn rings(&self) -> PathBuf {
+        self.directory.join("rings")
+    }
+
+    /// Where the runs are.
+    #[must_use]
+    pub fn runs(&self) -> PathBuf {
+        self.directory.join("runs")
+    }
+
+    /// Keeps collection out while something new comes to be referred to.
+    ///
+    /// # Errors
+    /// Those of flock(2).
+    pub fn lock_against_collection(&self) -> Result<Lock> {
+        Lock::wait(&self.directory.join("store.lock"), Sharing::Shared)
+    }
+
+    /// Keeps everyone out who could come to refer to what is being collected.
+    ///
+    /// # Errors
+    /// Those of flock(2).
+    pub fn lock_for_collection(&self) -> Result<Lock> {
+        Lock::wait(&self.directory.join("store.lock"), Sharing::Exclusive)
+    }
+
+    /// The lock of the one worker that packs.
+    #[must_use]
+    pub fn worker_lock(&self) -> PathBuf {
+        self.directory.join("worker.lock")
+    }
+
+    /// The lock of the one worker that waits to be the next.
+    #[must_use]
+    pub fn worker_next_lock(&self) -> PathBuf {
+        self.directory.join("worker.next")
+    }
+}
+
+/// Makes a directory that only its owner can look into, if it is not there yet.
+///
+/// # Errors
+/// Those of mkdir(2).
+pub fn make_directory(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context(|| format!("create {}", quote(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_store_is_made_once_and_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        assert!(Store::open_existing(&path).unwrap().is_none());
+        assert!(!path.exists(), "looking made something");
+        Store::open(&path).unwrap();
+        assert!(Store::open_existing(&path).unwrap().is_some());
+        assert!(path.join("layers").is_dir());
+    }
+
+    #[test]
+    fn a_newer_store_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        Store::open(directory.path()).unwrap();
+        let text = r#"{"version":2,"compatible":[],"read_only_compatible":[],"incompatible":["erofs"]}"#;
+        fs::write(directory.path().join("format.json"), text).unwrap();
+        let error = Store::open(directory.path()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains("version 2"), "{error}");
+    }
+}

@@ -1,0 +1,213 @@
+//! Runs: the writable part of a container while it lives, and the record of who holds it.
+//!
+//! The record lies in the store because `/run` vanishes with a reboot and every engine uses a root of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::layer::remove_tree;
+use super::{Store, make_directory};
+use crate::error::{Context, Kind, Result, quote};
+use crate::ids::{ContainerId, LayerId, RingName};
+use crate::sys::fs::{Durability, random_id, read_capped, replace_file, sync_directory};
+use crate::sys::process::Identity;
+use crate::sys::xattr::OverlayClass;
+
+const RECORD: &str = "run.json";
+const CAP: u64 = 4 * 1024 * 1024;
+
+/// What `run.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Always 1.
+    pub version: u32,
+    /// The container that runs on it.
+    pub container: ContainerId,
+    /// The runtime's state root in which that container is.
+    pub state_root: PathBuf,
+    /// The ring that takes what it leaves; `None` if that is thrown away.
+    pub ring: Option<RingName>,
+    /// The entry it started from; `None` for the bare base.
+    pub parent: Option<u64>,
+    /// The ring's layers below it, lowest first.
+    pub layers: Vec<LayerId>,
+    /// The fingerprint of what those stand on.
+    pub base: String,
+    /// The directories of the base, uppermost first.
+    pub base_directories: Vec<PathBuf>,
+    /// How overlay attributes are spelled in the upper.
+    pub class: OverlayClass,
+    /// Places inside the container that the runtime or engine fills: what appears there is no change.
+    pub mount_points: Vec<PathBuf>,
+    /// Who answers for the container: its maker at first, then its first process, and with it the `regen run` that
+    /// waits for it in the foreground.
+    pub holders: Vec<Identity>,
+    /// The container's cgroup directories, once it has any.
+    pub cgroups: Vec<PathBuf>,
+    /// `st_dev` of the mounted overlay, by which files that hold it are recognised.
+    pub device: Option<u64>,
+    /// When the run was claimed.
+    pub started: DateTime<Utc>,
+}
+
+/// A directory `STORE/runs/ID` with its record.
+#[derive(Debug, Clone)]
+pub struct Run {
+    id: LayerId,
+    directory: PathBuf,
+    /// What its record said when it was last read or written.
+    pub record: RunRecord,
+}
+
+impl Run {
+    /// Makes the directories and the record. The record comes last: a run without one was never used.
+    ///
+    /// # Errors
+    /// Those of mkdir and write; nothing refers to the run yet.
+    pub fn create(store: &Store, record: RunRecord) -> Result<Self> {
+        let id = LayerId::from_random(random_id()?);
+        let directory = store.runs().join(id.as_str());
+        let run = Self { id, directory, record };
+        make_directory(&run.directory)?;
+        make_directory(&run.work())?;
+        // The upper's own mode becomes that of the container's "/".
+        fs::create_dir(run.upper()).context(|| format!("create {}", quote(run.upper())))?;
+        copy_root_attributes(&run.record.lower_root(store), &run.upper())?;
+        run.write()?;
+        sync_directory(&store.runs())?;
+        Ok(run)
+    }
+
+    /// Reads a run; `None` if there is none of that id, or none that was ever used.
+    ///
+    /// # Errors
+    /// Those of reading, [`Kind::Invalid`] if the record is not one.
+    pub fn load(store: &Store, id: &LayerId) -> Result<Option<Self>> {
+        let directory = store.runs().join(id.as_str());
+        let path = directory.join(RECORD);
+        let content = match read_capped(&path, CAP) {
+            Ok(content) => content,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let record = serde_json::from_slice(&content).context(|| format!("read {}", quote(&path)))?;
+        Ok(Some(Self { id: id.clone(), directory, record }))
+    }
+
+    /// The ids of all runs, used or not.
+    ///
+    /// # Errors
+    /// Those of readdir.
+    pub fn list(store: &Store) -> Result<Vec<LayerId>> {
+        let operation = || format!("list {}", quote(store.runs()));
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(store.runs()).context(operation)? {
+            let name = entry.context(operation)?.file_name();
+            if let Some(id) = name.to_str().and_then(|name| name.parse().ok()) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Replaces the record by what is in [`Run::record`].
+    ///
+    /// # Errors
+    /// Those of write.
+    pub fn write(&self) -> Result<()> {
+        let text = serde_json::to_vec(&self.record).context(|| "write the record of a run")?;
+        // Not fsynced: after a power cut every holder is dead, whatever the record said of it.
+        replace_file(&self.directory, RECORD, &text, Durability::Volatile)
+    }
+
+    /// The name of the run, and of the layer that its upper becomes.
+    #[must_use]
+    pub fn id(&self) -> &LayerId {
+        &self.id
+    }
+
+    /// The directory that takes the changes.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.directory.join("upper")
+    }
+
+    /// The kernel's scratch space.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.directory.join("work")
+    }
+
+    /// An empty directory for a trial mount; emptied again by the next call.
+    ///
+    /// # Errors
+    /// Those of unlink and mkdir.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let path = self.directory.join("trial");
+        remove_tree(&path)?;
+        make_directory(&path)?;
+        Ok(path)
+    }
+
+    /// Removes the run with whatever is still in it.
+    ///
+    /// # Errors
+    /// Those of unlink; that it is gone is none.
+    pub fn remove(&self) -> Result<()> {
+        // The record goes last, so that a crash leaves a run that is still known to be a dead one.
+        for part in [self.upper(), self.work(), self.directory.join("trial")] {
+            remove_tree(&part)?;
+        }
+        remove_tree(&self.directory)
+    }
+}
+
+impl RunRecord {
+    /// The directories under the upper, uppermost first.
+    #[must_use]
+    pub fn lowers(&self, store: &Store) -> Vec<PathBuf> {
+        let layers = store.layers();
+        let own = self.layers.iter().rev().map(|id| layers.content(id));
+        own.chain(self.base_directories.iter().cloned()).collect()
+    }
+
+    /// The first of the holders that is still alive.
+    ///
+    /// # Errors
+    /// Those of reading /proc.
+    pub fn living_holder(&self) -> Result<Option<&Identity>> {
+        for holder in &self.holders {
+            if holder.is_alive()? {
+                return Ok(Some(holder));
+            }
+        }
+        Ok(None)
+    }
+
+    fn lower_root(&self, store: &Store) -> PathBuf {
+        self.lowers(store).into_iter().next().unwrap_or_else(|| PathBuf::from("/"))
+    }
+}
+
+/// Makes a new upper's root look like the root that it covers.
+fn copy_root_attributes(from: &Path, to: &Path) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let operation = || format!("copy the attributes of {}", quote(from));
+    let metadata = fs::metadata(from).context(operation)?;
+    chown(to, Some(metadata.uid()), Some(metadata.gid())).context(operation)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777)).context(operation)?;
+    for name in xattr::list(from).context(operation)? {
+        let text = name.to_string_lossy();
+        let foreign = text.starts_with("trusted.overlay.") || text.starts_with("user.overlay.");
+        if foreign || text.starts_with("security.selinux") {
+            continue;
+        }
+        if let Some(value) = xattr::get(from, &name).context(operation)? {
+            xattr::set(to, &name, &value).context(operation)?;
+        }
+    }
+    Ok(())
+}
