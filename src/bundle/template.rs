@@ -236,10 +236,10 @@ mod tests {
     #[test]
     fn the_starter_is_a_valid_specification_that_asks_for_a_terminal() {
         let spec = starter(Privilege::Root);
-        super::super::validate::check(&spec).unwrap();
+        crate::bundle::validate::check(&spec).unwrap();
         assert_eq!(spec.process().as_ref().unwrap().terminal(), Some(true));
         let rootless = starter(Privilege::Rootless { uid: 1000, gid: 1001 });
-        super::super::validate::check(&rootless).unwrap();
+        crate::bundle::validate::check(&rootless).unwrap();
         assert_eq!(rootless.linux().as_ref().unwrap().uid_mappings().as_ref().unwrap()[0].host_id(), 1000);
     }
 
@@ -247,7 +247,7 @@ mod tests {
     fn a_run_has_a_path_a_writable_root_and_no_terminal() {
         let options = RunOptions { args: vec!["true".to_owned()], ..RunOptions::default() };
         let spec = run(Path::new("/images/a"), &options);
-        super::super::validate::check(&spec).unwrap();
+        crate::bundle::validate::check(&spec).unwrap();
         let process = spec.process().as_ref().unwrap();
         assert_eq!(process.env().as_ref().unwrap()[0], DEFAULT_PATH);
         assert_eq!(process.terminal(), Some(false));

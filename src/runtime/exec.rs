@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{ContainerStatus, State};
 use libcontainer::syscall::syscall::SyscallType;
-use oci_spec::runtime::{Capabilities, Linux, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
@@ -111,12 +111,15 @@ struct Plan {
 /// them: without no_new_privs only CAP_SYS_ADMIN may load a filter.
 fn plan(container: &Spec, wanted: &Process) -> Result<Plan> {
     let linux = container.linux().clone().unwrap_or_default();
+    // The user namespace is joined before the engine begins, which would make a new one.
+    let joined = |namespace: &LinuxNamespace| namespace.typ() != LinuxNamespaceType::User;
+    let namespaces = linux.namespaces().iter().flatten().filter(|namespace| joined(namespace)).cloned().collect();
     let mut lean = Linux::default();
     lean.set_resources(None)
         .set_devices(None)
         .set_masked_paths(None)
         .set_readonly_paths(None)
-        .set_namespaces(linux.namespaces().clone())
+        .set_namespaces(Some(namespaces))
         .set_cgroups_path(linux.cgroups_path().clone())
         .set_personality(linux.personality().clone());
     let mut process = wanted.clone();
