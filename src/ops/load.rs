@@ -27,12 +27,12 @@ use crate::image::user::resolve_user;
 use crate::image::{ImageConfig, process};
 use crate::overlay::{Detached, PrivateNamespace, Stack, Upper};
 use crate::ring::{Base, Claim, Rebase, Ring};
-use crate::runtime::{self, CreateRequest, Created};
+use crate::runtime::{self, CreateRequest, Created, Stop};
 use crate::store::{Run, RunRecord, Store, make_directory};
 use crate::sys::process::Identity;
 
-/// Below the state root: where creators attach root file systems, unseen by each other.
-const MOUNT_POINT: &str = ".rootfs";
+/// Below the state root, where creators attach root file systems, unseen by each other; no container is called so.
+const MOUNT_POINT: &str = "@rootfs";
 
 /// What a container is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +198,7 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
     };
     let ring = open_ring(place, store, request)?;
     let mut locked = ring.lock()?;
-    locked.settle(&format!("start container '{}'", plan.wish.id))?;
+    locked.settle("use")?;
     if request.depth.is_some() || request.max_bytes.is_some() {
         locked.state.depth = request.depth.unwrap_or(locked.state.depth);
         locked.state.max_bytes = request.max_bytes.or(locked.state.max_bytes);
@@ -289,8 +289,8 @@ fn mount_and_create(
     match noted {
         Ok(()) => Ok(created),
         Err(error) => {
-            runtime::stop(&place.root, id, true)?;
-            runtime::remove(&place.root, id)?;
+            runtime::stop(&place.root, id, Stop::Kill)?;
+            runtime::remove(&place.root, id, Stop::Kill)?;
             Err(error)
         }
     }

@@ -6,7 +6,7 @@ use crate::error::{Context, Kind, Result};
 use crate::ids::{ContainerId, RingName};
 use crate::ring::entry::{Ending, Entry};
 use crate::ring::{Holder, Ring, Sealing};
-use crate::runtime;
+use crate::runtime::{self, Stop};
 use crate::store::{Run, Store};
 
 /// What became of a container's changes.
@@ -29,7 +29,8 @@ pub enum Saved {
 /// [`Kind::NotFound`] if there is no such container, [`Kind::State`] if it runs and `force` is not set.
 pub fn delete(place: &Place, id: &ContainerId, force: bool, exit_code: Option<i32>) -> Result<Saved> {
     let attachment = attachment(place, id)?;
-    runtime::stop(&place.root, id, force)?;
+    let how = how(force, attachment.as_ref());
+    runtime::stop(&place.root, id, how)?;
     let requested = runtime::stop_requested(&place.root, id)?.is_some();
     let saved = match &attachment {
         Some(attachment) => {
@@ -39,13 +40,24 @@ pub fn delete(place: &Place, id: &ContainerId, force: bool, exit_code: Option<i3
         None => Ok(Saved::Nothing),
     };
     // The container goes even where its state cannot be sealed now: the run stays, and the next one tries again.
-    let removed = runtime::remove(&place.root, id);
+    let removed = runtime::remove(&place.root, id, how);
     let saved = saved?;
     removed?;
     if let Saved::Sealed(..) = saved {
         worker::start(&Place { store: attachment.map_or_else(|| place.store.clone(), |a| a.store), ..place.clone() })?;
     }
     Ok(saved)
+}
+
+/// What a program left running in the background may still be writing what the ring is to keep: it is killed only if
+/// that was asked for.
+fn how(force: bool, attachment: Option<&Attachment>) -> Stop {
+    let in_ring = attachment.is_some_and(|attachment| attachment.ring.is_some());
+    match (force, in_ring) {
+        (true, _) => Stop::Kill,
+        (false, true) => Stop::EndedSparing,
+        (false, false) => Stop::Ended,
+    }
 }
 
 /// What the runtime kept for us; a container whose record is damaged has nothing.

@@ -60,19 +60,19 @@ pub struct Start {
 }
 
 impl Locked {
-    /// Makes sure that no run has the ring, sealing what a dead one left. `operation` is what cannot be done otherwise,
-    /// without the ring: `start container 'box1'`.
+    /// Makes sure that no run has the ring, sealing what a dead one left. `verb` is what cannot be done
+    /// otherwise: `roll back`.
     ///
     /// # Errors
     /// [`Kind::Busy`], naming who has the ring, if it is in use or its last upper is still held.
-    pub fn settle(&mut self, operation: &str) -> Result<()> {
+    pub fn settle(&mut self, verb: &str) -> Result<()> {
         let Some(id) = self.state.run.clone() else { return Ok(()) };
         let Some(run) = Run::load(&self.ring().store, &id)? else {
             // Its claim was cut short before anything could run on it.
             self.state.run = None;
             return self.commit();
         };
-        let operation = format!("{operation} in ring '{}'", self.ring().name());
+        let operation = format!("{verb} ring '{}'", self.ring().name());
         if let Some(holder) = run.record.living_holder()? {
             let RunRecord { container, started, .. } = &run.record;
             let since = timestamp(*started);

@@ -164,7 +164,7 @@ impl Ring {
     /// [`Kind::Busy`] if a container uses it.
     pub fn remove(&self) -> Result<()> {
         let mut locked = self.lock()?;
-        locked.settle("remove ring")?;
+        locked.settle("remove")?;
         // It vanishes in one step under a name that is no ring's, and is then deleted at leisure.
         let operation = || format!("remove ring '{}'", self.name);
         let owner = self.store.rings().join(self.name.owner.as_str());

@@ -57,7 +57,21 @@ impl Ring {
 /// Seals what a dead run left, of whose end nobody tells.
 pub(super) fn recover(locked: &mut Locked, run: &Run) -> Result<Sealing> {
     let end = End { reason: Reason::Recovered, exit_code: None, outcome: Outcome::Unknown };
-    seal(locked, run, end)
+    let sealing = seal(locked, run, end)?;
+    if !matches!(sealing, Sealing::Held(_)) {
+        run.record.cgroups.iter().for_each(|directory| remove_cgroup(directory));
+    }
+    Ok(sealing)
+}
+
+/// Removes an empty cgroup that nobody else will: its container's `delete` never came, or spared what lived in it.
+fn remove_cgroup(directory: &Path) {
+    let children = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_cgroup(&child.path());
+    }
+    // It may be gone already; one that is in use again is not ours any more.
+    let _ = std::fs::remove_dir(directory);
 }
 
 /// What the new entry says of the end of its run.

@@ -19,15 +19,27 @@ use crate::sys::signal::Signal;
 /// How long a killed process may take to die: memory of many gigabytes takes seconds to give back.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Makes sure that every process of a container is dead.
+/// How a container that is to be deleted is made to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Everything in it is killed, whether it runs or not.
+    Kill,
+    /// It has to have ended; processes that outlived its first one are killed.
+    Ended,
+    /// It has to have ended; processes that outlived its first one live on, and so does their cgroup.
+    EndedSparing,
+}
+
+/// Makes sure that the first process of a container is dead, and unless they are spared every other one.
 ///
-/// A container that was never started counts as stopped. With `force` a running one is killed, and one whose record
-/// is damaged is emptied by its cgroup.
+/// A container that was never started counts as stopped. One whose record is damaged is emptied by its cgroup, if it
+/// may be killed.
 ///
 /// # Errors
-/// [`Kind::State`] for a running container without `force`, [`Kind::Busy`] if a process does not die.
-pub fn stop(root: &StateRoot, id: &ContainerId, force: bool) -> Result<()> {
+/// [`Kind::State`] for a running container that may not be killed, [`Kind::Busy`] if a process does not die.
+pub fn stop(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     let operation = || format!("stop container '{id}'");
+    let force = how == Stop::Kill;
     let _lock = record::lock(root, id)?;
     let record = match Record::load(root, id) {
         Ok(record) => record,
@@ -53,14 +65,18 @@ pub fn stop(root: &StateRoot, id: &ContainerId, force: bool) -> Result<()> {
         // Nobody else reaps it if it is our own child.
         process.reap()?;
     }
-    record.cgroup.kill_all(LIMIT).context(operation)
+    match how {
+        Stop::Kill | Stop::Ended => record.cgroup.kill_all(LIMIT).context(operation),
+        Stop::EndedSparing => Ok(()),
+    }
 }
 
-/// Takes a stopped container away: its cgroup, its state, and then its poststop hooks, whose failure is logged.
+/// Takes a stopped container away: its cgroup, its state, and then its poststop hooks, whose failure is logged. `how`
+/// is what it was stopped by.
 ///
 /// # Errors
 /// [`Kind::State`] if it is not stopped.
-pub fn remove(root: &StateRoot, id: &ContainerId) -> Result<()> {
+pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     let operation = || format!("delete container '{id}'");
     let lock = record::lock(root, id)?;
     let record = match Record::load(root, id) {
@@ -78,7 +94,10 @@ pub fn remove(root: &StateRoot, id: &ContainerId) -> Result<()> {
             return Err(Error::new(Kind::State, operation(), cause));
         }
     }
-    clear_cgroup(&record.cgroup, id).context(operation)?;
+    let survivors = how == Stop::EndedSparing && !record.cgroup.processes()?.is_empty();
+    if !survivors {
+        clear_cgroup(&record.cgroup, id).context(operation)?;
+    }
     record::discard(root, id)?;
     drop(lock);
     for hook in &record.hooks.poststop {

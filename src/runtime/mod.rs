@@ -50,7 +50,7 @@ use crate::ids::ContainerId;
 
 pub use cgroup::{Cgroup, is_empty};
 pub use create::{CreateRequest, Created, Stdio, create};
-pub use delete::{remove, stop};
+pub use delete::{Stop, remove, stop};
 pub use exec::{ExecOutcome, ExecRequest, exec};
 pub use foreground::wait_foreground;
 pub use hook::relay;
