@@ -5,6 +5,7 @@
 //! ├── format.json            version and features; read before anything else
 //! ├── store.lock             shared while something new is being referred to, exclusive while something is collected
 //! ├── worker.lock, worker.next   one worker packs, one waits (see the ring's worker)
+//! ├── worker.log             what the last worker that failed failed at
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
 //! ├── images/DIGEST.json     which layers an image has
@@ -25,6 +26,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result, quote};
+use crate::sys::fs::{Durability, replace_file};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::xattr::OverlayClass;
 
@@ -118,6 +120,14 @@ impl Store {
     /// Those of flock(2).
     pub fn lock_for_collection(&self) -> Result<Lock> {
         Lock::wait(&self.directory.join("store.lock"), Sharing::Exclusive)
+    }
+
+    /// Leaves a line about a worker's failure, in place of the last one.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    pub fn note_failure(&self, line: &str) -> Result<()> {
+        replace_file(&self.directory, "worker.log", line.as_bytes(), Durability::Volatile)
     }
 
     /// The lock of the one worker that packs.

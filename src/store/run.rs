@@ -12,7 +12,7 @@ use super::layer::remove_tree;
 use super::{Store, make_directory};
 use crate::error::{Context, Kind, Result, quote};
 use crate::ids::{ContainerId, LayerId, RingName};
-use crate::sys::fs::{Durability, random_id, read_capped, replace_file, sync_directory};
+use crate::sys::fs::{Durability, random_id, read_capped, replace_file};
 use crate::sys::process::Identity;
 use crate::sys::xattr::OverlayClass;
 
@@ -77,7 +77,6 @@ impl Run {
         fs::create_dir(run.upper()).context(|| format!("create {}", quote(run.upper())))?;
         copy_root_attributes(&run.record.lower_root(store), &run.upper())?;
         run.write()?;
-        sync_directory(&store.runs())?;
         Ok(run)
     }
 
@@ -119,8 +118,8 @@ impl Run {
     /// Those of write.
     pub fn write(&self) -> Result<()> {
         let text = serde_json::to_vec(&self.record).context(|| "write the record of a run")?;
-        // Not fsynced: after a power cut every holder is dead, whatever the record said of it.
-        replace_file(&self.directory, RECORD, &text, Durability::Volatile)
+        // An older record does no harm: after a power cut every holder is dead, whatever it said of them. A torn one would.
+        replace_file(&self.directory, RECORD, &text, Durability::Whole)
     }
 
     /// The name of the run, and of the layer that its upper becomes.

@@ -18,6 +18,8 @@ pub const TEMPORARY_PREFIX: &str = ".tmp-";
 pub enum Durability {
     /// fsync the file and its directory before returning (about 1 ms on ext4).
     Durable,
+    /// fsync the file only: after a power cut there is the new file or the old one, never an empty one.
+    Whole,
     /// Leave it to the kernel: for what is rebuilt or read in the same boot only.
     Volatile,
 }
@@ -35,8 +37,9 @@ pub fn replace_file(directory: &Path, name: &str, content: &[u8], durability: Du
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
-        if durability == Durability::Durable {
-            file.sync_data()?;
+        match durability {
+            Durability::Durable | Durability::Whole => file.sync_data()?,
+            Durability::Volatile => {}
         }
         fs::rename(&temporary, &target)
     };
