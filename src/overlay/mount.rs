@@ -13,6 +13,7 @@ use rustix::mount::{
 
 use super::{Index, Parameter, Stack, Upper, plan_parameters};
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::fs::by_descriptor;
 use crate::sys::xattr::OverlayClass;
 
 /// The kernel copies at most this much of a parameter's text, its final NUL included.
@@ -44,7 +45,7 @@ impl Detached {
     /// The root of the mount, for looking into it without attaching it; good as long as this value lives.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        crate::sys::fs::by_descriptor(&self.0)
+        by_descriptor(&self.0)
     }
 }
 
@@ -93,6 +94,28 @@ enum Failure {
 }
 
 fn make(stack: &Stack, index: Index) -> std::result::Result<Detached, Failure> {
+    match make_by(stack, index, Lowers::OneByOne) {
+        // Before 6.7 the kernel took all lowers in one parameter. If that is not it, the first failure tells more.
+        Err(first @ Failure::System { errno: Errno::INVAL, .. }) => {
+            make_by(stack, index, Lowers::Joined).map_err(|second| match second {
+                Failure::System { errno: Errno::INVAL, .. } => first,
+                other => other,
+            })
+        }
+        result => result,
+    }
+}
+
+/// How the kernel is given the lower directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lowers {
+    /// A parameter each.
+    OneByOne,
+    /// In one parameter, with colons between: some sixty fit, by the numbers of their descriptors.
+    Joined,
+}
+
+fn make_by(stack: &Stack, index: Index, lowers: Lowers) -> std::result::Result<Detached, Failure> {
     let parameters = plan_parameters(stack, index).map_err(Failure::Plan)?;
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| failure(errno, "open", None))?;
     // The kernel keeps these by path; the descriptors only need to live until the mount is made.
@@ -100,12 +123,37 @@ fn make(stack: &Stack, index: Index) -> std::result::Result<Detached, Failure> {
     fsconfig_set_string(context.as_fd(), "source", "regen")
         .map_err(|errno| failure(errno, "set source", Some(&context)))?;
     for parameter in &parameters {
-        set(&context, parameter, &mut short)?;
+        match (parameter, lowers) {
+            (Parameter::Directory("lowerdir+", _), Lowers::Joined) => {}
+            _ => set(&context, parameter, &mut short)?,
+        }
     }
-    fsconfig_create(context.as_fd()).map_err(|errno| failure(errno, "create", Some(&context)))?;
+    match lowers {
+        Lowers::OneByOne => {
+            fsconfig_create(context.as_fd()).map_err(|errno| failure(errno, "create", Some(&context)))?;
+        }
+        Lowers::Joined => create_joined(&context, &stack.lowers)?,
+    }
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .map(Detached)
         .map_err(|errno| failure(errno, "mount", Some(&context)))
+}
+
+/// Gives the lowers by descriptor number, relative to the directory of this process's descriptors.
+fn create_joined(context: &OwnedFd, lowers: &[PathBuf]) -> std::result::Result<(), Failure> {
+    let open = |path: &PathBuf| crate::sys::fs::open_path(path);
+    let descriptors = lowers.iter().map(open).collect::<Result<Vec<_>>>().map_err(Failure::Plan)?;
+    let numbers: Vec<_> = descriptors
+        .iter()
+        .filter_map(|descriptor| by_descriptor(descriptor).file_name().map(|name| name.to_string_lossy().into_owned()))
+        .collect();
+    let before = open(&PathBuf::from(".")).map_err(Failure::Plan)?;
+    rustix::process::chdir("/proc/self/fd").map_err(|errno| failure(errno, "find its descriptors", None))?;
+    let made = fsconfig_set_string(context.as_fd(), "lowerdir", numbers.join(":"))
+        .and_then(|()| fsconfig_create(context.as_fd()))
+        .map_err(|errno| failure(errno, "create", Some(context)));
+    rustix::process::fchdir(&before).map_err(|errno| failure(errno, "go back", None))?;
+    made
 }
 
 fn set(context: &OwnedFd, parameter: &Parameter, short: &mut Vec<File>) -> std::result::Result<(), Failure> {
@@ -128,7 +176,7 @@ fn shorten(path: &Path, open: &mut Vec<File>) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let file = crate::sys::fs::open_path(path)?;
-    let short = crate::sys::fs::by_descriptor(&file);
+    let short = by_descriptor(&file);
     open.push(file);
     Ok(short)
 }
@@ -272,6 +320,22 @@ mod tests {
         drop(file);
         assert!(!trial("b"));
         assert!(!trial("c"), "a trial leaves nothing that the next one trips over");
+    }
+
+    #[test]
+    fn privileged_the_older_kernels_way_shows_the_same() {
+        let (directory, mut stack) = layout();
+        fs::write(stack.lowers[0].join("f"), "top").unwrap();
+        fs::write(stack.lowers[1].join("f"), "base").unwrap();
+        for n in 0..50 {
+            let lower = directory.path().join(format!("a lower: with, everything {n}"));
+            fs::create_dir(&lower).unwrap();
+            fs::write(lower.join(format!("g{n}")), "").unwrap();
+            stack.lowers.push(lower);
+        }
+        let Ok(mount) = make_by(&stack, Index::Off, Lowers::Joined) else { panic!("the kernel refused") };
+        assert_eq!(fs::read_to_string(mount.path().join("f")).unwrap(), "top");
+        assert!((0..50).all(|n| mount.path().join(format!("g{n}")).exists()));
     }
 
     #[test]
