@@ -93,22 +93,18 @@ impl Ring {
         Ok(ring)
     }
 
-    /// All rings of a store, by name.
+    /// All rings of a store, by name; also those that cannot be read, so that nobody takes what they name for garbage.
     ///
     /// # Errors
-    /// Those of readdir; [`Kind::Damaged`] if a directory has packs but no `ring.json`: its layers must not be taken for
-    /// garbage.
+    /// Those of readdir.
     pub fn list(store: &Store) -> Result<Vec<Self>> {
         let mut rings = Vec::new();
         for owner in names_in(&store.rings())? {
             for name in names_in(&store.rings().join(owner.as_str()))? {
                 let ring = Self::at(store, &RingName { owner: owner.clone(), name });
-                if ring.state_file().is_file() {
+                // One that is just being made, or whose making was cut short, has neither.
+                if ring.state_file().is_file() || has_blobs(&ring.directory) {
                     rings.push(ring);
-                } else if names_blobs(&ring.directory) {
-                    let operation = format!("list ring '{}'", ring.name);
-                    return Err(Error::new(Kind::Damaged, operation, "it has packs but no ring.json")
-                        .next(format!("put the file back, or remove {}", quote(&ring.directory))));
                 }
             }
         }
@@ -200,7 +196,7 @@ impl Locked {
 }
 
 /// Whether a directory holds packs.
-fn names_blobs(ring: &Path) -> bool {
+fn has_blobs(ring: &Path) -> bool {
     fs::read_dir(ring.join("blobs/sha256")).is_ok_and(|mut blobs| blobs.next().is_some())
 }
 

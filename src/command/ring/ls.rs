@@ -6,7 +6,7 @@ use super::{print, store, view};
 use crate::cli::ring::Output;
 use crate::command::World;
 use crate::command::table::table;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{ContainerId, Name, RingName};
 use crate::ring::Ring;
 use crate::ring::entry::timestamp;
@@ -22,6 +22,9 @@ struct RingView {
     bytes: u64,
     last_exit: Option<String>,
     in_use_by: Option<ContainerId>,
+    /// Why it cannot be read; everything else is then empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 pub(super) fn run(world: &World, output: Output) -> Result<()> {
@@ -29,7 +32,8 @@ pub(super) fn run(world: &World, output: Output) -> Result<()> {
         Some(store) => Ring::list(&store)?,
         None => Vec::new(),
     };
-    let views: Vec<_> = rings.iter().map(describe).collect::<Result<_>>()?;
+    let views: Vec<_> =
+        rings.iter().map(|ring| describe(ring).unwrap_or_else(|error| RingView::damaged(ring, &error))).collect();
     print(output, &views, || text(world, &views))
 }
 
@@ -49,7 +53,24 @@ fn describe(ring: &Ring) -> Result<RingView> {
         bytes: state.bytes(),
         last_exit: state.last_exit.map(timestamp),
         in_use_by,
+        error: None,
     })
+}
+
+impl RingView {
+    fn damaged(ring: &Ring, error: &Error) -> Self {
+        Self {
+            name: ring.name().name.clone(),
+            owner: ring.name().owner.clone(),
+            entries: 0,
+            depth: 0,
+            max_bytes: None,
+            bytes: 0,
+            last_exit: None,
+            in_use_by: None,
+            error: Some(error.to_string()),
+        }
+    }
 }
 
 fn text(world: &World, views: &[RingView]) -> String {
@@ -66,5 +87,7 @@ fn text(world: &World, views: &[RingView]) -> String {
             ring.in_use_by.as_ref().map_or_else(|| "-".into(), ToString::to_string),
         ]
     };
-    table(&std::iter::once(head).chain(views.iter().map(row)).collect::<Vec<_>>())
+    let mut text = table(&std::iter::once(head).chain(views.iter().map(row)).collect::<Vec<_>>());
+    text.extend(views.iter().filter_map(|ring| ring.error.as_ref()).map(|error| format!("{error}\n")));
+    text
 }
