@@ -123,7 +123,7 @@ fn owner_of(annotations: &HashMap<String, String>, caller: &Name) -> Result<Name
 }
 
 fn check_known(annotations: &HashMap<String, String>, container: Option<&str>) -> Result<()> {
-    const KNOWN: [&str; 5] = ["ring", "ring.at", "ring.depth", "ring.max-bytes", "ring.create"];
+    const KNOWN: [&str; 6] = ["ring", "ring.at", "ring.depth", "ring.max-bytes", "ring.create", "ring.mode"];
     let mut names = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, key, value)));
     // In a pod, `ring.NAME` may be meant for any container of it.
     let unknown = names.find(|(name, _, _)| {
@@ -164,6 +164,9 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
                 "never" => Create::Never,
                 _ => return invalid("it is neither 'always' nor 'never'".into()),
             }
+        }
+        "mode" if value != "exclusive" => {
+            return Err(Error::new(Kind::Unsupported, "check the value", "this regen knows only 'exclusive'"));
         }
         // The ring of one container of a pod: read before.
         _ => {}
@@ -243,6 +246,7 @@ mod tests {
             vec![ring, ("run.regen.ring.max-bytes", "many")],
             vec![ring, ("run.regen.ring.at", "")],
             vec![ring, ("run.regen.ring.create", "maybe")],
+            vec![ring, ("run.regen.ring.mode", "fork")],
             vec![ring, ("run.regen.ring.depht", "3")],
         ] {
             let error = read(&bad).expect_err(&format!("{bad:?} was taken"));

@@ -40,30 +40,57 @@ impl Difference {
 /// A path, absolute inside the container, that differs.
 pub type Changed = (Difference, PathBuf);
 
-/// Compares two states of a ring.
+/// A state: a ring that nobody changes meanwhile, and which of its entries.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'a> {
+    /// The ring.
+    pub ring: &'a Locked,
+    /// The entry.
+    pub selector: &'a Selector,
+}
+
+/// Compares two states, of one ring or of two.
 ///
 /// # Errors
 /// Those of opening the views and of reading them.
-pub fn diff(ring: &Locked, first: &Selector, second: &Selector) -> Result<Vec<Changed>> {
-    let touched = differing_layers(ring, first, second)?;
-    let class = ring.ring().store().class();
-    let comparison = Comparison { first: ring.view(first)?, second: ring.view(second)?, class };
+pub fn diff(first: State<'_>, second: State<'_>) -> Result<Vec<Changed>> {
+    let comparison = Comparison {
+        first: first.ring.view(first.selector)?,
+        second: second.ring.view(second.selector)?,
+        class: first.ring.ring().store().class(),
+    };
     let mut found = Vec::new();
-    comparison.directory(Path::new(""), &touched, &mut found)?;
+    if first.base()? == second.base()? {
+        comparison.directory(Path::new(""), &differing_layers(first, second)?, &mut found)?;
+    } else {
+        comparison.everything(Path::new(""), &mut found)?;
+    }
     Ok(found)
 }
 
-/// The directories of the layers that not both states stand on.
-fn differing_layers(ring: &Locked, first: &Selector, second: &Selector) -> Result<Vec<PathBuf>> {
-    let chain = |selector: &Selector| -> Result<Vec<LayerId>> {
-        Ok(match ring.state.select_view(selector)? {
+impl State<'_> {
+    fn layers(&self) -> Result<Vec<LayerId>> {
+        Ok(match self.ring.state.select_view(self.selector)? {
             Selected::Base => Vec::new(),
             Selected::Entry(entry) => entry.layers.clone(),
         })
-    };
-    let (a, b) = (chain(first)?, chain(second)?);
+    }
+
+    /// What the state stands on.
+    fn base(&self) -> Result<Option<&str>> {
+        Ok(match self.ring.state.select_view(self.selector)? {
+            Selected::Base => self.ring.state.entries.last(),
+            Selected::Entry(entry) => Some(entry),
+        }
+        .map(|entry| entry.base.as_str()))
+    }
+}
+
+/// The directories of the layers that not both states stand on.
+fn differing_layers(first: State<'_>, second: State<'_>) -> Result<Vec<PathBuf>> {
+    let (a, b) = (first.layers()?, second.layers()?);
     let shared = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
-    let layers = ring.ring().store().layers();
+    let layers = first.ring.ring().store().layers();
     Ok(a[shared..].iter().chain(&b[shared..]).map(|id| layers.content(id)).collect())
 }
 
@@ -95,6 +122,11 @@ impl Comparison {
         Ok(())
     }
 
+    /// Compares below `path` whatever the layers say.
+    fn everything(&self, path: &Path, found: &mut Vec<Changed>) -> Result<()> {
+        self.directory(path, &[self.first.root(), self.second.root()], found)
+    }
+
     fn path(&self, path: &Path, layers: &[PathBuf], everything: bool, found: &mut Vec<Changed>) -> Result<()> {
         let (a, b) = (self.first.root().join(path), self.second.root().join(path));
         match (stat(&a)?, stat(&b)?) {
@@ -106,10 +138,7 @@ impl Comparison {
                     found.push((Difference::Modified, Path::new("/").join(path)));
                 }
                 match (old.is_dir(), new.is_dir()) {
-                    (true, true) if everything => {
-                        let roots = [self.first.root(), self.second.root()];
-                        self.directory(path, &roots, found)
-                    }
+                    (true, true) if everything => self.everything(path, found),
                     (true, true) => self.directory(path, layers, found),
                     (true, false) => collect_below(&self.first.root(), path, Difference::Deleted, found),
                     (false, true) => collect_below(&self.second.root(), path, Difference::Added, found),
