@@ -40,7 +40,7 @@ pub struct Surroundings<'a> {
     pub id: &'a ContainerId,
     /// The user's bundle, absolute.
     pub bundle: &'a Path,
-    /// The program that stands before each hook of the engine, see [`relay`].
+    /// The program that stands before each hook of the engine.
     pub relay: &'a Path,
     /// Whether cgroups are made by systemd, whose paths have another form (`slice:prefix:name`).
     pub systemd_cgroup: bool,

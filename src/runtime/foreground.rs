@@ -29,7 +29,7 @@ const END_OF_FILE: u8 = 4;
 /// arrives is sent on. The caller deletes the container, whatever this returns.
 ///
 /// # Errors
-/// Those of [`super::start`] and of the system calls in between; the terminal is restored in any case.
+/// Those of [`super::start()`] and of the system calls in between; the terminal is restored in any case.
 pub fn wait_foreground(root: &StateRoot, id: &ContainerId, created: &Created, signals: Blocked) -> Result<ExitStatus> {
     let init = create::open_init(created)?;
     if let Some(pty) = &created.pty {
