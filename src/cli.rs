@@ -3,6 +3,8 @@
 //! Flags may stand before or after positional arguments. The command of `exec` is everything from its first word on;
 //! that of `run` follows `--`.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "help shows optional parts in brackets, as they are typed")]
+
 pub mod ring;
 
 use std::path::PathBuf;
@@ -112,6 +114,10 @@ pub enum Command {
     Features,
     /// Look at and change rings
     Ring(ring::Ring),
+    /// Print a shell's completion script
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
     /// Pack what was sealed (the runtime's own use)
     #[command(hide = true)]
     Worker,
@@ -334,6 +340,22 @@ pub struct Spec {
     /// For a container of an ordinary user
     #[arg(long = "rootless", id = "spec_rootless")]
     pub rootless: bool,
+}
+
+/// `completions`
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where to write them; made if it is not there
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// `hook-relay`

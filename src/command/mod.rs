@@ -3,6 +3,7 @@
 //! What goes to standard output is the verb's answer. An error is one line on standard error and, with `--log`, one
 //! entry in that file; the exit status is in [`crate::error::Error::exit_code`].
 
+mod completions;
 mod create;
 mod delete;
 mod exec;
@@ -11,6 +12,7 @@ mod hook_relay;
 mod kill;
 mod list;
 mod log;
+mod man;
 mod progress;
 mod ring;
 mod run;
@@ -57,20 +59,23 @@ fn seal_where_needed() -> Result<()> {
 
 /// The exit status of a verb that succeeded.
 fn dispatch(cli: &Cli) -> Result<u8> {
-    let world = World::open(&cli.global)?;
+    // Verbs that only print need no places, nor the variables that name them.
+    let world = || World::open(&cli.global);
     match &cli.command {
-        Command::Create(arguments) => create::run(&world, arguments).map(|()| 0),
-        Command::Start(arguments) => start::run(&world, arguments).map(|()| 0),
-        Command::State(arguments) => state::run(&world, arguments).map(|()| 0),
-        Command::Kill(arguments) => kill::run(&world, arguments).map(|()| 0),
-        Command::Delete(arguments) => delete::run(&world, arguments).map(|()| 0),
-        Command::Run(arguments) => run::run(&world, arguments),
-        Command::Exec(arguments) => exec::run(&world, arguments),
-        Command::List(arguments) => list::run(&world, arguments).map(|()| 0),
+        Command::Create(arguments) => create::run(&world()?, arguments).map(|()| 0),
+        Command::Start(arguments) => start::run(&world()?, arguments).map(|()| 0),
+        Command::State(arguments) => state::run(&world()?, arguments).map(|()| 0),
+        Command::Kill(arguments) => kill::run(&world()?, arguments).map(|()| 0),
+        Command::Delete(arguments) => delete::run(&world()?, arguments).map(|()| 0),
+        Command::Run(arguments) => run::run(&world()?, arguments),
+        Command::Exec(arguments) => exec::run(&world()?, arguments),
+        Command::List(arguments) => list::run(&world()?, arguments).map(|()| 0),
         Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
-        Command::Ring(arguments) => ring::run(&world, arguments),
-        Command::Worker => worker::run(&world).map(|()| 0),
+        Command::Ring(arguments) => ring::run(&world()?, arguments),
+        Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),
+        Command::Man(arguments) => man::run(arguments).map(|()| 0),
+        Command::Worker => worker::run(&world()?).map(|()| 0),
         Command::HookRelay(arguments) => Err(hook_relay::run(arguments)),
     }
 }
