@@ -1,23 +1,18 @@
 //! The fold: layers at which no kept entry ends are merged into the one above, so that a chain stays short however
 //! many runs a ring has seen. Directories only: packs and manifests stay as they are.
 //!
-//! Files are not copied but linked, so that it costs time per file and no bytes. The old directories stay as long as
-//! a running container is mounted on them; when its upper is sealed, its chain is rewritten to the merged ones.
+//! The old directories stay as long as a running container is mounted on them; when its upper is sealed, its chain is
+//! rewritten to the merged ones.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
-
-use super::Ring;
 use super::entry::Entry;
+use super::merge::merge;
 use super::state::{LayerRecord, RingState};
-use crate::error::{Context, Result, quote};
+use super::view::View;
+use super::{Locked, Ring};
+use crate::error::{Context, Result};
 use crate::ids::LayerId;
-use crate::store::{Layers, Stage};
 use crate::sys::fs::{disk_usage, random_id};
-use crate::sys::xattr::OverlayClass;
+use std::collections::HashMap;
 
 /// So many layers have to be mergeable before it is done: the cost is then shared by as many runs.
 const WORTHWHILE: usize = 8;
@@ -42,30 +37,53 @@ impl Ring {
         if !group.iter().all(|id| layers.has(id)) {
             return Ok(());
         }
-        let merged = LayerId::from_random(random_id()?);
+        // Only what lies below says which whiteouts are still needed.
+        let Some(below) = self.lock()?.below(group)? else { return Ok(()) };
         let directories: Vec<_> = group.iter().map(|id| layers.content(id)).collect();
-        let stage = merge(&layers, &directories, self.store().class())?;
+        let stage = merge(&layers, &directories, self.store().class(), Some(&below.root()))?;
         let disk_bytes = disk_usage(stage.directory())?;
         let mut locked = self.lock()?;
         // An eviction meanwhile has made more mergeable: the next call does it.
         if !plan_fold(&locked.state).iter().any(|planned| planned == group) {
             return Ok(());
         }
+        let merged = LayerId::from_random(random_id()?);
         let records: Vec<_> = group.iter().filter_map(|id| locked.state.layers.get(id)).collect();
         let packs = records.iter().flat_map(|record| record.packs.clone()).collect();
         let folded = records.iter().flat_map(|record| record.folded_from.clone()).chain(group.iter().cloned());
         let record = LayerRecord { disk_bytes, packs, folded_from: folded.collect() };
         layers.adopt(&merged, stage.directory())?;
-        locked.state.layers.insert(merged.clone(), record);
         if locked.state.run.is_none() {
-            // Nobody stands on the old ones any more.
+            // Nobody stands on older ones any more.
             locked.state.layers.values_mut().for_each(|record| record.folded_from.clear());
         }
+        locked.state.layers.insert(merged.clone(), record);
         for entry in &mut locked.state.entries {
             replace_group(&mut entry.layers, group, &merged);
         }
         locked.state.forget_unused_layers();
         locked.commit()
+    }
+}
+
+impl Locked {
+    /// What a group of layers stands on; `None` if it is not the same everywhere, or not all there.
+    pub(super) fn below(&self, group: &[LayerId]) -> Result<Option<View>> {
+        let chain_below = |entry: &Entry| {
+            let start = entry.layers.iter().position(|layer| group.first() == Some(layer))?;
+            Some((entry.layers[..start].to_vec(), entry.base.clone()))
+        };
+        let mut places = self.state.entries.iter().filter_map(chain_below);
+        let Some((chain, base)) = places.next() else { return Ok(None) };
+        if places.any(|other| other != (chain.clone(), base.clone())) {
+            return Ok(None);
+        }
+        let Some(base) = self.state.base_directories(&base) else { return Ok(None) };
+        let layers = self.ring().store().layers();
+        if !chain.iter().all(|id| layers.has(id)) {
+            return Ok(None);
+        }
+        self.stack(&chain, base, "what is folded").map(Some)
     }
 }
 
@@ -131,130 +149,6 @@ pub(super) fn rewrite_chain(state: &RingState, chain: &mut Vec<LayerId>) {
         let length = chain[start..].iter().take_while(|layer| part_of(layer)).count();
         chain.splice(start..start + length, [id.clone()]);
     }
-}
-
-/// Merges unpacked stages, lowest first, and makes the result a layer.
-pub(super) fn merge_stages(layers: &Layers, id: &LayerId, stages: Vec<Stage>, class: OverlayClass) -> Result<()> {
-    if let [only] = stages.as_slice() {
-        return layers.adopt(id, only.directory());
-    }
-    let directories: Vec<_> = stages.iter().map(|stage| stage.directory().to_owned()).collect();
-    let merged = merge(layers, &directories, class)?;
-    layers.adopt(id, merged.directory())
-}
-
-/// A stage that shows what `directories` (lowest first) show when they are stacked, in overlay format.
-fn merge(layers: &Layers, directories: &[PathBuf], class: OverlayClass) -> Result<Stage> {
-    let merger = Merger { class };
-    let stage = layers.stage()?;
-    let [lowest, others @ ..] = directories else { return Ok(stage) };
-    merger.copy_tree(lowest, stage.directory())?;
-    let mut result = stage;
-    for upper in others {
-        let next = layers.stage()?;
-        merger.merge_directory(result.directory(), upper, next.directory())?;
-        result = next;
-    }
-    Ok(result)
-}
-
-struct Merger {
-    class: OverlayClass,
-}
-
-impl Merger {
-    /// Makes `target`, an empty directory, show `upper` over `lower`.
-    fn merge_directory(&self, lower: &Path, upper: &Path, target: &Path) -> Result<()> {
-        let opaque = self.is_opaque(upper)?;
-        for name in names(upper)? {
-            let (from, to) = (upper.join(&name), target.join(&name));
-            let below = lower.join(&name);
-            if opaque { self.copy(&from, &to)? } else { self.merge_child(&below, &from, &to)? }
-        }
-        if !opaque {
-            for name in names(lower)? {
-                if fs::symlink_metadata(upper.join(&name)).is_err() {
-                    self.copy(&lower.join(&name), &target.join(&name))?;
-                }
-            }
-        }
-        self.copy_attributes(upper, target)?;
-        if self.is_opaque(lower)? { self.make_opaque(target) } else { Ok(()) }
-    }
-
-    fn merge_child(&self, below: &Path, from: &Path, to: &Path) -> Result<()> {
-        let metadata = fs::symlink_metadata(below).ok();
-        match metadata {
-            Some(metadata) if is_directory(from)? && metadata.is_dir() => {
-                make_directory(to)?;
-                self.merge_directory(below, from, to)
-            }
-            // Whatever else was there hid what lies further down, and has to go on doing so.
-            Some(_) if is_directory(from)? => {
-                self.copy(from, to)?;
-                self.make_opaque(to)
-            }
-            Some(_) | None => self.copy(from, to),
-        }
-    }
-
-    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
-        if is_directory(from)? {
-            make_directory(to)?;
-            return self.copy_tree(from, to);
-        }
-        fs::hard_link(from, to).context(|| format!("link {} to {}", quote(from), quote(to)))
-    }
-
-    fn copy_tree(&self, from: &Path, to: &Path) -> Result<()> {
-        for name in names(from)? {
-            self.copy(&from.join(&name), &to.join(&name))?;
-        }
-        self.copy_attributes(from, to)
-    }
-
-    /// Mode, owner, attributes and, last, times of a directory.
-    fn copy_attributes(&self, from: &Path, to: &Path) -> Result<()> {
-        let operation = || format!("copy the attributes of {}", quote(from));
-        let metadata = fs::metadata(from).context(operation)?;
-        chown(to, Some(metadata.uid()), Some(metadata.gid())).context(operation)?;
-        fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777)).context(operation)?;
-        for name in xattr::list(from).context(operation)? {
-            // Of the kernel's own notes only this one says something about content.
-            if name.to_string_lossy().starts_with(self.class.prefix()) && name != self.class.opaque() {
-                continue;
-            }
-            if let Some(value) = xattr::get(from, &name).context(operation)? {
-                xattr::set(to, &name, &value).context(operation)?;
-            }
-        }
-        let times = fs::FileTimes::new()
-            .set_accessed(metadata.accessed().context(operation)?)
-            .set_modified(metadata.modified().context(operation)?);
-        fs::File::open(to).and_then(|directory| directory.set_times(times)).context(operation)
-    }
-
-    fn is_opaque(&self, directory: &Path) -> Result<bool> {
-        let value = xattr::get(directory, self.class.opaque()).context(|| format!("read {}", quote(directory)))?;
-        Ok(value.as_deref() == Some(b"y"))
-    }
-
-    fn make_opaque(&self, directory: &Path) -> Result<()> {
-        xattr::set(directory, self.class.opaque(), b"y").context(|| format!("mark {} opaque", quote(directory)))
-    }
-}
-
-fn is_directory(path: &Path) -> Result<bool> {
-    Ok(fs::symlink_metadata(path).context(|| format!("look at {}", quote(path)))?.is_dir())
-}
-
-fn make_directory(path: &Path) -> Result<()> {
-    fs::create_dir(path).context(|| format!("create {}", quote(path)))
-}
-
-fn names(directory: &Path) -> Result<Vec<OsString>> {
-    let operation = || format!("list {}", quote(directory));
-    fs::read_dir(directory).context(operation)?.map(|entry| Ok(entry.context(operation)?.file_name())).collect()
 }
 
 #[cfg(test)]

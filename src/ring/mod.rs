@@ -18,6 +18,7 @@ mod fold;
 pub mod gc;
 mod holder;
 mod index;
+mod merge;
 mod pack;
 mod seal;
 pub mod selector;

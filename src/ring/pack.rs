@@ -4,7 +4,9 @@
 use std::fs::File;
 
 use super::entry::Entry;
+use super::merge::merge;
 use super::state::{LayerRecord, PackRecord};
+use super::view::View;
 use super::{Locked, Ring, index};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{Digest, LayerId};
@@ -208,7 +210,14 @@ impl Locked {
             unpack_layer(&blob, &expected, compression, store.class(), &limits, stage.directory())?;
             stages.push(stage);
         }
-        super::fold::merge_stages(&layers, layer, stages, store.class())
+        let [only] = stages.as_slice() else {
+            let directories: Vec<_> = stages.iter().map(|stage| stage.directory().to_owned()).collect();
+            let below = self.below(std::slice::from_ref(layer))?;
+            let below = below.as_ref().map(View::root);
+            let merged = merge(&layers, &directories, store.class(), below.as_deref())?;
+            return layers.adopt(layer, merged.directory());
+        };
+        layers.adopt(layer, only.directory())
     }
 }
 

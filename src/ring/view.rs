@@ -6,6 +6,7 @@ use super::Locked;
 use super::entry::Entry;
 use super::selector::{Selected, Selector};
 use crate::error::{Context, Error, Kind, Result};
+use crate::ids::LayerId;
 use crate::overlay::{Detached, Stack};
 
 /// An entry's (or the bare base's) file system, as long as this value lives.
@@ -45,14 +46,21 @@ impl Locked {
             Selected::Entry(entry) => (self.base_of(entry)?, entry.layers.clone()),
             Selected::Base => (self.newest_base()?, Vec::new()),
         };
-        self.ensure_layers(&layers, &format!("'{name}{selector}'"))?;
+        let subject = format!("'{name}{selector}'");
+        self.ensure_layers(&layers, &subject)?;
+        self.stack(&layers, base, &subject)
+    }
+
+    /// A view of `layers`, lowest first, on a base.
+    pub(super) fn stack(&self, layers: &[LayerId], base: Vec<PathBuf>, subject: &str) -> Result<View> {
         let store = &self.ring().store;
         let own = layers.iter().rev().map(|id| store.layers().content(id));
         let mut lowers: Vec<_> = own.chain(base).collect();
+        // The kernel makes no overlay of a single directory, nor is one needed.
         let root = if lowers.len() == 1 {
             Root::Plain(lowers.remove(0))
         } else {
-            Root::Mounted(Detached::overlay(&Stack::view(lowers, store.class()), &format!("'{name}{selector}'"))?)
+            Root::Mounted(Detached::overlay(&Stack::view(lowers, store.class()), subject)?)
         };
         Ok(View { root })
     }

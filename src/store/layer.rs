@@ -14,7 +14,9 @@ pub struct Layers {
 }
 
 impl Layers {
-    pub(super) fn new(directory: PathBuf) -> Self {
+    /// The layers in a directory that exists.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
 
