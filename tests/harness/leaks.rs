@@ -11,6 +11,16 @@ use nix::unistd::Pid;
 /// What was killed takes a moment to vanish.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Lets the processes that pack in the background come to their end.
+pub fn wait_for_workers(base: &Path, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let store = base.join("store");
+    let works = || processes(&store, "\0").iter().any(|(_, line)| line.trim_end().ends_with(" worker"));
+    while works() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Everything that is still there after a while.
 pub fn find_lasting(base: &Path, prefix: &str) -> Vec<String> {
     let deadline = Instant::now() + PATIENCE;
@@ -31,6 +41,7 @@ fn find(base: &Path, prefix: &str) -> Vec<String> {
     found.extend(zombies().into_iter().map(|pid| format!("zombie {pid}")));
     found.extend(loop_devices(base).into_iter().map(|name| format!("loop device {name}")));
     found.extend(states(base).iter().map(|path| format!("state {}", path.display())));
+    found.extend(runs(base).iter().map(|path| format!("run {}", path.display())));
     found.extend(temporary(&base.join("store")).iter().map(|path| format!("temporary {}", path.display())));
     found
 }
@@ -137,7 +148,14 @@ fn loop_devices(base: &Path) -> Vec<String> {
 
 fn states(base: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(base.join("run")).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    // No container's name begins so: it is where creators attach root file systems.
+    directories.map(|entry| entry.path()).filter(|path| !path.ends_with("@rootfs")).collect()
+}
+
+/// Uppers that were neither sealed nor thrown away.
+fn runs(base: &Path) -> Vec<PathBuf> {
+    fs::read_dir(base.join("store/runs")).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Half-written files and directories in the store: their names begin as `sys` names them.

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 mod leaks;
+pub mod ring;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -175,6 +176,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        leaks::wait_for_workers(&self.base, LIMIT);
         let found = leaks::find_lasting(&self.base, &self.prefix);
         if !found.is_empty() {
             leaks::clean(&self.base, &self.prefix);

@@ -1,0 +1,171 @@
+//! Containers in rings, and looks at what is in a ring.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Output, World, read_text};
+
+impl World {
+    /// The path of the shared root file system, as an argument.
+    pub fn rootfs_text(&self) -> String {
+        self.rootfs().to_str().unwrap().to_owned()
+    }
+
+    /// A container's id that this world has not used yet.
+    pub fn fresh_id(&self) -> String {
+        self.id(&format!("n{}", self.count()))
+    }
+
+    /// Runs a script on a ring, in the foreground, to its end.
+    pub fn run_in(&self, ring: &str, script: &str) -> Output {
+        self.run_with(&["--ring", ring], script)
+    }
+
+    /// Runs a script over the shared root file system with these flags of `run`.
+    pub fn run_with(&self, flags: &[&str], script: &str) -> Output {
+        let (rootfs, id) = (self.rootfs_text(), self.fresh_id());
+        let mut arguments = vec!["run", "--rootfs", &rootfs];
+        arguments.extend(flags);
+        arguments.extend([&*id, "--", "sh", "-c", script]);
+        self.regen(&arguments)
+    }
+
+    /// Starts a script on a ring and leaves it running.
+    pub fn detach_in(&self, ring: &str, script: &str) -> String {
+        let (rootfs, id) = (self.rootfs_text(), self.fresh_id());
+        self.regen(&["run", "-d", "--rootfs", &rootfs, "--ring", ring, &id, "--", "sh", "-c", script]).success();
+        id
+    }
+
+    /// Runs `ring …`.
+    pub fn ring(&self, arguments: &[&str]) -> Output {
+        self.regen(&[&["ring"], arguments].concat())
+    }
+
+    /// What `ring … --json` prints.
+    #[track_caller]
+    pub fn ring_json(&self, arguments: &[&str]) -> Value {
+        let output = self.ring(&[arguments, &["--json"]].concat());
+        serde_json::from_str(output.success().stdout()).unwrap()
+    }
+
+    /// Waits until everything is packed and evicted.
+    #[track_caller]
+    pub fn pack(&self) {
+        self.ring(&["pack"]).success();
+    }
+
+    /// The entries of a ring, newest first.
+    #[track_caller]
+    pub fn log(&self, ring: &str) -> Vec<Value> {
+        self.ring_json(&["log", ring]).as_array().unwrap().clone()
+    }
+
+    /// The numbers of a ring's entries, newest first.
+    #[track_caller]
+    pub fn seqs(&self, ring: &str) -> Vec<u64> {
+        self.log(ring).iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
+    }
+
+    /// The layers of an entry, lowest first.
+    #[track_caller]
+    pub fn layers_of(&self, target: &str) -> Vec<String> {
+        let entry = self.ring_json(&["show", target]);
+        entry["layers"].as_array().unwrap().iter().map(|layer| layer.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The directory of one of root's rings.
+    pub fn ring_directory(&self, ring: &str) -> PathBuf {
+        self.store().join("rings/root").join(ring)
+    }
+
+    /// A file of a ring, parsed.
+    pub fn ring_file(&self, ring: &str, name: &str) -> Value {
+        serde_json::from_str(&read_text(&self.ring_directory(ring).join(name))).unwrap()
+    }
+
+    /// Changes a file of a ring as somebody with an editor would.
+    pub fn edit_ring_file(&self, ring: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut value = self.ring_file(ring, name);
+        change(&mut value);
+        fs::write(self.ring_directory(ring).join(name), value.to_string()).unwrap();
+    }
+
+    /// The names of the sealed and unpacked layers that are there.
+    pub fn layers(&self) -> Vec<String> {
+        names(&self.store().join("layers"))
+    }
+
+    /// The content of a layer.
+    pub fn layer(&self, id: &str) -> PathBuf {
+        self.store().join("layers").join(id).join("diff")
+    }
+
+    /// The hex digests of a ring's blobs.
+    pub fn blobs(&self, ring: &str) -> Vec<String> {
+        names(&self.ring_directory(ring).join("blobs/sha256"))
+    }
+
+    /// The digests of an entry's manifest, its config and its layers' blobs.
+    pub fn closure(&self, target: &str) -> Vec<String> {
+        let hex = |digest: &Value| digest.as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+        let digest = hex(&self.ring_json(&["show", target])["digest"]);
+        let ring = target.split('@').next().unwrap();
+        let manifest = self.ring_file(ring, &format!("blobs/sha256/{digest}"));
+        let layers = manifest["layers"].as_array().unwrap().iter().map(|layer| hex(&layer["digest"]));
+        let mut all: Vec<_> = layers.chain([digest, hex(&manifest["config"]["digest"])]).collect();
+        all.sort();
+        all
+    }
+
+    /// Everything below state root and store that could tell one moment from another, except locks and output.
+    pub fn picture(&self) -> BTreeMap<PathBuf, String> {
+        let mut picture = picture(&self.root());
+        picture.extend(picture_without_locks(&self.store()));
+        picture
+    }
+}
+
+fn picture_without_locks(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let lock = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.ends_with("lock") || name == "worker.next" || name == "worker.json"
+    };
+    let mut all = picture(directory);
+    all.retain(|path, _| !lock(path));
+    all
+}
+
+/// Each path below a directory, with all that stat says of it but the times that looking changes. Directories are known
+/// by their content: a lock file that comes and goes in one is no change.
+pub fn picture(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![directory.to_owned()];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let metadata = fs::symlink_metadata(entry.path()).unwrap();
+            let (mode, owner) = (metadata.mode(), (metadata.uid(), metadata.gid()));
+            let content = if metadata.is_dir() {
+                pending.push(entry.path());
+                String::new()
+            } else {
+                let time = (metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec());
+                format!("{} {} {} {time:?}", metadata.ino(), metadata.nlink(), metadata.len())
+            };
+            found.insert(entry.path(), format!("{mode:o} {owner:?} {content}"));
+        }
+    }
+    found
+}
+
+/// The names in a directory, sorted; none if it is not there.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
