@@ -56,6 +56,23 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Makes a layout of a directory that holds the blobs of one: what else a layout has is put there anew where it is
+    /// not readable.
+    ///
+    /// # Errors
+    /// Those of writing files.
+    pub fn repair(directory: impl Into<PathBuf>) -> Result<Self> {
+        let layout = Self { directory: directory.into() };
+        if layout.index().is_err() {
+            layout.replace_index(&Index::default())?;
+        }
+        let marker = read_regular(&layout.directory.join(MARKER), MARKER_MAX);
+        if marker.and_then(|text| check_marker(&text)).is_err() {
+            replace_file(&layout.directory, MARKER, MARKER_TEXT, Durability::Durable)?;
+        }
+        Self::create(layout.directory)
+    }
+
     /// Opens a layout that is there.
     ///
     /// # Errors

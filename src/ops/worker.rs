@@ -149,29 +149,41 @@ fn pack_ring(place: &Place, ring: &Ring, report: &mut dyn FnMut(&Report)) -> Res
     ring.fold()
 }
 
-/// Adopts what crashes left in every ring, repairs their indexes and collects what nothing needs. Gives a line for each
-/// thing that was done or could not be.
+/// What was made good, and what could not be; a line for each.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// Entries that were adopted.
+    pub done: Vec<String>,
+    /// Rings that stay as they are.
+    pub failures: Vec<String>,
+}
+
+/// Adopts what crashes left in every ring, repairs their indexes and collects what nothing needs.
 ///
 /// # Errors
 /// Those of reading the store.
-pub fn recover(store: &Store) -> Result<Vec<String>> {
+pub fn recover(store: &Store) -> Result<Recovery> {
     let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
-    let mut lines = Vec::new();
+    let mut recovery = Recovery::default();
     for ring in Ring::list(store)? {
-        let before = ring.read()?.last_seq;
-        let settled = ring.lock().and_then(|mut locked| {
-            locked.settle("recover")?;
-            locked.repair_index()?;
-            Ok(locked.state.last_seq)
-        });
-        match settled {
-            Ok(after) if after > before => lines.push(format!("{}: adopted entry @{after}", ring.name())),
-            Ok(_) => {}
-            Err(error) => lines.push(error.to_string()),
+        match recover_ring(&ring) {
+            Ok(Some(seq)) => recovery.done.push(format!("{}: adopted entry @{seq}", ring.name())),
+            Ok(None) => {}
+            Err(error) => recovery.failures.push(error.to_string()),
         }
     }
     gc::collect(store)?;
-    Ok(lines)
+    Ok(recovery)
+}
+
+/// The number of the entry that was adopted, if there was one.
+fn recover_ring(ring: &Ring) -> Result<Option<u64>> {
+    let before = ring.read()?.last_seq;
+    let mut locked = ring.lock()?;
+    locked.settle("recover")?;
+    locked.repair_index()?;
+    let after = locked.state.last_seq;
+    Ok((after > before).then_some(after))
 }
 
 /// A worker must not die with the container's cgroup, nor keep it from being removed: it moves to the root of every

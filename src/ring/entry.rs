@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, LayerId};
@@ -116,6 +116,14 @@ pub fn tag(created: DateTime<Utc>, seq: u64) -> String {
     format!("{}-{seq:06}", created.format("%Y%m%dT%H%M%SZ"))
 }
 
+/// Whether [`tag`] could have given this for the entry of that number.
+#[must_use]
+pub fn is_tag_of(text: &str, seq: u64) -> bool {
+    text.split_once('-').is_some_and(|(time, number)| {
+        number == format!("{seq:06}") && NaiveDateTime::parse_from_str(time, "%Y%m%dT%H%M%SZ").is_ok()
+    })
+}
+
 /// RFC 3339 with nanoseconds, as all times are written.
 #[must_use]
 pub fn timestamp(time: DateTime<Utc>) -> String {
@@ -169,5 +177,7 @@ pub(super) mod tests {
     fn a_tag_is_valid_and_sorts() {
         assert_eq!(tag(at(0), 42), "20260921T141320Z-000042");
         assert!(tag(at(0), 9) < tag(at(0), 10));
+        assert!(is_tag_of(&tag(at(0), 42), 42));
+        assert!(!is_tag_of(&tag(at(0), 42), 43) && !is_tag_of("kept-000042", 42));
     }
 }

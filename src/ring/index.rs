@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use super::entry::{Entry, timestamp};
+use super::entry::{Entry, is_tag_of, timestamp};
 use super::state::{PackRecord, RingState};
 use super::{Locked, Ring};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::Digest;
 use crate::image::layout::Layout;
-use crate::image::manifest::{Descriptor, Index, LayerType, Manifest};
+use crate::image::manifest::{Descriptor, LayerType, Manifest};
 use crate::image::write::{NewLayer, config_for, index_entry, layer_descriptor, manifest_for};
 
 /// On a descriptor of `index.json`: regen wrote it. Others are kept whatever they are.
@@ -81,7 +81,7 @@ pub(super) fn write_index(locked: &Locked) -> Result<()> {
     let layout = Layout::open(locked.ring().directory())?;
     let mut index = layout.index()?;
     let before = index.manifests.clone();
-    index.manifests.retain(|descriptor| !descriptor.annotations.contains_key(OURS));
+    index.manifests.retain(|descriptor| !is_ours(descriptor));
     for entry in &locked.state.entries {
         if let Some(manifest) = &entry.manifest {
             index.set(descriptor(&layout, entry, manifest)?);
@@ -90,12 +90,16 @@ pub(super) fn write_index(locked: &Locked) -> Result<()> {
     if index.manifests == before { Ok(()) } else { layout.replace_index(&index) }
 }
 
+/// Whether regen wrote a descriptor. Tools that give an entry one more tag copy its annotations: the tag has to be the
+/// entry's own.
+fn is_ours(descriptor: &Descriptor) -> bool {
+    let seq = descriptor.annotations.get(OURS).and_then(|seq| seq.parse().ok());
+    seq.is_some_and(|seq| descriptor.tag().is_some_and(|tag| is_tag_of(tag, seq)))
+}
+
 /// Like [`write_index`], for an index that somebody broke: what others put there is lost with it.
 pub(super) fn repair(locked: &Locked) -> Result<()> {
-    let layout = Layout::create(locked.ring().directory())?;
-    if layout.index().is_err() {
-        layout.replace_index(&Index::default())?;
-    }
+    Layout::repair(locked.ring().directory())?;
     write_index(locked)
 }
 

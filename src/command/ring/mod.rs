@@ -38,7 +38,7 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Verify(arguments) => return verify::run(world, arguments),
         Verb::Pack(arguments) => pack::run(world, arguments),
         Verb::Rm(arguments) => rm::run(world, arguments),
-        Verb::Recover(arguments) => recover::run(world, *arguments),
+        Verb::Recover(arguments) => return recover::run(world, *arguments),
     }
     .map(|()| 0)
 }

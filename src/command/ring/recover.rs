@@ -4,16 +4,19 @@ use super::{print, store};
 use crate::cli::ring::Output;
 use crate::command::World;
 use crate::error::Result;
-use crate::ops::worker;
+use crate::ops::worker::{self, Recovery};
 
-pub(super) fn run(world: &World, output: Output) -> Result<()> {
-    let lines = match store(world)? {
+/// One line for each thing that was done or could not be; 1 if there is any of the latter.
+pub(super) fn run(world: &World, output: Output) -> Result<u8> {
+    let Recovery { done, failures } = match store(world)? {
         Some(store) => {
-            let lines = worker::recover(&store)?;
+            let recovery = worker::recover(&store)?;
             worker::start(&world.place)?;
-            lines
+            recovery
         }
-        None => Vec::new(),
+        None => Recovery::default(),
     };
-    print(output, &lines, || lines.iter().map(|line| format!("{line}\n")).collect())
+    let lines = [&done[..], &failures[..]].concat();
+    print(output, &lines, || lines.iter().map(|line| format!("{line}\n")).collect())?;
+    Ok(u8::from(!failures.is_empty()))
 }
