@@ -66,10 +66,10 @@ impl Ring {
     /// Finds a ring.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is none of that name.
+    /// [`Kind::NotFound`] if there is none of that name, [`Kind::Damaged`] if only its packs are there.
     pub fn open(store: &Store, name: &RingName) -> Result<Self> {
         let ring = Self::at(store, name);
-        if ring.state_file().is_file() {
+        if ring.is_there()? {
             return Ok(ring);
         }
         let error = Error::new(Kind::NotFound, format!("open ring '{name}'"), "there is no such ring");
@@ -79,15 +79,15 @@ impl Ring {
     /// Finds a ring, or makes an empty one with `limits`.
     ///
     /// # Errors
-    /// Those of making directories and files.
+    /// Those of making directories and files; [`Kind::Damaged`] if only the packs of a ring of that name are there.
     pub fn open_or_create(store: &Store, name: &RingName, limits: Limits) -> Result<Self> {
         let ring = Self::at(store, name);
-        if ring.state_file().is_file() {
+        if ring.is_there()? {
             return Ok(ring);
         }
         make_directory(&ring.directory)?;
         let _lock = ring.wait_lock()?;
-        if !ring.state_file().is_file() {
+        if !ring.is_there()? {
             crate::image::layout::Layout::create(&ring.directory)?;
             RingState::new(limits).write(&ring.directory)?;
         }
@@ -111,6 +111,18 @@ impl Ring {
         }
         rings.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(rings)
+    }
+
+    /// Packs without a `ring.json` are what is left of a ring: an empty one in their place would look like a loss.
+    fn is_there(&self) -> Result<bool> {
+        if self.state_file().is_file() {
+            return Ok(true);
+        }
+        if !has_blobs(&self.directory) {
+            return Ok(false);
+        }
+        let error = Error::new(Kind::Damaged, format!("open ring '{}'", self.name), "it has packs but no ring.json");
+        Err(error.next(format!("put the file back, or remove {}", quote(&self.directory))))
     }
 
     fn at(store: &Store, name: &RingName) -> Self {

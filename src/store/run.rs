@@ -208,5 +208,7 @@ fn copy_root_attributes(from: &Path, to: &Path) -> Result<()> {
             xattr::set(to, &name, &value).context(operation)?;
         }
     }
-    Ok(())
+    let modified = metadata.modified().context(operation)?;
+    let times = fs::FileTimes::new().set_modified(modified);
+    fs::File::open(to).and_then(|directory| directory.set_times(times)).context(operation)
 }
