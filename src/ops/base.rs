@@ -24,14 +24,17 @@ pub(super) fn of_directory(path: &Path) -> Result<Base> {
         return Err(Error::new(Kind::Invalid, operation(), "it is not a directory"));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").context(operation)?;
-    let fingerprint = match lower_directories(&mounts, &path) {
-        Some(lowers) => {
-            let digest = Digest::from_bytes(Sha256::digest(lowers.as_bytes()).into());
-            format!("overlay:{}", &digest.hex()[..16])
-        }
-        None => format!("dir:{}#{}", path.display(), metadata.ino()),
+    let Some(lowers) = lower_directories(&mounts, &path) else {
+        let fingerprint = format!("dir:{}#{}", path.display(), metadata.ino());
+        return Ok(Base { fingerprint, lasting: vec![path.clone()], directories: vec![path] });
     };
-    Ok(Base { fingerprint, directories: vec![path] })
+    let mut hasher = Sha256::new();
+    for lower in &lowers {
+        hasher.update(lower.as_os_str().as_encoded_bytes());
+        hasher.update("\n");
+    }
+    let digest = Digest::from_bytes(hasher.finalize().into());
+    Ok(Base { fingerprint: format!("overlay:{}", &digest.hex()[..16]), directories: vec![path], lasting: lowers })
 }
 
 /// An unpacked image as the base: recognised by the digests of its layers' contents.
@@ -46,11 +49,11 @@ pub(super) fn of_image(store: &Store, diff_ids: &[Digest]) -> Base {
     let layers = store.layers();
     let directories: Vec<PathBuf> =
         diff_ids.iter().rev().map(|diff_id| layers.content(&LayerId::of_image(diff_id))).collect();
-    Base { fingerprint: format!("image:{}", &digest.hex()[..16]), directories }
+    Base { fingerprint: format!("image:{}", &digest.hex()[..16]), lasting: directories.clone(), directories }
 }
 
-/// The lower directories of the overlay that is mounted right at `path`, as the mount table spells them.
-fn lower_directories(mountinfo: &str, path: &Path) -> Option<String> {
+/// The lower directories of the overlay that is mounted right at `path`, uppermost first.
+fn lower_directories(mountinfo: &str, path: &Path) -> Option<Vec<PathBuf>> {
     let path = path.to_str()?;
     // Of several mounts over each other, the last is the one that is seen.
     let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(path))?;
@@ -59,9 +62,11 @@ fn lower_directories(mountinfo: &str, path: &Path) -> Option<String> {
     if details.next()? != "overlay" {
         return None;
     }
-    let options = details.nth(1)?;
-    let lowers: Vec<_> = options.split(',').filter(|option| option.starts_with("lowerdir")).collect();
-    (!lowers.is_empty()).then(|| lowers.join(","))
+    let options = details.nth(1)?.split(',');
+    let values = options.filter_map(|option| option.split_once('=').filter(|(key, _)| key.starts_with("lowerdir")));
+    // Newer kernels list each lower for itself, older ones all of them with colons between.
+    let lowers: Vec<_> = values.flat_map(|(_, value)| value.split(':')).map(PathBuf::from).collect();
+    (!lowers.is_empty()).then_some(lowers)
 }
 
 #[cfg(test)]
@@ -73,7 +78,8 @@ mod tests {
         let table = "36 28 0:31 / /c/merged rw,relatime - overlay overlay \
                      rw,lowerdir=/l/A:/l/B,upperdir=/c/diff,workdir=/c/work,index=off\n\
                      37 28 8:1 / /plain rw - ext4 /dev/sda rw";
-        assert_eq!(lower_directories(table, Path::new("/c/merged")).as_deref(), Some("lowerdir=/l/A:/l/B"));
+        let lowers = lower_directories(table, Path::new("/c/merged"));
+        assert_eq!(lowers, Some(vec!["/l/A".into(), "/l/B".into()]));
         assert_eq!(lower_directories(table, Path::new("/plain")), None);
         assert_eq!(lower_directories(table, Path::new("/c")), None);
     }

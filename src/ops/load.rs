@@ -187,7 +187,11 @@ fn check_mount_namespace(spec: Option<&Spec>) -> Result<()> {
 }
 
 fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
-    let base = plan.base.take().unwrap_or_else(|| Base { fingerprint: String::new(), directories: Vec::new() });
+    let base = plan.base.take().unwrap_or_else(|| Base {
+        fingerprint: String::new(),
+        directories: Vec::new(),
+        lasting: Vec::new(),
+    });
     let mount_points = match &plan.spec {
         Some(spec) => mount_points(spec),
         None => mount_points(&template::run(Path::new("/"), &template::RunOptions::default())),
@@ -242,6 +246,7 @@ fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identi
             layers: Vec::new(),
             base: base.fingerprint,
             base_directories: base.directories,
+            base_lasting: base.lasting,
             class: store.class(),
             mount_points: Vec::new(),
             holders: vec![holder],

@@ -18,8 +18,11 @@ use crate::sys::process::{Identity, boot_id};
 pub struct Base {
     /// What identifies it: entries are bound to this.
     pub fingerprint: String,
-    /// Its directories, uppermost first.
+    /// Its directories as a container is put on them, uppermost first.
     pub directories: Vec<PathBuf>,
+    /// Directories that show the same and outlive the container: an engine's root file system is unmounted with it, the
+    /// image's layers under that are not.
+    pub lasting: Vec<PathBuf>,
 }
 
 /// What a run says when it asks for a ring.
@@ -141,6 +144,7 @@ impl Locked {
             layers: start.layers,
             base: claim.base.fingerprint,
             base_directories: claim.base.directories,
+            base_lasting: claim.base.lasting,
             class: store.class(),
             mount_points: claim.mount_points,
             holders: vec![claim.holder],
@@ -203,7 +207,7 @@ mod tests {
 
     #[test]
     fn another_base_is_refused_with_both_named() {
-        let base = Base { fingerprint: "dir:/srv/b".into(), directories: vec!["/srv/b".into()] };
+        let base = Base { fingerprint: "dir:/srv/b".into(), directories: Vec::new(), lasting: Vec::new() };
         let error = check_start(&entry(1, Outcome::Good), "start", &base, Rebase::Refused).unwrap_err();
         assert!(error.to_string().contains("made over base, not over dir:/srv/b"), "{error}");
         assert!(check_start(&entry(1, Outcome::Good), "start", &base, Rebase::Allowed).is_ok());

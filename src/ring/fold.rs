@@ -17,6 +17,9 @@ use std::collections::HashMap;
 /// So many layers have to be mergeable before it is done: the cost is then shared by as many runs.
 const WORTHWHILE: usize = 8;
 
+/// So many are merged even where nobody knows what they stand on: the kernel stacks 500.
+const LONG: usize = 200;
+
 /// Neighbouring layers that can be one, lowest first.
 type Group = Vec<LayerId>;
 
@@ -37,10 +40,14 @@ impl Ring {
         if !group.iter().all(|id| layers.has(id)) {
             return Ok(());
         }
-        // Only what lies below says which whiteouts are still needed.
-        let Some(below) = self.lock()?.below(group)? else { return Ok(()) };
+        // Only what lies below says which whiteouts are still needed; without that, a chain that grows is the worse evil.
+        let below = self.lock()?.below(group)?;
+        if below.is_none() && group.len() < LONG {
+            return Ok(());
+        }
+        let below = below.as_ref().map(View::root);
         let directories: Vec<_> = group.iter().map(|id| layers.content(id)).collect();
-        let stage = merge(&layers, &directories, self.store().class(), Some(&below.root()))?;
+        let stage = merge(&layers, &directories, self.store().class(), below.as_deref())?;
         let disk_bytes = disk_usage(stage.directory())?;
         let mut locked = self.lock()?;
         // An eviction meanwhile has made more mergeable: the next call does it.

@@ -118,7 +118,7 @@ fn seal(locked: &mut Locked, run: &Run, end: End) -> Result<Sealing> {
         pinned: false,
         manifest: None,
     };
-    state.bases.insert(entry.base.clone(), run.record.base_directories.clone());
+    state.bases.insert(entry.base.clone(), run.record.base_lasting.clone());
     state.journal = Some(Journal { entry: entry.clone() });
     locked.commit()?;
     finish(locked)?;

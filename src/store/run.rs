@@ -38,6 +38,8 @@ pub struct RunRecord {
     pub base: String,
     /// The directories of the base, uppermost first.
     pub base_directories: Vec<PathBuf>,
+    /// Directories that show the same and outlive the container.
+    pub base_lasting: Vec<PathBuf>,
     /// How overlay attributes are spelled in the upper.
     pub class: OverlayClass,
     /// Places inside the container that the runtime or engine fills: what appears there is no change.
