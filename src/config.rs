@@ -25,8 +25,6 @@ pub struct Config {
     pub ring: Ring,
     /// `[image]`
     pub image: Image,
-    /// `[pack]`
-    pub pack: Pack,
 }
 
 /// `[store]`: the directory that holds layers and rings.
@@ -59,14 +57,6 @@ pub struct Image {
     pub max_layer_bytes: Size,
 }
 
-/// `[pack]`: how layers become blobs.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct Pack {
-    /// zstd's level, 1 (fast) to 19 (small).
-    pub level: u8,
-}
-
 impl Default for Store {
     fn default() -> Self {
         Self { min_free: Floor::Percent(5) }
@@ -82,12 +72,6 @@ impl Default for Ring {
 impl Default for Image {
     fn default() -> Self {
         Self { max_layer_bytes: Size(10 << 30) }
-    }
-}
-
-impl Default for Pack {
-    fn default() -> Self {
-        Self { level: 1 }
     }
 }
 
@@ -137,9 +121,6 @@ impl Config {
             && own.0 > highest.0
         {
             return refuse("ring.max-bytes", "it is over ring.highest-max-bytes".to_owned());
-        }
-        if !(1..=19).contains(&self.pack.level) {
-            return refuse("pack.level", format!("{} is not between 1 and 19", self.pack.level));
         }
         Ok(())
     }
@@ -274,7 +255,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "[store]\nmin-free = '10GiB'\n[ring]\ndepth = 3\nmax-bytes = '2G'\nmax-depth = 20\n\
-                    highest-max-bytes = 4294967296\n[image]\nmax-layer-bytes = '1 GiB'\n[pack]\nlevel = 9\n";
+                    highest-max-bytes = 4294967296\n[image]\nmax-layer-bytes = '1 GiB'\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.store.min_free, Floor::Bytes(10 << 30));
         assert_eq!(
@@ -282,7 +263,6 @@ mod tests {
             Ring { depth: 3, max_bytes: Some(Size(2 << 30)), max_depth: 20, highest_max_bytes: Some(Size(4 << 30)) }
         );
         assert_eq!(config.image.max_layer_bytes, Size(1 << 30));
-        assert_eq!(config.pack.level, 9);
     }
 
     #[test]
@@ -297,8 +277,7 @@ mod tests {
             ("[ring]\nmax-bytes = '2 furlongs'", ["line 2", "furlongs"]),
             ("[store]\nmin-free = '101%'\n", ["line 2", "101%"]),
             ("[store]\nmin-free = true\n", ["line 2", "512MiB"]),
-            ("[pack]\nlevel = 20\n", ["pack.level", "19"]),
-            ("[pack\n", ["line 1", ""]),
+            ("[ring\n", ["line 1", ""]),
         ] {
             let line = Config::parse(text).unwrap_err().to_string();
             assert!(words.iter().all(|word| line.contains(word)), "{text:?} gives {line}");
