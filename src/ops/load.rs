@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::request::{Create, RingRequest, initial_limits, parse_annotations};
@@ -207,7 +207,9 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
         locked.state.depth = request.depth.unwrap_or(locked.state.depth);
         locked.state.max_bytes = request.max_bytes.or(locked.state.max_bytes);
     }
+    let id_map = plan.spec.as_ref().and_then(id_map);
     let start = locked.find_start(&request.selector, &base, request.rebase)?;
+    locked.check_ids(&start, id_map.as_deref())?;
     locked.ensure_layers(&start.layers, &format!("container '{}'", plan.wish.id))?;
     let claim = Claim {
         container: plan.wish.id.clone(),
@@ -215,6 +217,7 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
         selector: request.selector.clone(),
         base,
         rebase: request.rebase,
+        id_map,
         mount_points,
         holder,
     };
@@ -248,6 +251,7 @@ fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identi
             base_directories: base.directories,
             base_lasting: base.lasting,
             class: store.class(),
+            id_map: None,
             mount_points: Vec::new(),
             holders: vec![holder],
             cgroups: Vec::new(),
@@ -357,6 +361,17 @@ fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
     })
 }
 
+/// How the ids of a container with a user namespace are those on disk.
+fn id_map(spec: &Spec) -> Option<String> {
+    let linux = spec.linux().as_ref()?;
+    let list = |maps: &Option<Vec<LinuxIdMapping>>| {
+        let maps = maps.iter().flatten();
+        maps.map(|map| format!("{}:{}:{}", map.container_id(), map.host_id(), map.size())).collect::<Vec<_>>().join(",")
+    };
+    let (users, groups) = (list(linux.uid_mappings()), list(linux.gid_mappings()));
+    (!users.is_empty() || !groups.is_empty()).then(|| format!("{users}/{groups}"))
+}
+
 /// Where the runtime and the engine put something, as opposed to the container's program.
 fn mount_points(spec: &Spec) -> Vec<PathBuf> {
     let mounts = spec.mounts().clone().unwrap_or_default();
@@ -367,4 +382,21 @@ fn mount_points(spec: &Spec) -> Vec<PathBuf> {
 #[must_use]
 pub fn rebase(allowed: bool) -> Rebase {
     if allowed { Rebase::Allowed } else { Rebase::Refused }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(linux: &serde_json::Value) -> Spec {
+        serde_json::from_value(serde_json::json!({"ociVersion": "1.2.0", "linux": linux})).unwrap()
+    }
+
+    #[test]
+    fn an_id_map_is_told_apart_by_every_number() {
+        let map = |host: u32| serde_json::json!([{"containerID": 0, "hostID": host, "size": 65536}]);
+        assert_eq!(id_map(&spec(&serde_json::json!({}))), None);
+        let both = serde_json::json!({"uidMappings": map(100_000), "gidMappings": map(200_000)});
+        assert_eq!(id_map(&spec(&both)).as_deref(), Some("0:100000:65536/0:200000:65536"));
+    }
 }

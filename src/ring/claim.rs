@@ -38,6 +38,8 @@ pub struct Claim {
     pub base: Base,
     /// Whether it may start from an entry that was made over another base.
     pub rebase: Rebase,
+    /// How ids inside the container are those on disk.
+    pub id_map: Option<String>,
     /// Places that the runtime or engine fills.
     pub mount_points: Vec<PathBuf>,
     /// The process that answers for it until the container has one.
@@ -114,6 +116,21 @@ impl Locked {
         Ok(Start { entry: Some(entry.seq), layers: entry.layers.clone() })
     }
 
+    /// Refuses to start from files that belong to other users than the container's.
+    ///
+    /// # Errors
+    /// [`Kind::State`], naming both maps.
+    pub fn check_ids(&self, start: &Start, id_map: Option<&str>) -> Result<()> {
+        let Some(entry) = start.entry.and_then(|seq| self.state.entry(seq)) else { return Ok(()) };
+        if entry.id_map.as_deref() == id_map {
+            return Ok(());
+        }
+        let name = |map: Option<&str>| map.map_or("no id map".to_owned(), |map| format!("the id map {map}"));
+        let cause = format!("it was made with {}, not with {}", name(entry.id_map.as_deref()), name(id_map));
+        Err(Error::new(Kind::State, format!("start from '{}@{}'", self.ring().name(), entry.seq), cause)
+            .next("give the container the user namespace that it was made with"))
+    }
+
     /// An entry whose data may not have been on disk when the machine went down is never chosen silently.
     fn check_synced(&self, entry: &Entry, selector: &Selector) -> Result<()> {
         let explicit = matches!(selector, Selector::Seq(_) | Selector::Id(_));
@@ -146,6 +163,7 @@ impl Locked {
             base_directories: claim.base.directories,
             base_lasting: claim.base.lasting,
             class: store.class(),
+            id_map: claim.id_map,
             mount_points: claim.mount_points,
             holders: vec![claim.holder],
             cgroups: Vec::new(),

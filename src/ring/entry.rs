@@ -36,6 +36,9 @@ pub struct Entry {
     pub base: String,
     /// How overlay attributes are spelled in its layers.
     pub class: OverlayClass,
+    /// How ids inside the container are those in its layers; `None` if they are the same.
+    #[serde(default)]
+    pub id_map: Option<String>,
     /// Its layers, lowest first; the last one is what the run itself left.
     pub layers: Vec<LayerId>,
     /// Whether eviction passes over it.
@@ -154,6 +157,7 @@ pub(super) mod tests {
             boot_id: "boot".into(),
             base: "base".into(),
             class: OverlayClass::Trusted,
+            id_map: None,
             layers: (1..=seq).map(layer).collect(),
             pinned: false,
             manifest: None,

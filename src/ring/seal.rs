@@ -114,6 +114,7 @@ fn seal(locked: &mut Locked, run: &Run, end: End) -> Result<Sealing> {
         boot_id: boot_id()?,
         base: run.record.base.clone(),
         class: run.record.class,
+        id_map: run.record.id_map.clone(),
         layers,
         pinned: false,
         manifest: None,

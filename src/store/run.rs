@@ -42,6 +42,9 @@ pub struct RunRecord {
     pub base_lasting: Vec<PathBuf>,
     /// How overlay attributes are spelled in the upper.
     pub class: OverlayClass,
+    /// How ids inside the container are those on disk, `0:100000:65536/0:100000:65536`; `None` if they are the same.
+    #[serde(default)]
+    pub id_map: Option<String>,
     /// Places inside the container that the runtime or engine fills: what appears there is no change.
     pub mount_points: Vec<PathBuf>,
     /// Who answers for the container: its maker at first, then its first process, and with it the `regen run` that
