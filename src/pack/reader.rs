@@ -4,7 +4,9 @@
 //! newline; here every length is capped before it is believed.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io::{BufRead, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
@@ -13,7 +15,7 @@ use super::header::{BLOCK, RECORDS_CAP};
 use super::name::Refusal;
 use super::record::{Records, SparseRecords, decimal, id, number, unsigned};
 use super::sparse::{self, PIECES_CAP, Piece};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, quote};
 
 /// The longest name in a GNU long-name entry.
 const LONG_NAME_CAP: u64 = 1 << 20;
@@ -48,6 +50,12 @@ pub(super) struct Reader<R> {
     headers_left: u64,
     /// Bytes between what was read of the current entry and the next header.
     pending: u64,
+    /// The name of the last entry.
+    last: Vec<u8>,
+}
+
+fn show(name: &[u8]) -> String {
+    quote(OsStr::from_bytes(name))
 }
 
 fn refused(cause: Refusal) -> Error {
@@ -61,31 +69,42 @@ fn truncated() -> Error {
 impl<R: BufRead> Reader<R> {
     /// Reads at most `headers` headers.
     pub(super) fn new(input: R, headers: u64) -> Self {
-        Self { input, headers_left: headers, pending: 0 }
+        Self { input, headers_left: headers, pending: 0, last: Vec::new() }
     }
 
     /// The next entry, with what is left of the last one skipped.
     pub(super) fn next(&mut self) -> Result<Option<Entry>> {
         let (mut records, mut long_name, mut long_link) = (Records::default(), None, None);
         loop {
-            let Some(header) = self.header()? else { return Ok(None) };
-            let fields = header.as_old();
-            let size = unsigned(&fields.size).map_err(refused)?;
+            let header = self.header().map_err(|error| error.during(self.position()))?;
+            let Some(header) = header else { return Ok(None) };
+            let operation = || format!("read {}", show(&header.path_bytes()));
+            let size = unsigned(&header.as_old().size).map_err(refused).context(operation)?;
             match header.entry_type() {
                 EntryType::XHeader => {
-                    let body = self.extension(size, RECORDS_CAP)?;
-                    records = Records::parse(&body).map_err(refused)?;
+                    let body = self.extension(size, RECORDS_CAP).context(operation)?;
+                    records = Records::parse(&body).map_err(refused).context(operation)?;
                 }
                 // Its records are defaults for all entries; image tools pass over them, and so nobody may rely on them.
-                EntryType::XGlobalHeader => drop(self.extension(size, RECORDS_CAP)?),
-                EntryType::GNULongName => long_name = Some(self.long_name(size)?),
-                EntryType::GNULongLink => long_link = Some(self.long_name(size)?),
+                EntryType::XGlobalHeader => drop(self.extension(size, RECORDS_CAP).context(operation)?),
+                EntryType::GNULongName => long_name = Some(self.long_name(size).context(operation)?),
+                EntryType::GNULongLink => long_link = Some(self.long_name(size).context(operation)?),
                 kind => {
                     records.path = records.path.or(long_name);
                     records.link = records.link.or(long_link);
-                    return self.entry(&header, kind, records).map(Some);
+                    let entry = self.entry(&header, kind, records)?;
+                    self.last.clone_from(&entry.stored);
+                    return Ok(Some(entry));
                 }
             }
+        }
+    }
+
+    /// Where in the stream a header is that nobody knows the name of.
+    fn position(&self) -> String {
+        match self.last.is_empty() {
+            true => "read the first entry".into(),
+            false => format!("read the entry after {}", show(&self.last)),
         }
     }
 
@@ -172,7 +191,7 @@ impl<R: BufRead> Reader<R> {
     fn entry(&mut self, header: &Header, kind: EntryType, mut records: Records) -> Result<Entry> {
         let path = records.sparse.name.take().or(records.path.take());
         let stored = path.unwrap_or_else(|| header.path_bytes().into_owned());
-        let operation = || format!("read '{}'", String::from_utf8_lossy(&stored).escape_debug());
+        let operation = || format!("read {}", show(&stored));
         let sparse = std::mem::take(&mut records.sparse);
         let mut entry = fields(header, kind, records).map_err(|cause| refused(cause).during(operation()))?;
         if entry.kind.is_file() && stored.ends_with(b"/") {
@@ -301,4 +320,50 @@ fn check_sum(header: &Header) -> Result<(), Refusal> {
     let (unsigned, signed) = plain
         .fold((0, 0), |(unsigned, signed), byte| (unsigned + i64::from(*byte), signed + i64::from(byte.cast_signed())));
     if expected == unsigned || expected == signed { Ok(()) } else { Err("its sum is wrong") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::header::Meta;
+    use super::*;
+
+    #[test]
+    fn what_no_header_field_has_room_for_comes_back() {
+        let attributes = [Attribute { name: b"user.a=%".to_vec(), value: b"\n=\n\0".to_vec() }];
+        let path = [b"p".repeat(300), b"\xff".repeat(100)].join(b"/".as_slice());
+        let meta = Meta {
+            mode: 0o7777,
+            uid: 1 << 31,
+            gid: u32::MAX - 1,
+            mtime: (-5_000_000_000, 1),
+            size: 10 << 40,
+            attributes: &attributes,
+            ..Meta::mark(&path, Some(b"real"))
+        };
+        let entry = Reader::new(meta.encode().unwrap().as_slice(), 2).next().unwrap().unwrap();
+        assert_eq!((entry.stored, entry.real), (path, Some(b"real".to_vec())));
+        assert_eq!((entry.mode, entry.uid, entry.gid), (0o7777, 1 << 31, u32::MAX - 1));
+        assert_eq!((entry.mtime, entry.data, entry.sparse), ((-5_000_000_000, 1), 10 << 40, None));
+        assert_eq!(entry.attributes, attributes);
+    }
+
+    #[test]
+    fn a_link_has_its_target_whatever_its_length() {
+        for length in [1, 99, 100, 101, 4000] {
+            let target = b"t".repeat(length);
+            let meta = Meta { kind: EntryType::Symlink, link: Some((&target, None)), ..Meta::mark(b"l", None) };
+            let entry = Reader::new(meta.encode().unwrap().as_slice(), 2).next().unwrap().unwrap();
+            assert_eq!((entry.kind, entry.link), (EntryType::Symlink, target));
+        }
+    }
+
+    #[test]
+    fn a_map_of_holes_comes_back() {
+        let pieces = vec![Piece { offset: 4096, length: 3 }, Piece { offset: 1 << 39, length: 0 }];
+        let map = sparse::encode(&pieces[..1], 1 << 39);
+        let meta = Meta { size: map.len() as u64 + 3, sparse: Some(1 << 39), ..Meta::mark(b"s", None) };
+        let stream = [meta.encode().unwrap(), map, b"abc".to_vec()].concat();
+        let entry = Reader::new(stream.as_slice(), 2).next().unwrap().unwrap();
+        assert_eq!((entry.stored.as_slice(), entry.data, entry.sparse), (b"s".as_slice(), 3, Some((1 << 39, pieces))));
+    }
 }

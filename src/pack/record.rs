@@ -78,7 +78,7 @@ impl Records {
 
 /// Digits and nothing else.
 pub(super) fn decimal(text: &[u8]) -> Result<u64, Refusal> {
-    const REFUSAL: Refusal = "a number that is none";
+    const REFUSAL: Refusal = "a malformed number";
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return Err(REFUSAL);
     }
@@ -92,7 +92,7 @@ pub(super) fn id(number: u64) -> Result<u32, Refusal> {
 
 /// A number of a header: octal digits, or binary (two's complement) with the highest bit set.
 pub(super) fn number(field: &[u8]) -> Result<i64, Refusal> {
-    const REFUSAL: Refusal = "a header whose number is none";
+    const REFUSAL: Refusal = "a malformed number";
     let first = field.first().copied().unwrap_or(0);
     if first & 0x80 != 0 {
         let start: i128 = if first & 0x40 != 0 { -1 } else { 0 };
@@ -118,7 +118,7 @@ fn time(text: &[u8]) -> Result<(i64, u32), Refusal> {
     let dot = text.iter().position(|byte| *byte == b'.');
     let (whole, fraction) = dot.map_or((text, &b""[..]), |dot| (&text[..dot], &text[dot + 1..]));
     if !fraction.iter().all(u8::is_ascii_digit) {
-        return Err("a time that is none");
+        return Err("a malformed time");
     }
     let digits = fraction.iter().copied().chain(std::iter::repeat(b'0')).take(9);
     let nanoseconds = digits.fold(0i128, |value, digit| value * 10 + i128::from(digit - b'0'));
@@ -133,7 +133,7 @@ fn time(text: &[u8]) -> Result<(i64, u32), Refusal> {
 fn sparse_map(text: &[u8]) -> Result<Vec<Piece>, Refusal> {
     let numbers: Vec<u64> = text.split(|byte| *byte == b',').map(decimal).collect::<Result<_, _>>()?;
     if !numbers.len().is_multiple_of(2) || numbers.len() > 2 * PIECES_CAP {
-        return Err("a map of holes that is none");
+        return Err("a malformed map of holes");
     }
     Ok(numbers.chunks(2).map(|pair| Piece { offset: pair[0], length: pair[1] }).collect())
 }

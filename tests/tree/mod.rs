@@ -1,5 +1,11 @@
 //! A tree as data: everything that a layer's files have, to be compared field by field.
 
+#![allow(dead_code, clippy::unwrap_used, reason = "every test takes what it needs, and fails by panicking")]
+#![allow(clippy::cast_possible_truncation, reason = "bytes of a pattern, and buffers that are small")]
+
+pub mod overlay;
+pub mod step;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -26,7 +32,7 @@ pub struct Node {
     pub same_as: PathBuf,
 }
 
-/// Overlay's notes that say something about the layer; the rest is the kernel's own.
+/// Overlay's notes that say something about a directory; the rest is the kernel's own.
 const MEANINGFUL: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 
 /// Reads a tree, the root included; sockets are left out, as packs leave them out.
@@ -38,7 +44,11 @@ pub fn read(root: &Path) -> BTreeMap<PathBuf, Node> {
 
 fn visit(root: &Path, path: &Path, nodes: &mut BTreeMap<PathBuf, Node>, inodes: &mut BTreeMap<u64, PathBuf>) {
     let full = root.join(path);
-    let metadata = fs::symlink_metadata(&full).unwrap();
+    let metadata = match fs::symlink_metadata(&full) {
+        // A whiteout where there is nothing to delete is listed by overlay, but not there.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        result => result.unwrap(),
+    };
     if metadata.file_type().is_socket() {
         return;
     }
@@ -102,7 +112,8 @@ fn whiteout_node(path: &Path) -> Node {
 fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let is_kept = |name: &OsStr| {
         let name = name.to_string_lossy();
-        MEANINGFUL.contains(&&*name) || !(name.starts_with("trusted.overlay.") || name.starts_with("user.overlay."))
+        (path.is_dir() && MEANINGFUL.contains(&&*name))
+            || !(name.starts_with("trusted.overlay.") || name.starts_with("user.overlay."))
     };
     let names = xattr::list(path).unwrap().filter(|name| is_kept(name));
     names.map(|name| (name.as_bytes().to_vec(), xattr::get(path, &name).unwrap().unwrap())).collect()
