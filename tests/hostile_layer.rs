@@ -184,6 +184,12 @@ fn links() -> Vec<Case> {
         ("hard link to parent", tar(&[hard("../outside/secret")]), "in/hard", "'..'"),
         ("hard link to absolute", tar(&[hard("/etc/passwd")]), "in/hard", "absolute"),
         ("hard link through link", tar(&[outside("s"), hard("s/secret")]), "in/hard", "does not hold"),
+        (
+            "hard link through a link on the way",
+            tar(&[link("up", EntryType::Symlink, ".."), hard("up/outside/secret")]),
+            "in/hard",
+            "does not hold",
+        ),
         ("hard link to nothing", tar(&[hard("nothing")]), "in/hard", "does not hold"),
         ("hard link to directory", tar(&[entry("in/", DIRECTORY, b""), hard("in")]), "in/hard", "no file"),
         ("hard link to whiteout", tar(&[entry(".wh.x", FILE, b""), hard("x")]), "in/hard", "no file"),
