@@ -135,7 +135,7 @@ fn a_file_that_its_layer_does_not_hold_is_refused() {
             pack_layer(layer.path(), OverlayClass::Trusted, Compression::Zstd, &mut blob, &mut |_| {}).unwrap_err();
         assert_eq!(packed.kind(), Kind::Unsupported);
         let line = packed.to_string();
-        assert!(line.contains(note) && line.contains(path) && line.contains("_dir=off"), "{line}");
+        assert!(line.contains(note) && line.contains(path) && line.contains("redirect_dir=nofollow"), "{line}");
     }
 }
 

@@ -121,7 +121,7 @@ impl Notes {
         let Some(note) = self.elsewhere else { return Ok(()) };
         let cause = format!("overlay left a '{note}' attribute, so the layer alone does not hold it");
         Err(Error::new(Kind::Unsupported, "read its overlay attributes", cause)
-            .next("mount with redirect_dir=off,metacopy=off"))
+            .next("mount with redirect_dir=nofollow,metacopy=off"))
     }
 }
 

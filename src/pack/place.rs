@@ -39,8 +39,6 @@ pub(super) struct Place {
     /// Of the root and of each of them.
     kept: Vec<Kept>,
     reader: attribute::Reader,
-    /// Whether the root hides all layers below, which overlayfs cannot express.
-    pub(super) root_is_opaque: bool,
 }
 
 fn refused(cause: impl Into<String>) -> Error {
@@ -65,18 +63,17 @@ impl Place {
     pub(super) fn new(root: OwnedFd, class: OverlayClass) -> Result<Self> {
         let trail = Trail::new(root.try_clone().context(|| "open the root again")?)?;
         let reader = attribute::Reader::new(class);
-        let mut place = Self { class, root, trail, names: Vec::new(), kept: Vec::new(), reader, root_is_opaque: false };
+        let mut place = Self { class, root, trail, names: Vec::new(), kept: Vec::new(), reader };
         place.keep()?;
         Ok(place)
     }
 
     /// Leaves the last directories.
-    pub(super) fn finish(mut self) -> Result<bool> {
+    pub(super) fn finish(mut self) -> Result<()> {
         while !self.names.is_empty() {
             self.leave()?;
         }
-        self.give_back()?;
-        Ok(self.root_is_opaque)
+        self.give_back()
     }
 
     /// Makes a directory, or takes the one that is there and gives it the entry's fields.
@@ -184,8 +181,11 @@ impl Place {
 
     /// Says that a directory hides the one below.
     pub(super) fn opaque(&mut self, path: &[u8]) -> Result<()> {
+        if path.is_empty() {
+            let cause = "an opaque root: overlayfs cannot hide whole layers";
+            return Err(Error::new(Kind::Unsupported, "check it", cause).next("squash the image"));
+        }
         self.enter(path)?;
-        self.root_is_opaque |= self.names.is_empty();
         self.make_opaque(self.trail.current())
     }
 

@@ -54,8 +54,6 @@ pub struct Unpacked {
     pub tar_bytes: u64,
     /// File content that was written.
     pub content_bytes: u64,
-    /// The layer hides all layers below it. Overlay cannot say so: the layers below must be left out of the chain.
-    pub root_is_opaque: bool,
 }
 
 /// Unpacks `blob` (from offset 0, wherever it stands) into `into`, an empty directory that nobody else uses yet.
@@ -88,9 +86,9 @@ pub fn unpack_layer(
         let stream = Stream { chunks, recycle: empty, chunk: Vec::new(), at: 0 };
         let placed = place_all(Reader::new(stream, limits.max_entries), place, limits.max_bytes);
         let inflated = inflater.join().map_err(|_| Error::new(Kind::System, "decompress it", "a thread panicked"))?;
-        let (content_bytes, root_is_opaque) = placed?;
+        let content_bytes = placed?;
         let (diff_id, tar_bytes) = inflated;
-        Ok(Unpacked { diff_id, tar_bytes, content_bytes, root_is_opaque })
+        Ok(Unpacked { diff_id, tar_bytes, content_bytes })
     })
     .context(operation)?;
     match &expected.diff_id {
@@ -211,8 +209,8 @@ impl BufRead for Stream {
     }
 }
 
-/// The bytes of content, and whether the root hides everything below.
-fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, max_bytes: u64) -> Result<(u64, bool)> {
+/// The bytes of content.
+fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, max_bytes: u64) -> Result<u64> {
     let mut content_bytes = 0;
     while let Some(entry) = reader.next()? {
         let operation = || format!("place {}", quote(std::ffi::OsStr::from_bytes(&entry.stored)));
@@ -223,7 +221,8 @@ fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, max_bytes: u64
         place_entry(&mut reader, &mut place, &entry).context(operation)?;
         content_bytes += entry.data;
     }
-    Ok((content_bytes, place.finish().context(|| "finish its directories")?))
+    place.finish().context(|| "finish its directories")?;
+    Ok(content_bytes)
 }
 
 fn place_entry<R: BufRead>(reader: &mut Reader<R>, place: &mut Place, entry: &Entry) -> Result<()> {
