@@ -8,11 +8,10 @@
 //! ├── worker.log             what the last worker that failed failed at
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
-//! ├── images/DIGEST.json     which layers an image has
 //! └── rings/OWNER/NAME/      an OCI image layout with ring.json beside it
 //! ```
 //!
-//! Roots of collection are the rings' `ring.json`, the runs' `run.json` and the image records. Whoever collects lists
+//! Roots of collection are the rings' `ring.json` and the runs' `run.json`; layers of images stay. Whoever collects lists
 //! the layers *before* it reads the roots: a layer is always named by a root before it exists, so one that was there
 //! at the first step and is named by nobody at the second is garbage.
 
@@ -51,7 +50,7 @@ impl Store {
         if format::check(directory)? == format::Found::Present {
             return Ok(store);
         }
-        for part in ["", "layers", "runs", "images", "rings"] {
+        for part in ["", "layers", "runs", "rings"] {
             make_directory(&directory.join(part))?;
         }
         file_system::check(directory)?;
@@ -86,12 +85,6 @@ impl Store {
     #[must_use]
     pub fn layers(&self) -> Layers {
         Layers::new(self.directory.join("layers"))
-    }
-
-    /// Where the records of unpacked images are.
-    #[must_use]
-    pub fn images(&self) -> PathBuf {
-        self.directory.join("images")
     }
 
     /// Where the rings are, a directory per owner.
