@@ -14,7 +14,6 @@ const RANKS: &[(&str, u8)] = &[
     ("config", 0),
     ("error", 0),
     ("ids", 0),
-    ("paths", 0),
     ("sys", 1),
     ("bundle", 2),
     ("image", 2),
@@ -24,7 +23,6 @@ const RANKS: &[(&str, u8)] = &[
     ("ring", 3),
     ("runtime", 3),
     ("ops", 4),
-    ("control", 5),
     ("cli", 6),
     ("command", 6),
     ("main", 7),
@@ -33,8 +31,7 @@ const RANKS: &[(&str, u8)] = &[
 ];
 
 /// Words of one rank that may use each other: the vocabulary, and what a user types with what is done about it.
-const SIDEWAYS: &[(&str, &str)] =
-    &[("ids", "error"), ("paths", "error"), ("config", "error"), ("config", "paths"), ("command", "cli")];
+const SIDEWAYS: &[(&str, &str)] = &[("ids", "error"), ("config", "error"), ("command", "cli")];
 
 /// What may be named in some rooms only.
 const FENCES: &[(&str, &[&str])] = &[
@@ -48,6 +45,19 @@ const FENCES: &[(&str, &[&str])] = &[
     ("libcgroups", &["runtime"]),
     ("clap", &["cli", "command"]),
 ];
+
+#[test]
+fn the_map_lists_every_room_by_rank() {
+    let map = strip(&fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap());
+    let listed: Vec<_> = map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(listed.is_sorted_by_key(|room| rank(room)), "src/lib.rs is out of order: {listed:?}");
+    let listed: BTreeSet<_> = listed.into_iter().chain(["lib", "main"]).collect();
+    let ranked: BTreeSet<_> = RANKS.iter().map(|(room, _)| *room).collect();
+    assert_eq!(listed, ranked, "the rooms of src/lib.rs, and those that have a rank");
+    let paths: Vec<_> = sources().into_iter().map(|(path, _)| path).collect();
+    let found: BTreeSet<_> = paths.iter().map(|path| room_of(path)).collect();
+    assert_eq!(found, ranked, "the rooms of the source tree, and those that have a rank");
+}
 
 #[test]
 fn rooms_import_downwards_only() {
