@@ -21,7 +21,8 @@ pub fn collect(store: &Store) -> Result<()> {
     for layer in layers.iter().filter(|layer| !needed.contains(layer)) {
         store.layers().remove(layer)?;
     }
-    store.layers().sweep()
+    store.layers().sweep()?;
+    Ring::sweep(store)
 }
 
 /// Every layer that something names.

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::RingName;
 use crate::store::{Store, make_directory};
-use crate::sys::fs::{TEMPORARY_PREFIX, sync_directory};
+use crate::sys::fs::{TEMPORARY_PREFIX, random_id, sync_directory};
 use crate::sys::lock::{Lock, Sharing};
 
 pub use change::Pin;
@@ -175,12 +175,26 @@ impl Ring {
         let mut locked = self.lock()?;
         locked.settle("remove")?;
         // It vanishes in one step under a name that is no ring's, and is then deleted at leisure.
-        let operation = || format!("remove ring '{}'", self.name);
         let owner = self.store.rings().join(self.name.owner.as_str());
-        let gone = owner.join(format!("{TEMPORARY_PREFIX}{}", self.name.name));
-        fs::rename(&self.directory, &gone).context(operation)?;
+        let gone = owner.join(format!("{TEMPORARY_PREFIX}{:032x}", u128::from_ne_bytes(random_id()?)));
+        fs::rename(&self.directory, &gone).context(|| format!("remove ring '{}'", self.name))?;
         sync_directory(&owner)?;
-        fs::remove_dir_all(&gone).context(operation)
+        remove_leftover(&gone)
+    }
+
+    /// Deletes what removals left that were cut short.
+    fn sweep(store: &Store) -> Result<()> {
+        for owner in names_in(&store.rings())? {
+            let owner = store.rings().join(owner.as_str());
+            let operation = || format!("list {}", quote(&owner));
+            for child in fs::read_dir(&owner).context(operation)? {
+                let child = child.context(operation)?;
+                if child.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+                    remove_leftover(&child.path())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn wait_lock(&self) -> Result<Lock> {
@@ -205,6 +219,14 @@ impl Locked {
     /// Those of write; the ring is then as it was.
     pub fn commit(&self) -> Result<()> {
         self.state.write(&self.ring.directory).context(|| format!("write ring '{}'", self.ring.name))
+    }
+}
+
+/// Two may be at it: the removal itself, and a sweep.
+fn remove_leftover(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory).context(|| format!("remove {}", quote(directory))) {
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        other => other,
     }
 }
 

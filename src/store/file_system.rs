@@ -25,18 +25,24 @@ fn refused(magic: u64) -> Option<&'static str> {
     }
 }
 
-/// Refuses a store on a file system that cannot hold uppers, and says which directory could.
+/// Refuses a store, which need not be there yet, on a file system that cannot hold uppers, and says which directory
+/// could.
 ///
 /// # Errors
 /// [`Kind::Unsupported`].
 pub(super) fn check(store: &Path) -> Result<()> {
-    let Some(name) = kind_of(store)? else { return Ok(()) };
+    let Some(name) = kind_of(nearest(store))? else { return Ok(()) };
     let cause = format!("it lies on {name}, on which the kernel makes no writable overlay");
     let error = Error::new(Kind::Unsupported, format!("open store {}", quote(store)), cause);
     Err(match suggestion() {
         Some(directory) => error.next(format!("use '--store {}'", directory.join("regen").display())),
         None => error.next("use '--store DIR' with DIR on ext4, xfs, btrfs or tmpfs"),
     })
+}
+
+/// The lowest directory on the way to `path` that is there.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("."))
 }
 
 /// The name of the file system under `path` if it is one that cannot hold uppers.
@@ -61,5 +67,12 @@ mod tests {
     fn overlay_is_refused_and_ext4_is_not() {
         assert_eq!(refused(0x794c_7630), Some("overlay"));
         assert_eq!(refused(0xef53), None);
+    }
+
+    #[test]
+    fn a_store_that_is_not_there_yet_will_lie_where_its_parent_does() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(nearest(&directory.path().join("a/b")), directory.path());
+        assert_eq!(nearest(Path::new("no-such-directory/store")), Path::new("."));
     }
 }

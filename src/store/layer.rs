@@ -1,6 +1,7 @@
 //! Sealed layers: directories in overlay format that appear whole and never change.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Kind, Result, quote};
@@ -55,10 +56,15 @@ impl Layers {
     /// # Errors
     /// Those of mkdir.
     pub fn stage(&self) -> Result<Stage> {
-        let name = LayerId::from_random(random_id()?);
-        let directory = self.directory.join(format!("{TEMPORARY_PREFIX}{name}"));
-        fs::create_dir(&directory).context(|| format!("create {}", quote(&directory)))?;
-        Ok(Stage { directory })
+        loop {
+            let name = LayerId::from_random(random_id()?);
+            let directory = self.directory.join(format!("{TEMPORARY_PREFIX}{name}"));
+            fs::create_dir(&directory).context(|| format!("create {}", quote(&directory)))?;
+            // A sweep may come between the two steps and take it: the next one has another name.
+            if let Some(lock) = lock_stage(&directory)? {
+                return Ok(Stage { directory, _lock: lock });
+            }
+        }
     }
 
     /// Removes a layer. It vanishes in one step and is then deleted at leisure.
@@ -91,7 +97,7 @@ impl Layers {
         Ok(found)
     }
 
-    /// Removes what makers and removers left when they died. Call it only where none can be at work.
+    /// Removes what makers and removers left when they died; only one process does this at a time.
     ///
     /// # Errors
     /// Those of readdir and unlink.
@@ -99,7 +105,11 @@ impl Layers {
         let operation = || format!("sweep {}", quote(&self.directory));
         for entry in fs::read_dir(&self.directory).context(operation)? {
             let entry = entry.context(operation)?;
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+            if !entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            // What somebody is building is locked by them.
+            if let Some(_lock) = lock_stage(&entry.path())? {
                 remove_tree(&entry.path())?;
             }
         }
@@ -111,6 +121,8 @@ impl Layers {
 #[derive(Debug)]
 pub struct Stage {
     directory: PathBuf,
+    /// Says that its maker lives.
+    _lock: File,
 }
 
 impl Stage {
@@ -125,6 +137,20 @@ impl Drop for Stage {
     fn drop(&mut self) {
         // A leftover is swept by the worker; nothing refers to it.
         let _ = remove_tree(&self.directory);
+    }
+}
+
+/// Takes the lock on a stage's directory; `None` if somebody else has it, or the directory is gone.
+fn lock_stage(directory: &Path) -> Result<Option<File>> {
+    let operation = || format!("lock {}", quote(directory));
+    let file = match File::open(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.context(operation)?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(directory.is_dir().then_some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).context(operation),
     }
 }
 
@@ -156,6 +182,17 @@ mod tests {
         layers.adopt(&id, &upper).unwrap();
         assert!(layers.has(&id));
         assert_eq!(layers.list().unwrap(), [id]);
+    }
+
+    #[test]
+    fn a_sweep_takes_what_the_dead_left_and_nothing_that_is_being_built() {
+        let directory = tempfile::tempdir().unwrap();
+        let layers = Layers::new(directory.path().to_owned());
+        let stage = layers.stage().unwrap();
+        let left = directory.path().join(".tmp-left");
+        fs::create_dir(&left).unwrap();
+        layers.sweep().unwrap();
+        assert!(stage.directory().is_dir() && !left.exists());
     }
 
     #[test]

@@ -50,11 +50,14 @@ impl Store {
         if format::check(directory)? == format::Found::Present {
             return Ok(store);
         }
+        file_system::check(directory)?;
         for part in ["", "layers", "runs", "rings"] {
             make_directory(&directory.join(part))?;
         }
-        file_system::check(directory)?;
-        format::write(directory)?;
+        let _lock = store.lock_for_collection()?;
+        if format::check(directory)? == format::Found::Absent {
+            format::write(directory)?;
+        }
         Ok(store)
     }
 
