@@ -256,6 +256,7 @@ fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identi
             holders: vec![holder],
             cgroups: Vec::new(),
             device: None,
+            mount_namespace: None,
             started: Utc::now(),
         },
     )
@@ -314,6 +315,9 @@ fn note_container(run: &mut Run, supervised: Supervised, created: &Created, devi
     }
     run.record.cgroups = created.cgroup.paths()?;
     run.record.device = Some(device);
+    let namespace = format!("/proc/{}/ns/mnt", created.init.pid);
+    // Only for naming who keeps it.
+    run.record.mount_namespace = std::fs::metadata(namespace).ok().map(|metadata| metadata.ino());
     run.write()
 }
 

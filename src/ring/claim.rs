@@ -168,6 +168,7 @@ impl Locked {
             holders: vec![claim.holder],
             cgroups: Vec::new(),
             device: None,
+            mount_namespace: None,
             started: Utc::now(),
         };
         // Sweeping takes runs that no ring names: it has to wait until this one is named.

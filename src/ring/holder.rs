@@ -30,6 +30,8 @@ pub enum By {
     Mount,
     /// It has a file of it open, as a descriptor, root or working directory.
     File,
+    /// It has the container's mount namespace open, in which the overlay is mounted.
+    Namespace,
 }
 
 impl fmt::Display for Holder {
@@ -38,6 +40,7 @@ impl fmt::Display for Holder {
             By::Cgroup => "in the container's cgroup",
             By::Mount => "has it mounted",
             By::File => "has a file of it open",
+            By::Namespace => "keeps its mount namespace",
         };
         write!(f, "process {} ('{}') {by}", self.pid, self.command)
     }
@@ -74,6 +77,8 @@ pub(super) fn of_mount(run: &Run) -> Vec<Holder> {
             By::Mount
         } else if run.record.device.is_some_and(|device| has_file(pid, device)) {
             By::File
+        } else if run.record.mount_namespace.is_some_and(|inode| has_namespace(pid, inode)) {
+            By::Namespace
         } else {
             return None;
         };
@@ -108,6 +113,12 @@ fn is_zombie(pid: i32) -> bool {
 fn has_mount(pid: i32, upper: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/mountinfo"))
         .is_ok_and(|table| table.split([' ', ',', '\n']).any(|field| field == upper))
+}
+
+fn has_namespace(pid: i32, inode: u64) -> bool {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let name = PathBuf::from(format!("mnt:[{inode}]"));
+    links.into_iter().any(|link| fs::read_link(link.path()).is_ok_and(|target| target == name))
 }
 
 fn has_file(pid: i32, device: u64) -> bool {

@@ -54,6 +54,9 @@ pub struct RunRecord {
     pub cgroups: Vec<PathBuf>,
     /// `st_dev` of the mounted overlay, by which files that hold it are recognised.
     pub device: Option<u64>,
+    /// The inode of the container's mount namespace, by which those who keep it are recognised.
+    #[serde(default)]
+    pub mount_namespace: Option<u64>,
     /// When the run was claimed.
     pub started: DateTime<Utc>,
 }
