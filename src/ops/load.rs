@@ -192,10 +192,12 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
         directories: Vec::new(),
         lasting: Vec::new(),
     });
-    let mount_points = match &plan.spec {
+    let mut mount_points = match &plan.spec {
         Some(spec) => mount_points(spec),
         None => mount_points(&template::run(Path::new("/"), &template::RunOptions::default())),
     };
+    // The runtime makes it if it is not there.
+    mount_points.extend(working_directory(plan));
     let holder = Identity::of(nix::unistd::getpid().as_raw())?;
     let Some(request) = &plan.wish.ring else {
         return scratch(place, store, plan, base, holder);
@@ -374,6 +376,14 @@ fn id_map(spec: &Spec) -> Option<String> {
     };
     let (users, groups) = (list(linux.uid_mappings()), list(linux.gid_mappings()));
     (!users.is_empty() || !groups.is_empty()).then(|| format!("{users}/{groups}"))
+}
+
+fn working_directory(plan: &Plan) -> Option<PathBuf> {
+    let image = || plan.image.as_ref().map(|image| image.config.working_dir.clone());
+    match &plan.spec {
+        Some(spec) => spec.process().as_ref().map(|process| process.cwd().clone()),
+        None => plan.wish.process.workdir.clone().or_else(image).map(PathBuf::from),
+    }
 }
 
 /// Where the runtime and the engine put something, as opposed to the container's program.

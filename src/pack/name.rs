@@ -59,7 +59,8 @@ pub(super) fn whiteout(name: &[u8]) -> Vec<u8> {
 
 /// Reads a path of a pack: relative, without `..`, normalised.
 pub(super) fn parse_path(path: &[u8]) -> Result<Vec<u8>, Refusal> {
-    if path.starts_with(b"/") {
+    // The root alone is written so by some tools; no other path leads to it.
+    if path.starts_with(b"/") && components(path).next().is_some() {
         return Err("an absolute path");
     }
     if path.contains(&0) {
@@ -173,6 +174,7 @@ mod tests {
     fn names_mean_what_the_image_specification_says() {
         assert_eq!(parse_meaning(b"./a//b/", None), entry("a/b"));
         assert_eq!(parse_meaning(b"./", None), entry(""));
+        assert_eq!(parse_meaning(b"/", None), entry(""));
         assert_eq!(parse_meaning(b"a/.wh.b", None), Ok(Meaning::Whiteout(b"a/b".to_vec())));
         assert_eq!(parse_meaning(b"a/.wh..wh..opq", None), Ok(Meaning::Opaque(b"a".to_vec())));
         assert_eq!(parse_meaning(b".wh..wh..opq", None), Ok(Meaning::Opaque(Vec::new())));

@@ -120,6 +120,7 @@ pub fn create(root: &StateRoot, mut request: CreateRequest) -> Result<Created> {
     let derived = derive(request.spec.clone(), around);
     let record = plan_record(&request, &derived);
     rootfs::check(&record.rootfs, &derived.spec).context(operation)?;
+    rootfs::make_working_directory(&record.rootfs, &derived.spec).context(operation)?;
     record.cgroup.check_free().context(operation)?;
 
     let lock = record::claim(root, &id)?;

@@ -32,6 +32,32 @@ pub(super) fn check(rootfs: &Path, spec: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// Makes the working directory of the first process if the image lacks it, as every runtime does.
+///
+/// One in or below a mount is the mount's to have.
+///
+/// # Errors
+/// Those of mkdir; [`Kind::Invalid`] if it lies below what is no directory.
+pub(super) fn make_working_directory(rootfs: &Path, spec: &Spec) -> Result<()> {
+    let Some(cwd) = spec.process().as_ref().map(|process| normalize(process.cwd())) else { return Ok(()) };
+    let mounted = |point: &Path| point != Path::new("/") && cwd.starts_with(point);
+    if spec.mounts().iter().flatten().any(|mount| mounted(mount.destination())) {
+        return Ok(());
+    }
+    let operation = || format!("make working directory {} in {}", quote(&cwd), quote(rootfs));
+    let root = pathrs::Root::open(rootfs).map_err(|error| failure(&operation(), &error))?;
+    // Symlinks lead where they lead in the image.
+    if root.resolve(&cwd).is_ok() {
+        return Ok(());
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    root.mkdir_all(&cwd, &mode).map(drop).map_err(|error| failure(&operation(), &error))
+}
+
+fn failure(operation: &str, error: &pathrs::error::Error) -> Error {
+    Error::new(Kind::Invalid, operation, error.to_string())
+}
+
 /// The directories that must be plain, parents before children: the fixed ones, the mounts of kernel file systems,
 /// and the parents of device nodes.
 fn plan_directories(spec: &Spec) -> Vec<PathBuf> {
@@ -142,6 +168,24 @@ mod tests {
         std::fs::create_dir_all(image.path().join("dev/pts")).unwrap();
         symlink("/run", image.path().join("var")).unwrap();
         check(image.path(), &starter(Privilege::Root)).unwrap();
+    }
+
+    #[test]
+    fn a_working_directory_is_made_in_the_image_wherever_its_links_lead() {
+        let image = tempfile::tempdir().unwrap();
+        let make = |cwd: &str| {
+            let mut spec = starter(Privilege::Root);
+            spec.process_mut().as_mut().unwrap().set_cwd(cwd.into());
+            make_working_directory(image.path(), &spec)
+        };
+        symlink("/real", image.path().join("link")).unwrap();
+        std::fs::create_dir(image.path().join("real")).unwrap();
+        make("/link/a/b").unwrap();
+        assert!(image.path().join("real/a/b").is_dir());
+        make("/proc/x").unwrap();
+        assert!(!image.path().join("proc").exists(), "it is the mount's to have");
+        std::fs::write(image.path().join("file"), "").unwrap();
+        assert!(make("/file/x").is_err());
     }
 
     #[test]
