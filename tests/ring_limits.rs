@@ -209,6 +209,9 @@ fn what_an_engine_mounts_is_no_change_but_what_a_program_writes_beside_it_is() {
     assert_eq!(world.seqs("alice"), [1]);
     start("cat /srv/a/b/c").success();
     assert_eq!(world.seqs("alice"), [1]);
+    start("chmod 700 /etc").success();
+    assert_eq!(world.seqs("alice"), [2, 1], "a directory that holds a mount point is nobody's stub");
+    assert_eq!(start("stat -c %a /etc").success().stdout(), "700\n");
 }
 
 #[test]

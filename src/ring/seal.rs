@@ -182,7 +182,11 @@ fn has_changes(locked: &Locked, run: &Run) -> Result<bool> {
     let RunRecord { mount_points, class, .. } = &run.record;
     let lowers = run.record.lowers(&locked.ring().store);
     let lowers: Vec<&Path> = lowers.iter().map(AsRef::as_ref).collect();
-    let ignore = |path: &Path, metadata: &std::fs::Metadata| is_stub(mount_points, path, metadata);
+    let covers = |path: &Path| lowers.iter().any(|lower| lower.join(path).symlink_metadata().is_ok());
+    let ignore = |path: &Path, metadata: &std::fs::Metadata| {
+        // What is a change of a directory that was there is nobody's stub.
+        is_stub(mount_points, path, metadata) && !(metadata.is_dir() && covers(path))
+    };
     pack::has_changes_over(&run.upper(), *class, &lowers, &ignore)
 }
 
