@@ -138,13 +138,6 @@ fn device_rules_are_enforced() {
     assert_eq!(lines[2].trim(), "1");
 }
 
-fn change_record(world: &World, id: &str, change: impl FnOnce(&mut Value)) {
-    let path = world.state_directory(id).join("record.json");
-    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    change(&mut record);
-    fs::write(path, record.to_string()).unwrap();
-}
-
 #[test]
 fn a_reused_pid_is_never_signalled() {
     let world = World::new("reused");
@@ -157,9 +150,10 @@ fn a_reused_pid_is_never_signalled() {
     for (start, boot) in [(start + 1, boot.trim()), (start, other_boot)] {
         let id = world.sleeper("a");
         let own = world.pid(&id);
-        change_record(&world, &id, |record| {
-            record["init"] = json!({"pid": pid, "start_time": start, "boot_id": boot});
-        });
+        let path = world.state_directory(&id).join("init.json");
+        let mut init: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        init["process"] = json!({"pid": pid, "start_time": start, "boot_id": boot});
+        fs::write(path, init.to_string()).unwrap();
         assert_eq!(world.status(&id), "stopped");
         world.regen(&["kill", &id, "KILL"]).fails_with(1, "container not running");
         world.regen(&["exec", &id, "true"]).fails_with(1, "container not running");
@@ -174,19 +168,22 @@ fn a_reused_pid_is_never_signalled() {
 #[test]
 fn a_torn_state_is_named_and_forced_away() {
     let world = World::new("torn");
-    let tear: [fn(&Path); 4] = [
-        |path| fs::write(path, "{\"format\":1,\"id\":\"x").unwrap(),
-        |path| fs::write(path, "").unwrap(),
-        |path| fs::remove_file(path).unwrap(),
-        |path| fs::write(path, "{\"format\":99}").unwrap(),
+    type Tear = fn(&Path);
+    let tears: [(&str, Tear); 6] = [
+        ("record.json", |path| fs::write(path, "{\"format\":1,\"id\":\"x").unwrap()),
+        ("record.json", |path| fs::write(path, "").unwrap()),
+        ("record.json", |path| fs::remove_file(path).unwrap()),
+        ("record.json", |path| fs::write(path, "{\"format\":99}").unwrap()),
+        ("init.json", |path| fs::write(path, "").unwrap()),
+        ("init.json", |path| fs::write(path, "{\"process\":{\"pid\":1").unwrap()),
     ];
-    for tear in tear {
+    for (file, tear) in tears {
         let id = world.sleeper("a");
         let pid = world.pid(&id);
-        tear(&world.state_directory(&id).join("record.json"));
-        world.regen(&["state", &id]).fails_with(1, "record.json");
+        tear(&world.state_directory(&id).join(file));
+        world.regen(&["state", &id]).fails_with(1, file);
         world.regen(&["state", &id]).fails_with(1, "regen delete --force");
-        world.regen(&["delete", &id]).fails_with(1, "record.json");
+        world.regen(&["delete", &id]).fails_with(1, file);
         assert_eq!(world.regen(&["list", "-q"]).success().stdout(), format!("{id}\n"));
         world.regen(&["list"]).success();
         world.regen(&["list", "--json"]).success();
@@ -300,8 +297,9 @@ fn a_container_has_a_session_keyring_of_its_own_unless_told_otherwise() {
     let name = format!("_ses.{id}");
     let output = world.regen(&["run", "--bundle", bundle.text(), &id]);
     assert!(output.success().stdout().contains(&name), "{}", output.stdout());
-    let output = world.regen(&["run", "--no-new-keyring", "--bundle", bundle.text(), &id]);
-    assert!(!output.success().stdout().contains(&name), "{}", output.stdout());
+    let other = world.id("b");
+    let output = world.regen(&["run", "--no-new-keyring", "--bundle", bundle.text(), &other]);
+    assert!(!output.success().stdout().contains(&other), "{}", output.stdout());
 }
 
 #[test]

@@ -91,9 +91,14 @@ pub(super) fn no_capabilities() -> LinuxCapabilities {
     sets
 }
 
-/// A mount without a source is legal where the file system needs none, but the engine wants one.
+/// A mount without a source is legal where the file system needs none, but the engine wants one. runc's own option
+/// `tmpcopyup` would reach the kernel, which refuses it: the tmpfs then begins empty.
 fn normalize_mounts(spec: &mut Spec) {
     for mount in spec.mounts_mut().iter_mut().flatten() {
+        if let Some(options) = mount.options() {
+            let kept = options.iter().filter(|option| *option != "tmpcopyup").cloned().collect();
+            mount.set_options(Some(kept));
+        }
         if mount.source().is_none() {
             let source = mount.typ().clone().unwrap_or_else(|| "none".to_owned());
             mount.set_source(Some(PathBuf::from(source)));
@@ -224,6 +229,15 @@ mod tests {
         assert_eq!(second.args().clone().unwrap(), ["regen", RELAY_VERB, "/b", "/bin/b", "/bin/b"]);
         assert!(hooks.poststop().is_none());
         assert_eq!(derived.hooks.poststop.len(), 1);
+    }
+
+    #[test]
+    fn an_option_that_the_kernel_does_not_know_stays_here() {
+        let derived = derive_with(|v| {
+            let mount = serde_json::json!({"destination": "/t", "type": "tmpfs", "options": ["nosuid", "tmpcopyup"]});
+            v["mounts"] = serde_json::json!([mount]);
+        });
+        assert_eq!(derived.spec.mounts().as_ref().unwrap()[0].options().clone().unwrap(), ["nosuid"]);
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn plan_record(request: &CreateRequest, derived: &Derived) -> Record {
     Record {
         format: Record::format(),
         id: request.id.clone(),
-        phase: Phase::Creating,
+        phase: Phase::default(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),
         rootfs: spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default(),
@@ -180,9 +180,9 @@ fn plan_record(request: &CreateRequest, derived: &Derived) -> Record {
 /// Everything between the claim of the id and a container that is `created`.
 fn build(root: &StateRoot, mut record: Record, derived: Derived, request: &mut CreateRequest) -> Result<Created> {
     // First on disk, so that a creator that is killed leaves a container that `delete --force` can take apart.
-    record.save(root)?;
+    record.begin(root)?;
     let id = request.id.clone();
-    let bundle = record::derived_bundle(root, &id);
+    let bundle = record::engine(root, &id);
     record::write_config(&bundle, &derived.spec)?;
     if record.keyring {
         join_session_keyring(&keyring_name(&id))?;
@@ -205,7 +205,7 @@ fn build(root: &StateRoot, mut record: Record, derived: Derived, request: &mut C
         report: false,
     };
     let mut builder = ContainerBuilder::new(id.to_string(), SyscallType::Linux)
-        .with_root_path(root.container(&id).join("engine"))
+        .with_root_path(&bundle)
         .map_err(|error| engine::explain(&error, "prepare the engine".to_owned()))?
         .with_console_socket(socket)
         .with_preserved_fds(i32::try_from(request.preserve_fds).unwrap_or(i32::MAX))
@@ -224,12 +224,10 @@ fn build(root: &StateRoot, mut record: Record, derived: Derived, request: &mut C
     let pid = container.pid().map(nix::unistd::Pid::as_raw).unwrap_or_default();
     let init = Identity::of(pid).context(|| "look at its first process")?;
     record.cgroup.locate(pid)?;
-    record.init = Some(init.clone());
-    record.phase = Phase::Created;
     if let Some(path) = &request.pid_file {
         write_pid_file(path, pid)?;
     }
-    record.save(root)?;
+    record.complete(root, init.clone())?;
     Ok(Created { init, cgroup: record.cgroup, pty })
 }
 

@@ -124,7 +124,7 @@ pub(super) fn clear_cgroup(cgroup: &Cgroup, id: &ContainerId) -> Result<()> {
 /// The cgroup of a container whose record is unreadable, from the specification that the engine got. A pid from
 /// there could belong to anybody by now; a cgroup's name could not.
 fn salvage(root: &StateRoot, id: &ContainerId) -> Cgroup {
-    let path = record::derived_bundle(root, id).join(bundle::CONFIG);
+    let path = record::engine(root, id).join(bundle::CONFIG);
     let spec: Option<Spec> = read_capped(&path, 64 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let path = spec.and_then(|spec| spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()));
     Cgroup::new(path.unwrap_or_default(), false)

@@ -158,6 +158,10 @@ fn environment(spec: &Spec) -> Result<Vec<CString>, String> {
         variables.retain(|entry| !entry.starts_with("LISTEN_FDS=") && !entry.starts_with("LISTEN_PID="));
         variables.push(format!("LISTEN_FDS={count}"));
         variables.push(format!("LISTEN_PID={}", std::process::id()));
+        if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
+            variables.retain(|entry| !entry.starts_with("LISTEN_FDNAMES="));
+            variables.push(format!("LISTEN_FDNAMES={names}"));
+        }
     }
     variables.into_iter().map(|text| CString::new(text).map_err(|_| "a NUL in a variable".to_owned())).collect()
 }

@@ -12,16 +12,17 @@
 //! ```text
 //! ROOT/ID/               made with O_EXCL, mode 0700: of two creators exactly one wins
 //!   lock                 fcntl(2)
-//!   record.json          the truth: phase, (pid, start time, boot id), bundle, cgroup; replaced in one step
+//!   record.json          what it is: bundle, cgroup, hooks
+//!   init.json            its first process, once there is one: pid, start time, boot id
+//!   started              its program was started
 //!   stop-requested       the last signal that somebody sent on purpose; absent if nobody did
-//!   bundle/config.json   the derived specification, which the engine reads
+//!   engine/config.json   the derived specification, which the engine reads
 //!   engine/ID/           the engine's own files; nothing in there is trusted
 //!   exec/RANDOM/ID/      the same for one exec, gone when it runs
 //! ```
 //!
 //! Rules:
-//! - Whoever changes `record.json` holds the record lock on `lock`. Readers take no lock: the file is
-//!   replaced whole.
+//! - Whoever changes a container holds the record lock on `lock`. Readers take none: each file appears whole, once.
 //! - A process is signalled through a pidfd that was opened first and then compared with the recorded start time and
 //!   boot id, so a pid that was given to another process is never hit.
 //! - What is dead stays dead: status is computed from the record and /proc, and not stored.

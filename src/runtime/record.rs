@@ -1,4 +1,8 @@
-//! `record.json`: what we know of a container, with one writer at a time.
+//! What we know of a container, on disk.
+//!
+//! Each file is written once and never replaced, so a reader without a lock sees it whole or not at all, and what is
+//! there tells how far the container has come: `record.json` alone, it is being created; `init.json`, it was; and
+//! `started`. (Replacing a file by rename would cost a write-back to disk each time on ext4.)
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,6 +22,8 @@ use crate::sys::lock::DirectoryLock;
 use crate::sys::process::Identity;
 
 const FILE: &str = "record.json";
+const INIT: &str = "init.json";
+const STARTED: &str = "started";
 const FORMAT: u32 = 1;
 /// No container's id begins like this.
 const TRASH: &str = "~";
@@ -25,10 +31,10 @@ const TRASH: &str = "~";
 const CAP: u64 = 32 << 20;
 
 /// How far a container has come. That it has ended is not a phase: it is seen from its process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Phase {
     /// Its creator is at work, or died over it.
+    #[default]
     Creating,
     /// Its process waits for `start`.
     Created,
@@ -36,19 +42,20 @@ pub(super) enum Phase {
     Running,
 }
 
-/// The content of `record.json`.
+/// The content of `record.json`, and what the other files add.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
     pub format: u32,
     pub id: ContainerId,
+    #[serde(skip)]
     pub phase: Phase,
     pub oci_version: String,
     /// The user's bundle.
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
     /// The container's first process, from `Created` on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip)]
     pub init: Option<Identity>,
     pub created: DateTime<Utc>,
     /// The user who made it.
@@ -63,6 +70,13 @@ pub(super) struct Record {
     /// Whatever the creator wants to find again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<serde_json::Value>,
+}
+
+/// The content of `init.json`: what is known once the container's first process is there.
+#[derive(Debug, Serialize, Deserialize)]
+struct Init {
+    process: Identity,
+    cgroups: Vec<PathBuf>,
 }
 
 impl Record {
@@ -89,22 +103,58 @@ impl Record {
             }
             Err(error) => return Err(error),
         };
-        match serde_json::from_slice::<Self>(&bytes) {
+        let mut record = match serde_json::from_slice::<Self>(&bytes) {
             Ok(record) if record.format > FORMAT => {
-                damaged(format!("{FILE} has format {}, this regen knows {FORMAT}", record.format))
+                return damaged(format!("{FILE} has format {}, this regen knows {FORMAT}", record.format));
             }
-            Ok(record) if record.id != *id => damaged(format!("{FILE} belongs to '{}'", record.id)),
-            Ok(record) => Ok(record),
-            Err(error) => damaged(format!("{FILE} is damaged: {error}")),
+            Ok(record) if record.id != *id => return damaged(format!("{FILE} belongs to '{}'", record.id)),
+            Ok(record) => record,
+            Err(error) => return damaged(format!("{FILE} is damaged: {error}")),
+        };
+        let bytes = match read_capped(&directory.join(INIT), CAP) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(record),
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice::<Init>(&bytes) {
+            Ok(init) => {
+                record.init = Some(init.process);
+                record.cgroup.directories = init.cgroups;
+            }
+            Err(error) => return damaged(format!("{INIT} is damaged: {error}")),
         }
+        record.phase = if directory.join(STARTED).exists() { Phase::Running } else { Phase::Created };
+        Ok(record)
     }
 
-    /// Replaces the record. The caller holds the container's lock.
-    pub(super) fn save(&self, root: &StateRoot) -> Result<()> {
-        let operation = || format!("write the state of container '{}'", self.id);
-        let bytes = serde_json::to_vec(self).context(operation)?;
+    /// Writes what is known before the container's first process exists. The caller holds the container's lock, for
+    /// this as for the next two.
+    pub(super) fn begin(&self, root: &StateRoot) -> Result<()> {
+        self.write(root, FILE, &serde_json::to_vec(self).context(|| self.operation())?)
+    }
+
+    /// Writes what is known from then on: it is created.
+    pub(super) fn complete(&mut self, root: &StateRoot, process: Identity) -> Result<()> {
+        let init = Init { process, cgroups: self.cgroup.directories.clone() };
+        self.write(root, INIT, &serde_json::to_vec(&init).context(|| self.operation())?)?;
+        self.init = Some(init.process);
+        self.phase = Phase::Created;
+        Ok(())
+    }
+
+    /// Writes that its program was started.
+    pub(super) fn started(&mut self, root: &StateRoot) -> Result<()> {
+        self.phase = Phase::Running;
+        fs::File::create(root.container(&self.id).join(STARTED)).map(drop).context(|| self.operation())
+    }
+
+    fn write(&self, root: &StateRoot, name: &str, bytes: &[u8]) -> Result<()> {
         // The state root is rebuilt after a boot, so nothing has to outlive one.
-        replace_file(&root.container(&self.id), FILE, &bytes, Durability::Volatile).context(operation)
+        replace_file(&root.container(&self.id), name, bytes, Durability::Volatile).context(|| self.operation())
+    }
+
+    fn operation(&self) -> String {
+        format!("write the state of container '{}'", self.id)
     }
 
     /// The init process, which the container has from `Created` on.
@@ -187,12 +237,12 @@ pub(super) fn does_not_exist(id: &ContainerId) -> Error {
     Error::new(Kind::NotFound, format!("find container '{id}'"), "container does not exist")
 }
 
-/// Where the engine's derived bundle lies.
-pub(super) fn derived_bundle(root: &StateRoot, id: &ContainerId) -> PathBuf {
-    root.container(id).join("bundle")
+/// Where the engine finds its bundle, and under its id keeps its own state.
+pub(super) fn engine(root: &StateRoot, id: &ContainerId) -> PathBuf {
+    root.container(id).join("engine")
 }
 
-/// Writes `bundle/config.json` under a fresh directory.
+/// Writes a config.json for the engine under a fresh directory.
 pub(super) fn write_config(directory: &Path, spec: &oci_spec::runtime::Spec) -> Result<()> {
     let operation = || "write the derived config.json";
     let bytes = serde_json::to_vec(spec).context(operation)?;

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
-use crate::runtime::record::{self, Phase, Record};
+use crate::runtime::record::{self, Record};
 use crate::runtime::{StateRoot, Status, hook, state};
 use crate::sys::fs::by_descriptor;
 use crate::sys::signal::Signal;
@@ -35,8 +35,7 @@ pub fn start(root: &StateRoot, id: &ContainerId) -> Result<()> {
         Status::Creating => return Err(Error::new(Kind::State, operation(), "it is still being created")),
     }
     notify(root, id).context(operation)?;
-    record.phase = Phase::Running;
-    record.save(root)?;
+    record.started(root)?;
     // A hook may ask for the state, or even delete the container.
     drop(lock);
     if record.hooks.poststart.is_empty() {
@@ -57,7 +56,7 @@ pub fn start(root: &StateRoot, id: &ContainerId) -> Result<()> {
 /// Says "go" to the process that waits. The socket's path may be longer than an address may be.
 fn notify(root: &StateRoot, id: &ContainerId) -> Result<()> {
     let operation = || "wake its first process";
-    let directory = root.container(id).join("engine").join(id.as_str());
+    let directory = record::engine(root, id).join(id.as_str());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let handle = rustix::fs::open(&directory, flags, Mode::empty()).context(operation)?;
     let mut stream = UnixStream::connect(by_descriptor(&handle).join(NOTIFY)).context(operation)?;

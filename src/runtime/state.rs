@@ -94,7 +94,7 @@ pub fn state(root: &StateRoot, id: &ContainerId) -> Result<ContainerState> {
 /// As [`state`].
 pub fn spec(root: &StateRoot, id: &ContainerId) -> Result<Spec> {
     Record::load(root, id)?;
-    let path = record::derived_bundle(root, id).join(bundle::CONFIG);
+    let path = record::engine(root, id).join(bundle::CONFIG);
     let bytes = read_capped(&path, 64 << 20)?;
     bundle::parse(&bytes).context(|| format!("read {}", quote(&path)))
 }
