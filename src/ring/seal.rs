@@ -174,6 +174,10 @@ fn find_holders(run: &Run) -> Result<Option<Vec<Holder>>> {
 /// Whether anybody can still write into the upper, now.
 pub(super) fn is_held(run: &Run) -> Result<bool> {
     let members = holder::in_cgroups(&run.record.cgroups);
+    if !run.upper().is_dir() {
+        // It was sealed or thrown away, and a crash kept the rest from going with it.
+        return Ok(false);
+    }
     Ok(!members.is_empty() || overlay::is_held(&run.upper(), &run.scratch()?, run.record.class)?)
 }
 
