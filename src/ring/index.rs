@@ -1,6 +1,8 @@
 //! The ring as an OCI image layout: manifests of entries and `index.json`, all derived from `ring.json`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use super::entry::{Entry, is_tag_of, timestamp};
@@ -14,6 +16,8 @@ use crate::image::write::{NewLayer, config_for, index_entry, layer_descriptor, m
 
 /// On a descriptor of `index.json`: regen wrote it. Others are kept whatever they are.
 const OURS: &str = "run.regen.entry";
+/// In a manifest: it is that of an entry.
+const ENTRY_ID: &str = "run.regen.entry.id";
 /// The most that a manifest or config of ours takes.
 pub(super) const DOCUMENT_CAP: u64 = 16 * 1024 * 1024;
 /// A blob that nothing refers to may be one that another tool is about to refer to; after a day it is not.
@@ -62,7 +66,7 @@ fn annotations(ring: &Ring, entry: &Entry) -> BTreeMap<String, String> {
     set("org.opencontainers.image.created", timestamp(entry.created));
     set("run.regen.ring", ring.name().to_string());
     set("run.regen.entry.seq", entry.seq.to_string());
-    set("run.regen.entry.id", entry.id.clone());
+    set(ENTRY_ID, entry.id.clone());
     set("run.regen.entry.reason", entry.reason.to_string());
     set("run.regen.entry.base", entry.base.clone());
     // Its layers are changes to a base that is not in here.
@@ -111,8 +115,11 @@ fn descriptor(layout: &Layout, entry: &Entry, manifest: &Digest) -> Result<Descr
     Ok(descriptor)
 }
 
-/// Deletes blobs that nothing needs: at once those of `gone` manifests, others after a day.
-pub(super) fn collect_blobs(locked: &Locked, gone: &[Digest]) -> Result<()> {
+/// Deletes blobs that nothing needs: at once those of entries that are gone, others after a day.
+///
+/// Which entries are gone is seen from the manifests that are left of them, so nothing has to be remembered for when
+/// this is interrupted.
+pub(super) fn collect_blobs(locked: &Locked) -> Result<()> {
     let layout = Layout::open(locked.ring().directory())?;
     let mut needed = HashSet::new();
     for descriptor in &layout.index()?.manifests {
@@ -125,16 +132,40 @@ pub(super) fn collect_blobs(locked: &Locked, gone: &[Digest]) -> Result<()> {
         }
     }
     needed.extend(locked.state.layers.values().flat_map(|layer| &layer.packs).map(|pack| pack.digest.clone()));
-    let mut dropped = HashSet::new();
-    for manifest in gone {
-        dropped.extend(closure(&layout, manifest)?);
+    let mut unneeded = layout.blobs()?;
+    unneeded.retain(|digest| !needed.contains(digest));
+    let (mut gone, mut dropped) = (Vec::new(), HashSet::new());
+    for digest in unneeded.iter().filter(|digest| is_entry(&layout, digest)) {
+        gone.push(digest);
+        dropped.extend(closure(&layout, digest)?);
     }
-    for digest in layout.blobs()? {
-        if !needed.contains(&digest) && (dropped.contains(&digest) || is_old(&layout, &digest)?) {
-            layout.remove_blob(&digest)?;
+    for digest in unneeded.iter().filter(|digest| !gone.contains(digest)) {
+        if dropped.contains(digest) || is_old(&layout, digest)? {
+            layout.remove_blob(digest)?;
         }
     }
+    // Last, because they tell which of the others go.
+    gone.into_iter().try_for_each(|manifest| layout.remove_blob(manifest))?;
     layout.sweep_temporary()
+}
+
+/// Whether a blob is a manifest that [`write_manifest`] wrote.
+fn is_entry(layout: &Layout, digest: &Digest) -> bool {
+    let manifest = read_document(layout, digest).ok().flatten();
+    manifest.is_some_and(|manifest| manifest.pointer("/annotations").is_some_and(|found| found.get(ENTRY_ID).is_some()))
+}
+
+/// A blob as JSON; `None` if it is something else, which its first byte tells: layers are not read.
+fn read_document(layout: &Layout, digest: &Digest) -> Result<Option<serde_json::Value>> {
+    let operation = || format!("read blob {digest}");
+    let mut file = File::open(layout.blob_path(digest)).context(operation)?.take(DOCUMENT_CAP);
+    let mut content = vec![0];
+    let length = file.read(&mut content).context(operation)?;
+    if length == 0 || !(content[0] == b'{' || content[0].is_ascii_whitespace()) {
+        return Ok(None);
+    }
+    file.read_to_end(&mut content).context(operation)?;
+    Ok(serde_json::from_slice(&content).ok())
 }
 
 /// The blobs that a manifest (or an index of manifests) needs, itself included. Whatever it is, each digest that stands
@@ -146,12 +177,7 @@ fn closure(layout: &Layout, root: &Digest) -> Result<HashSet<Digest>> {
         if !found.insert(digest.clone()) || !layout.has_blob(&digest) {
             continue;
         }
-        let size = std::fs::metadata(layout.blob_path(&digest)).context(|| format!("look at blob {digest}"))?.len();
-        if size > DOCUMENT_CAP {
-            continue;
-        }
-        let content = std::fs::read(layout.blob_path(&digest)).context(|| format!("read blob {digest}"))?;
-        if let Ok(document) = serde_json::from_slice::<serde_json::Value>(&content) {
+        if let Some(document) = read_document(layout, &digest)? {
             collect_digests(&document, &mut pending);
         }
     }

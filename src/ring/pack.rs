@@ -9,7 +9,7 @@ use super::state::{LayerRecord, PackRecord};
 use super::view::View;
 use super::{Locked, Ring, index};
 use crate::error::{Context, Error, Kind, Result};
-use crate::ids::{Digest, LayerId};
+use crate::ids::LayerId;
 use crate::image::layout::Layout;
 use crate::image::manifest::Descriptor;
 use crate::pack::{Compression, Expected, Limits, pack_layer, unpack_layer};
@@ -50,6 +50,7 @@ impl Ring {
     /// [`Kind::NoSpace`] if the file system would fall below its floor; the entry stays sealed. Else those of reading
     /// the layer and of writing the blob.
     pub fn pack(&self, options: &mut PackOptions<'_>) -> Result<()> {
+        self.sweep_blobs()?;
         self.mark_synced()?;
         while let Some(entry) = self.read()?.entries.iter().find(|entry| entry.manifest.is_none()).cloned() {
             self.pack_entry(&entry, options)
@@ -57,7 +58,15 @@ impl Ring {
         }
         let mut locked = self.lock()?;
         locked.evict()?;
-        index::write_index(&locked)
+        // Again, if nothing left: also for what was interrupted before, or replaced since.
+        index::write_index(&locked)?;
+        index::collect_blobs(&locked)
+    }
+
+    /// What an interrupted pack left may be as large as a layer: it goes before more is written.
+    fn sweep_blobs(&self) -> Result<()> {
+        let _locked = self.lock()?;
+        Layout::open(self.directory())?.sweep_temporary()
     }
 
     /// Flushes the store's file system and notes for which entries that makes sure that they are on disk.
@@ -98,8 +107,10 @@ impl Ring {
         } else {
             locked.state.forget_unused_layers();
         }
-        locked.commit()?;
-        index::write_index(&locked)
+        // The index first: one that lists an entry too many or too early is true all the same, one that lacks an entry
+        // that the ring calls packed is not.
+        index::write_index(&locked)?;
+        locked.commit()
     }
 
     fn pack_layer(
@@ -166,15 +177,11 @@ impl Locked {
         if leaving.is_empty() {
             return Ok(leaving);
         }
-        let entries = std::mem::take(&mut self.state.entries);
-        let (gone, kept): (Vec<Entry>, Vec<Entry>) =
-            entries.into_iter().partition(|entry| leaving.contains(&entry.seq));
-        self.state.entries = kept;
+        self.state.entries.retain(|entry| !leaving.contains(&entry.seq));
         self.state.forget_unused_layers();
         self.commit()?;
         index::write_index(self)?;
-        let manifests: Vec<Digest> = gone.into_iter().filter_map(|entry| entry.manifest).collect();
-        index::collect_blobs(self, &manifests)?;
+        index::collect_blobs(self)?;
         Ok(leaving)
     }
 
