@@ -17,7 +17,7 @@ use crate::ids::RingName;
 use crate::ring::{PackOptions, Progress, Ring, gc};
 use crate::store::Store;
 use crate::sys::detach::spawn_self;
-use crate::sys::fs::{Durability, read_capped, replace_file};
+use crate::sys::fs::{Durability, TEMPORARY_PREFIX, read_capped, replace_file};
 use crate::sys::lock::{Lock, Sharing};
 
 /// The verb that a worker process is started with.
@@ -70,8 +70,7 @@ pub fn work(place: &Place) -> Result<()> {
         }
     };
     let result = pack_all(place, &store, None, &mut report);
-    // A report that stays would be taken for the next worker's.
-    let _ = fs::remove_file(store.directory().join(PROGRESS));
+    forget_report(&store);
     result
 }
 
@@ -120,8 +119,16 @@ fn write_report(store: &Store, report: &Report) -> Result<()> {
     replace_file(store.directory(), PROGRESS, &text, Durability::Volatile)
 }
 
+/// A report that stays would be taken for the next worker's. Nothing depends on it, so nobody is told if it does.
+fn forget_report(store: &Store) {
+    for name in [PROGRESS.to_owned(), format!("{TEMPORARY_PREFIX}{PROGRESS}")] {
+        let _ = fs::remove_file(store.directory().join(name));
+    }
+}
+
 /// The caller has the worker lock.
 fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut dyn FnMut(&Report)) -> Result<()> {
+    forget_report(store);
     let rings = match only {
         Some(name) => vec![Ring::open(store, name)?],
         None => Ring::list(store)?,
