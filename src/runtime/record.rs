@@ -217,9 +217,13 @@ pub(super) fn discard(root: &StateRoot, id: &ContainerId) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.context(operation)?,
     }
-    fs::remove_dir_all(&trash).context(operation)?;
+    let removed = fs::remove_dir_all(&trash);
     sweep(root);
-    Ok(())
+    match removed {
+        // Another one's sweep was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.context(operation),
+    }
 }
 
 /// Removes what others were killed over while they removed it.
