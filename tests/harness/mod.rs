@@ -170,6 +170,11 @@ impl World {
         self.regen(&["delete", "--force", id]).success();
     }
 
+    /// What is left of mounts, cgroups, processes, states and half-written files, once what is ending has ended.
+    pub fn leaks(&self) -> Vec<String> {
+        leaks::find_lasting(&self.base, &self.prefix)
+    }
+
     fn count(&self) -> u32 {
         self.counter.fetch_add(1, Ordering::Relaxed)
     }
