@@ -9,7 +9,7 @@ use std::process::Command;
 
 use harness::image::{Form, Layout, Tar};
 use harness::ring::{names, picture};
-use harness::{Output, World};
+use harness::{Output, REGEN, World};
 use serde_json::json;
 
 /// Runs an image with these flags, and the command after `--` if there is one.
@@ -71,6 +71,25 @@ fn a_run_without_a_bundle_has_a_path_namespaces_and_what_was_asked_for() {
     world.regen(&["run", "--rootfs", "/no/such/dir", &id, "--", "true"]).fails_with(1, "no such file or directory");
     world.regen(&["run", "--rootfs", "/etc/passwd", &id, "--", "true"]).fails_with(1, "not a directory");
     assert!(names(&world.store().join("runs")).is_empty());
+}
+
+#[test]
+fn a_caller_whose_root_is_not_the_hosts_runs_containers_too() {
+    let world = World::new("chroot");
+    let root = world.base().join("root");
+    fs::create_dir(&root).unwrap();
+    // What lies under /run there is seen by nobody else: a path that goes astray leads to nothing.
+    let script = format!(
+        "mount --rbind / {root} && mount -t tmpfs tmpfs {root}/run && cd / &&
+         exec chroot {root} {REGEN} --root /run/regen --store {store} run --rootfs {rootfs} {id} -- echo inside",
+        root = root.display(),
+        store = world.store().display(),
+        rootfs = world.rootfs_text(),
+        id = world.fresh_id(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+    assert_eq!(world.finish(command).success().stdout(), "inside\n");
 }
 
 #[test]

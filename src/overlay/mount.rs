@@ -231,6 +231,7 @@ impl Failure {
 #[derive(Debug)]
 pub struct PrivateNamespace {
     outer: File,
+    root: File,
     directory: File,
 }
 
@@ -242,9 +243,10 @@ impl PrivateNamespace {
     pub fn enter(target: &Path) -> Result<Self> {
         let operation = || "enter a private mount namespace";
         let outer = File::open("/proc/self/ns/mnt").context(operation)?;
+        let root = crate::sys::fs::open_path(Path::new("/")).context(operation)?;
         let directory = crate::sys::fs::open_path(Path::new(".")).context(operation)?;
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context(operation)?;
-        let namespace = Self { outer, directory };
+        let namespace = Self { outer, root, directory };
         match namespace.isolate(target) {
             Ok(()) => Ok(namespace),
             Err(error) => match namespace.leave() {
@@ -263,10 +265,13 @@ impl PrivateNamespace {
     /// Goes back; whatever nobody else inherited is unmounted by the kernel.
     ///
     /// # Errors
-    /// Those of setns(2) and fchdir(2).
+    /// Those of setns(2), chroot(2) and fchdir(2).
     pub fn leave(self) -> Result<()> {
         let operation = || "leave the private mount namespace";
         nix::sched::setns(&self.outer, nix::sched::CloneFlags::CLONE_NEWNS).context(operation)?;
+        // The way back leads to the namespace's root, which in a chroot is not the caller's.
+        rustix::process::fchdir(&self.root).context(operation)?;
+        rustix::process::chroot(".").context(operation)?;
         rustix::process::fchdir(&self.directory).context(operation)
     }
 }
