@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! seal    ring.json: journal ── rename upper ── ring.json: entry, no journal ── remove run
-//! pack    blobs ── manifest ── ring.json: packed ── index.json
+//! pack    blobs ── manifest ── index.json ── ring.json: packed
 //! evict   ring.json: without entry ── index.json ── blobs, layers
 //! ```
 
