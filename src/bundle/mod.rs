@@ -83,7 +83,7 @@ pub fn parse(json: &[u8]) -> Result<Spec> {
         Ok(spec) => Ok(spec),
         Err(first) => {
             let mut value: serde_json::Value = serde_json::from_slice(json).context(operation)?;
-            if !drop_unknown_capabilities(&mut value["process"]) {
+            if !value.get_mut("process").is_some_and(drop_unknown_capabilities) {
                 return Err(first).context(operation);
             }
             serde_json::from_value(value).context(operation)
@@ -122,6 +122,13 @@ fn drop_unknown_capabilities(process: &mut serde_json::Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_that_is_no_object_is_refused() {
+        for json in ["[1]", "7", "null", "\"x\"", ""] {
+            assert!(parse(json.as_bytes()).is_err() && parse_process(json.as_bytes()).is_err(), "{json}");
+        }
+    }
 
     #[test]
     fn an_unknown_capability_is_left_out() {

@@ -10,6 +10,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod enclosure;
 pub mod image;
 mod leaks;
 pub mod ring;
