@@ -16,6 +16,9 @@ use crate::pack::{Compression, Expected, Limits, pack_layer, unpack_layer};
 use crate::sys::fs::{disk_usage, space, sync_file_system};
 use crate::sys::process::boot_id;
 
+/// On a full disk even a small pack is told to need this much.
+const LEAST_MISSING: u64 = 64 * 1024;
+
 /// How far packing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -128,7 +131,8 @@ impl Ring {
         let mut report = |done| progress(Progress { seq, done, total: disk_bytes.max(done) });
         let class = self.store().class();
         let packed = pack_layer(&content, class, Compression::Zstd, stage.file(), &mut report).map_err(|error| {
-            if error.kind() == Kind::NoSpace { self.explain_full(error, disk_bytes) } else { error }
+            let written = stage.file().metadata().map_or(0, |metadata| metadata.len());
+            if error.kind() == Kind::NoSpace { Self::explain_full(error, disk_bytes, written) } else { error }
         })?;
         for socket in &packed.sockets {
             tracing::warn!(ring = %self.name(), seq, socket = %socket.display(), "a socket is not packed");
@@ -160,9 +164,11 @@ impl Ring {
             .next("free that much, then run 'regen ring pack'"))
     }
 
-    fn explain_full(&self, error: Error, needed: u64) -> Error {
-        let free = space(self.directory()).map_or(0, |space| space.f_bavail * space.f_frsize);
-        let missing = needed.saturating_sub(free);
+    /// Says how much to free for a pack of a layer that takes `needed`, of which `written` bytes fitted.
+    fn explain_full(error: Error, needed: u64, written: u64) -> Error {
+        // Names and attributes take nothing in a layer's blocks, but do in its pack: where the estimate is used up, as
+        // much again as was written is the next one.
+        let missing = needed.saturating_sub(written).max(written).max(LEAST_MISSING);
         error.next(format!("free about {missing} bytes more, then run 'regen ring pack'"))
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Output, World, read_text};
+use super::{LIMIT, Output, World, leaks, read_text};
 
 impl World {
     /// The path of the shared root file system, as an argument.
@@ -53,10 +53,11 @@ impl World {
         serde_json::from_str(output.success().stdout()).unwrap()
     }
 
-    /// Waits until everything is packed and evicted.
+    /// Waits until everything is packed and evicted, and nobody works in the background any more.
     #[track_caller]
     pub fn pack(&self) {
         self.ring(&["pack"]).success();
+        leaks::wait_for_workers(self.base(), LIMIT);
     }
 
     /// The entries of a ring, newest first.
