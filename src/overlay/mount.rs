@@ -53,37 +53,18 @@ impl Detached {
 /// directory, wherever it is. The kernel is asked by a mount of it with an index, which it refuses with EBUSY while
 /// another mount of that upper lives.
 ///
-/// `scratch` is an existing empty directory on the same file system; two directories appear in it.
+/// `empty` is an empty directory on the same file system. The kernel notes it at the upper as its origin, and leaves an
+/// index in the work directory; neither means anything to a mount without an index, which all others are.
 ///
 /// # Errors
 /// Those of the mount other than that the upper is in use.
-pub fn is_held(upper: &Path, scratch: &Path, class: OverlayClass) -> Result<bool> {
-    let lower = scratch.join("lower");
-    let work = scratch.join("work");
-    for directory in [&lower, &work] {
-        std::fs::create_dir(directory).context(|| format!("create {}", quote(directory)))?;
-    }
-    let stack = Stack { lowers: vec![lower], upper: Some(Upper { directory: upper.to_owned(), work }), class };
+pub fn is_held(upper: &Upper, empty: &Path, class: OverlayClass) -> Result<bool> {
+    let stack = Stack { lowers: vec![empty.to_owned()], upper: Some(upper.clone()), class };
     match make(&stack, Index::On) {
-        Ok(mount) => {
-            drop(mount);
-            forget_trial(upper, class).map(|()| false)
-        }
-        // The index belongs to an earlier trial that was cut short; that the upper is free was found before that.
-        Err(Failure::System { errno: Errno::STALE, .. }) => forget_trial(upper, class).map(|()| false),
+        // Stale is what an earlier trial noted, over another directory; that the upper is free was found before that.
+        Ok(_) | Err(Failure::System { errno: Errno::STALE, .. }) => Ok(false),
         Err(Failure::System { errno: Errno::BUSY, .. }) => Ok(true),
-        Err(failure) => Err(failure.explain(&stack, &format!("the test of {}", quote(upper)))),
-    }
-}
-
-/// Takes off the upper what a mount with an index notes there about the lower it was mounted with.
-fn forget_trial(upper: &Path, class: OverlayClass) -> Result<()> {
-    let name = format!("{}origin", class.prefix());
-    match xattr::remove(upper, &name) {
-        Err(error) if error.raw_os_error() != Some(Errno::NODATA.raw_os_error()) => {
-            Err(error).context(|| format!("remove {name} of {}", quote(upper)))
-        }
-        _ => Ok(()),
+        Err(failure) => Err(failure.explain(&stack, &format!("the test of {}", quote(&upper.directory)))),
     }
 }
 
@@ -312,11 +293,11 @@ mod tests {
     #[test]
     fn privileged_a_file_descriptor_holds_the_upper_until_it_is_closed() {
         let (directory, stack) = layout();
-        let upper = directory.path().join("upper");
+        let upper = stack.upper.clone().unwrap();
         let trial = |name: &str| {
-            let scratch = directory.path().join(name);
-            fs::create_dir(&scratch).unwrap();
-            is_held(&upper, &scratch, OverlayClass::Trusted).unwrap()
+            let empty = directory.path().join(name);
+            fs::create_dir(&empty).unwrap();
+            is_held(&upper, &empty, OverlayClass::Trusted).unwrap()
         };
         let mount = Detached::overlay(&stack, "test").unwrap();
         let file = File::create(mount.path().join("kept")).unwrap();
@@ -325,6 +306,7 @@ mod tests {
         drop(file);
         assert!(!trial("b"));
         assert!(!trial("c"), "a trial leaves nothing that the next one trips over");
+        Detached::overlay(&stack, "test").unwrap();
     }
 
     #[test]

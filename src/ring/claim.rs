@@ -75,7 +75,7 @@ impl Locked {
         let Some(run) = Run::load(&self.ring().store, &id)? else {
             // Its claim was cut short before anything could run on it.
             self.state.run = None;
-            return self.commit();
+            return self.commit_claim();
         };
         let operation = format!("{verb} ring '{}'", self.ring().name());
         if let Some(holder) = run.record.living_holder()? {
@@ -175,7 +175,7 @@ impl Locked {
         let _lock = store.lock_against_collection()?;
         let run = Run::create(&store, record)?;
         self.state.run = Some(run.id().clone());
-        match self.commit() {
+        match self.commit_claim() {
             Ok(()) => Ok(run),
             Err(error) => {
                 self.state.run = None;
@@ -195,7 +195,7 @@ impl Locked {
             return Ok(());
         }
         self.state.run = None;
-        self.commit()?;
+        self.commit_claim()?;
         run.remove()
     }
 

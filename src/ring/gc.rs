@@ -60,6 +60,8 @@ fn sweep_runs(store: &Store) -> Result<()> {
         match Run::load(store, &id)? {
             // Cut short before its record was written, or while it was removed.
             None => dead.push(store.runs().join(id.as_str())),
+            // Whoever sealed it had no time to clear up.
+            Some(run) if run.is_over() => dead.push(store.runs().join(id.as_str())),
             Some(run) if run.record.living_holder()?.is_none() && !super::seal::is_held(&run)? => {
                 dead.push(store.runs().join(id.as_str()));
             }

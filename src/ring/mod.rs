@@ -5,7 +5,7 @@
 //! next replacement of `ring.json`, and can be done again after it:
 //!
 //! ```text
-//! seal    ring.json: journal ── rename upper ── ring.json: entry, no journal ── remove run
+//! seal    ring.json: journal ── rename upper ── ring.json: entry, no journal
 //! pack    blobs ── manifest ── index.json ── ring.json: packed
 //! evict   ring.json: without entry ── index.json ── blobs, layers
 //! ```
@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::RingName;
 use crate::store::{Store, make_directory};
-use crate::sys::fs::{TEMPORARY_PREFIX, random_id, sync_directory};
+use crate::sys::fs::{Durability, TEMPORARY_PREFIX, random_id, sync_directory};
 use crate::sys::lock::{Lock, Sharing};
 
 pub use change::Pin;
@@ -89,7 +89,7 @@ impl Ring {
         let _lock = ring.wait_lock()?;
         if !ring.is_there()? {
             crate::image::layout::Layout::create(&ring.directory)?;
-            RingState::new(limits).write(&ring.directory)?;
+            RingState::new(limits).write(&ring.directory, Durability::Durable)?;
         }
         Ok(ring)
     }
@@ -218,7 +218,17 @@ impl Locked {
     /// # Errors
     /// Those of write; the ring is then as it was.
     pub fn commit(&self) -> Result<()> {
-        self.state.write(&self.ring.directory).context(|| format!("write ring '{}'", self.ring.name))
+        self.write(Durability::Durable)
+    }
+
+    /// As [`Locked::commit`], for what a power cut may undo: who has the ring. A run that began just before it is then one
+    /// that never was; what an upper holds that old, the kernel has not written either. Containers wait for this.
+    pub(super) fn commit_claim(&self) -> Result<()> {
+        self.write(Durability::Whole)
+    }
+
+    fn write(&self, durability: Durability) -> Result<()> {
+        self.state.write(&self.ring.directory, durability).context(|| format!("write ring '{}'", self.ring.name))
     }
 }
 

@@ -5,8 +5,10 @@
 //!                 │no
 //!              changed? ──no──> run removed, no entry
 //!                 │yes
-//!          journal in ring.json ──> upper renamed into the layers ──> entry in ring.json ──> run removed
+//!          journal in ring.json ──> upper renamed into the layers ──> entry in ring.json
 //! ```
+//!
+//! What is left of a sealed run is collected by the worker: nobody who waits for the end of a container waits for that.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -19,7 +21,7 @@ use super::holder::{self, Holder};
 use super::state::Journal;
 use super::{Locked, Ring, fold, slot};
 use crate::error::{Context, Error, Kind, Result};
-use crate::overlay;
+use crate::overlay::{self, Upper};
 use crate::pack;
 use crate::store::{Run, RunRecord};
 use crate::sys::process::boot_id;
@@ -92,7 +94,7 @@ fn seal(locked: &mut Locked, run: &Run, end: End) -> Result<Sealing> {
     locked.state.last_exit = Some(now);
     if !has_changes(locked, run)? {
         locked.state.run = None;
-        locked.commit()?;
+        locked.commit_claim()?;
         run.remove()?;
         return Ok(Sealing::Unchanged);
     }
@@ -139,7 +141,6 @@ pub(super) fn finish(locked: &mut Locked) -> Result<()> {
         return Err(Error::new(Kind::Damaged, operation(), format!("layer {id} is neither a run's nor sealed"))
             .next("put the store back from a backup"));
     }
-    let run = Run::load(&store, id)?;
     let state = &mut locked.state;
     if state.entries.last().is_some_and(|newest| slot::replaces(newest, &entry)) {
         state.entries.pop();
@@ -149,11 +150,7 @@ pub(super) fn finish(locked: &mut Locked) -> Result<()> {
     state.run = None;
     state.journal = None;
     state.entries.push(entry);
-    locked.commit()?;
-    match run {
-        Some(run) => run.remove(),
-        None => Ok(()),
-    }
+    locked.commit()
 }
 
 /// Who can still write into the upper; `None` if nobody can.
@@ -173,12 +170,11 @@ fn find_holders(run: &Run) -> Result<Option<Vec<Holder>>> {
 
 /// Whether anybody can still write into the upper, now.
 pub(super) fn is_held(run: &Run) -> Result<bool> {
-    let members = holder::in_cgroups(&run.record.cgroups);
-    if !run.upper().is_dir() {
-        // It was sealed or thrown away, and a crash kept the rest from going with it.
-        return Ok(false);
+    if !holder::in_cgroups(&run.record.cgroups).is_empty() {
+        return Ok(true);
     }
-    Ok(!members.is_empty() || overlay::is_held(&run.upper(), &run.scratch()?, run.record.class)?)
+    let upper = Upper { directory: run.upper(), work: run.work() };
+    overlay::is_held(&upper, &run.empty()?, run.record.class)
 }
 
 /// Whether the container itself changed anything, as opposed to the stubs under its mounts.

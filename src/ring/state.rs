@@ -108,9 +108,9 @@ impl RingState {
         Ok(state)
     }
 
-    pub(super) fn write(&self, directory: &Path) -> Result<()> {
+    pub(super) fn write(&self, directory: &Path, durability: Durability) -> Result<()> {
         let text = serde_json::to_vec(self).context(|| "write ring.json")?;
-        replace_file(directory, NAME, &text, Durability::Durable)
+        replace_file(directory, NAME, &text, durability)
     }
 
     /// What must hold between the fields, whoever wrote them.
@@ -240,7 +240,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut state = state();
         change(&mut state);
-        state.write(directory.path()).unwrap();
+        state.write(directory.path(), Durability::Whole).unwrap();
         RingState::read(directory.path())
     }
 

@@ -88,7 +88,8 @@ impl Run {
         Ok(run)
     }
 
-    /// Reads a run; `None` if there is none of that id, or none that was ever used.
+    /// Reads a run; `None` if there is none of that id, or none that was ever used, or only in the seconds before a power
+    /// cut, from which no record reached the disk: its upper can have no more than that.
     ///
     /// # Errors
     /// Those of reading, [`Kind::Invalid`] if the record is not one.
@@ -100,6 +101,9 @@ impl Run {
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        if content.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
         let record = serde_json::from_slice(&content).context(|| format!("read {}", quote(&path)))?;
         Ok(Some(Self { id: id.clone(), directory, record }))
     }
@@ -126,8 +130,9 @@ impl Run {
     /// Those of write.
     pub fn write(&self) -> Result<()> {
         let text = serde_json::to_vec(&self.record).context(|| "write the record of a run")?;
-        // An older record does no harm: after a power cut every holder is dead, whatever it said of them. A torn one would.
-        replace_file(&self.directory, RECORD, &text, Durability::Whole)
+        // Containers wait for this, and a flush is a large part of their start. After a power cut every holder is dead,
+        // whatever an older record says of them; a torn one is told from a real one when it is read.
+        replace_file(&self.directory, RECORD, &text, Durability::Volatile)
     }
 
     /// The name of the run, and of the layer that its upper becomes.
@@ -148,15 +153,20 @@ impl Run {
         self.directory.join("work")
     }
 
-    /// An empty directory for a trial mount; emptied again by the next call.
+    /// An empty directory beside the upper, made if it is not there, for a trial mount to stand on.
     ///
     /// # Errors
-    /// Those of unlink and mkdir.
-    pub fn scratch(&self) -> Result<PathBuf> {
-        let path = self.directory.join("trial");
-        remove_tree(&path)?;
+    /// Those of mkdir.
+    pub fn empty(&self) -> Result<PathBuf> {
+        let path = self.directory.join("empty");
         make_directory(&path)?;
         Ok(path)
+    }
+
+    /// Whether its upper has become a layer, or was thrown away: nothing in the run is needed any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        !self.upper().exists()
     }
 
     /// Removes the run with whatever is still in it.
@@ -165,7 +175,7 @@ impl Run {
     /// Those of unlink; that it is gone is none.
     pub fn remove(&self) -> Result<()> {
         // The record goes last, so that a crash leaves a run that is still known to be a dead one.
-        for part in [self.upper(), self.work(), self.directory.join("trial")] {
+        for part in [self.upper(), self.work(), self.directory.join("empty")] {
             remove_tree(&part)?;
         }
         remove_tree(&self.directory)
@@ -219,4 +229,25 @@ fn copy_root_attributes(from: &Path, to: &Path) -> Result<()> {
     let modified = metadata.modified().context(operation)?;
     let times = fs::FileTimes::new().set_modified(modified);
     fs::File::open(to).and_then(|directory| directory.set_times(times)).context(operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_whose_record_never_reached_the_disk_was_never_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let id: LayerId = "ab".repeat(16).parse().unwrap();
+        let home = store.runs().join(id.as_str());
+        fs::create_dir(&home).unwrap();
+        assert!(Run::load(&store, &id).unwrap().is_none());
+        for torn in [&b""[..], &[0; 300]] {
+            fs::write(home.join(RECORD), torn).unwrap();
+            assert!(Run::load(&store, &id).unwrap().is_none());
+        }
+        fs::write(home.join(RECORD), "not a record").unwrap();
+        assert!(Run::load(&store, &id).is_err(), "what somebody wrote there is not thrown away");
+    }
 }

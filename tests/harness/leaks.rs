@@ -155,7 +155,8 @@ fn states(base: &Path) -> Vec<PathBuf> {
 
 /// Uppers that were neither sealed nor thrown away.
 fn runs(base: &Path) -> Vec<PathBuf> {
-    fs::read_dir(base.join("store/runs")).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    let runs = fs::read_dir(base.join("store/runs")).into_iter().flatten().flatten().map(|entry| entry.path());
+    runs.filter(|run| run.join("upper").exists()).collect()
 }
 
 /// Half-written files and directories in the store: their names begin as `sys` names them.
