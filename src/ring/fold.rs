@@ -11,7 +11,7 @@ use super::view::View;
 use super::{Locked, Ring};
 use crate::error::{Context, Result};
 use crate::ids::LayerId;
-use crate::sys::fs::{disk_usage, random_id};
+use crate::sys::fs::{disk_usage, random_id, sync_file_system};
 use std::collections::HashMap;
 
 /// So many layers have to be mergeable before it is done: the cost is then shared by as many runs.
@@ -48,6 +48,8 @@ impl Ring {
         let below = below.as_ref().map(View::root);
         let directories: Vec<_> = group.iter().map(|id| layers.content(id)).collect();
         let stage = merge(&layers, &directories, self.store().class(), below.as_deref())?;
+        // A power cut may lose it, which the packs make good; one that was torn would be used.
+        sync_file_system(stage.directory())?;
         let disk_bytes = disk_usage(stage.directory())?;
         let mut locked = self.lock()?;
         // An eviction meanwhile has made more mergeable: the next call does it.

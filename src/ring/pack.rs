@@ -13,6 +13,7 @@ use crate::ids::LayerId;
 use crate::image::layout::Layout;
 use crate::image::manifest::Descriptor;
 use crate::pack::{Compression, Expected, Limits, pack_layer, unpack_layer};
+use crate::store::{Layers, Stage};
 use crate::sys::fs::{disk_usage, space, sync_file_system};
 use crate::sys::process::boot_id;
 
@@ -228,10 +229,16 @@ impl Locked {
             let below = self.below(std::slice::from_ref(layer))?;
             let below = below.as_ref().map(View::root);
             let merged = merge(&layers, &directories, store.class(), below.as_deref())?;
-            return layers.adopt(layer, merged.directory());
+            return adopt_synced(&layers, layer, &merged);
         };
-        layers.adopt(layer, only.directory())
+        adopt_synced(&layers, layer, only)
     }
+}
+
+/// A power cut may lose a rebuilt layer again, but not leave a torn one behind that is taken for it.
+fn adopt_synced(layers: &Layers, layer: &LayerId, built: &Stage) -> Result<()> {
+    sync_file_system(built.directory())?;
+    layers.adopt(layer, built.directory())
 }
 
 fn open_pack(layout: &Layout, pack: &PackRecord) -> Result<File> {
