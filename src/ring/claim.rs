@@ -89,8 +89,10 @@ impl Locked {
             Sealing::Sealed(_) | Sealing::Unchanged | Sealing::NotHeldByRun => Ok(()),
             Sealing::Held(holders) => {
                 let who = super::holder::name(&holders);
-                let cause = format!("the state of container '{}' is not final: {who}", run.record.container);
-                Err(Error::new(Kind::Busy, operation, cause).next("end what holds it, then try again"))
+                let container = &run.record.container;
+                let cause = format!("the state of container '{container}' is not final: {who}");
+                let next = format!("end what holds it, or 'regen delete --force {container}', then try again");
+                Err(Error::new(Kind::Busy, operation, cause).next(next))
             }
         }
     }
