@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::harness::World;
+use crate::harness::ring::names;
 
 /// Everything that is there and that nothing needs.
 pub fn find_litter(world: &World) -> Vec<String> {
@@ -62,9 +63,4 @@ fn strings(entries: &Value, field: &str) -> Vec<String> {
 fn read(path: &Path) -> Value {
     let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -14,9 +14,12 @@ mod phase;
 mod trace;
 
 use std::fs::{self, File};
+use std::process::Command;
 
+use check::find_litter;
+use harness::ring::names;
 use harness::{World, eventually};
-use phase::{Next, Phase, RING, run_arguments, run_in, strs};
+use phase::{Next, Phase, RING, run_arguments, strs};
 use serde_json::json;
 use trace::Follow;
 
@@ -116,19 +119,64 @@ fn a_killed_recovery_is_done_again() {
     Phase { name: "recover", arm: all_dead, command, next: Next::Run, allowed: &["1 2 3"], ..PLAIN }.check();
 }
 
+#[test]
+fn a_seal_whose_finisher_is_killed_too_is_finished_by_the_next() {
+    let command = |_: &World, _: &str| words(&["ring", "verify"]);
+    Phase { name: "finish", arm: half_sealed, command, next: Next::Run, allowed: &["1 2 3"], ..PLAIN }.check();
+}
+
+#[test]
+fn an_eviction_that_was_cut_short_is_finished_by_the_next_pack() {
+    let world = World::new("cut");
+    two_entries(&world);
+    let before = find_litter(&world);
+    world.edit_ring_file(RING, "ring.json", |state| {
+        state["entries"].as_array_mut().unwrap().remove(0);
+    });
+    let gone = world.blobs(RING).len();
+    world.pack();
+    // The manifest and the config; its layer is below the other entry.
+    assert_eq!((before, find_litter(&world), gone - world.blobs(RING).len()), (vec![], vec![], 2));
+}
+
+#[test]
+fn a_blob_that_was_cut_short_goes_with_the_next_pack() {
+    let world = World::new("half");
+    two_entries(&world);
+    fs::write(world.ring_directory(RING).join("blobs/sha256/.tmp-half"), "x").unwrap();
+    world.pack();
+    assert_eq!(find_litter(&world), [""; 0]);
+}
+
+#[test]
+fn a_run_without_its_upper_goes_with_the_next_pack() {
+    let world = World::new("upper");
+    let id = world.id("a");
+    running(&world, &id);
+    let runs = world.store().join("runs");
+    let run = runs.join(&names(&runs)[0]);
+    let record = fs::read(run.join("run.json")).unwrap();
+    world.delete(&id);
+    world.pack();
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("run.json"), record).unwrap();
+    world.pack();
+    assert_eq!(find_litter(&world), [""; 0]);
+}
+
 /// A ring with two packed entries.
 fn two_entries(world: &World) {
-    run_in(world, "echo 1 >> /state");
-    run_in(world, "echo 2 >> /state; mkdir -p /d; echo x > /d/f; ln -s f /d/l");
-    world.regen(&["ring", "pack"]).success();
+    world.run_in(RING, "echo 1 >> /state").success();
+    world.run_in(RING, "echo 2 >> /state; mkdir -p /d; echo x > /d/f; ln -s f /d/l").success();
+    world.pack();
 }
 
 /// A ring with two entries that nobody has packed.
 fn two_sealed(world: &World) {
-    run_in(world, "true");
+    world.run_in(RING, "true").success();
     let _idle = keep_workers_away(world);
-    run_in(world, "echo 1 >> /state");
-    run_in(world, "echo 2 >> /state; seq 1 100000 > /many");
+    world.run_in(RING, "echo 1 >> /state").success();
+    world.run_in(RING, "echo 2 >> /state; seq 1 100000 > /many").success();
     // The last one may still be on its way to finding that.
     assert_eq!(world.leaks(), [""; 0]);
 }
@@ -136,10 +184,12 @@ fn two_sealed(world: &World) {
 /// A ring whose one entry stands on ten layers that could be one.
 fn ten_to_fold(world: &World) {
     for n in 1..=10 {
-        run_in(world, &format!("echo {n} >> /state; mkdir -p /d; echo {n} > /d/{n}; rm -f /d/$(({n} - 2))"));
+        world
+            .run_in(RING, &format!("echo {n} >> /state; mkdir -p /d; echo {n} > /d/{n}; rm -f /d/$(({n} - 2))"))
+            .success();
     }
     world.regen(&["ring", "set", RING, "--depth", "20"]).success();
-    world.regen(&["ring", "pack"]).success();
+    world.pack();
     world.regen(&["ring", "set", RING, "--depth", "1"]).success();
 }
 
@@ -169,6 +219,17 @@ fn running(world: &World, id: &str) {
 fn ended(world: &World, id: &str) {
     world.regen(&strs(&run_arguments(world, id, &["--detach"], "echo 3 >> /state"))).success();
     eventually("it ends", || world.status(id) == "stopped");
+}
+
+/// A container whose upper has become a layer that no entry names yet, only the journal.
+fn half_sealed(world: &World, id: &str) {
+    ended(world, id);
+    let command = world.command(&["delete", "--force", id]);
+    let mut strace = Command::new("strace");
+    strace.args(["-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL", "-P"]);
+    strace.arg(world.store().join("layers")).arg(command.get_program()).args(command.get_args());
+    assert_eq!(world.finish(strace).code, 1009, "it is killed");
+    assert!(!world.ring_file(RING, "ring.json")["journal"].is_null(), "the seal has begun");
 }
 
 /// A container that has written nothing, and ended.

@@ -145,8 +145,8 @@ impl<'a> Stage<'a> {
         assert!(self.phase.allowed.contains(&&*found), "the next run found '{found}' of {:?}", self.phase.allowed);
         world.delete(id);
         // Nothing stands in the way of more work, and what the crash left goes with it.
-        run_in(world, "echo more >> /state");
-        world.regen(&["ring", "pack"]).success();
+        world.run_in(RING, "echo more >> /state").success();
+        world.pack();
         world.regen(&["ring", "verify"]).success();
         assert_eq!(self.look().trim(), format!("{seen}\nmore").trim());
         let litter = find_litter(world);
@@ -154,15 +154,8 @@ impl<'a> Stage<'a> {
     }
 
     fn look(&self) -> String {
-        run_in(&self.world, LOOK).trim().to_owned()
+        self.world.run_in(RING, LOOK).success().stdout().trim().to_owned()
     }
-}
-
-/// Runs a script in the ring, to its end, and gives its output.
-pub fn run_in(world: &World, script: &str) -> String {
-    let id = world.id("other");
-    let output = world.regen(&strs(&run_arguments(world, &id, &[], script)));
-    output.success().stdout().to_owned()
 }
 
 /// The arguments of a run in the ring.
