@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result, quote};
 use crate::store::{Layers, Stage};
+use crate::sys::fs::{copy_attributes, set_times};
 use crate::sys::xattr::OverlayClass;
 
 /// A stage that shows what `directories` (lowest first) show when they are stacked, in overlay format. `below` shows what
@@ -107,22 +108,10 @@ impl Merger {
         set_times(directory, &before)
     }
 
-    /// Mode, owner, attributes and, last, times of a directory.
     fn copy_attributes(&self, from: &Path, to: &Path) -> Result<()> {
-        let operation = || format!("copy the attributes of {}", quote(from));
-        let metadata = fs::metadata(from).context(operation)?;
-        chown(to, Some(metadata.uid()), Some(metadata.gid())).context(operation)?;
-        fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777)).context(operation)?;
-        for name in xattr::list(from).context(operation)? {
-            // Of the kernel's own notes only this one says something about content.
-            if name.to_string_lossy().starts_with(self.class.prefix()) && name != self.class.opaque() {
-                continue;
-            }
-            if let Some(value) = xattr::get(from, &name).context(operation)? {
-                xattr::set(to, &name, &value).context(operation)?;
-            }
-        }
-        set_times(to, &metadata)
+        // Of the kernel's own notes only this one says something about content.
+        let wanted = |name: &str| !name.starts_with(self.class.prefix()) || name == self.class.opaque();
+        copy_attributes(from, to, wanted)
     }
 
     fn is_opaque(&self, directory: &Path) -> Result<bool> {
@@ -141,15 +130,6 @@ fn look(path: &Path) -> Result<Metadata> {
 
 fn is_whiteout(metadata: &Metadata) -> bool {
     metadata.file_type().is_char_device() && metadata.rdev() == 0
-}
-
-/// Gives a directory the times that were read before it was changed.
-fn set_times(directory: &Path, metadata: &Metadata) -> Result<()> {
-    let operation = || format!("set the times of {}", quote(directory));
-    let times = fs::FileTimes::new()
-        .set_accessed(metadata.accessed().context(operation)?)
-        .set_modified(metadata.modified().context(operation)?);
-    fs::File::open(directory).and_then(|directory| directory.set_times(times)).context(operation)
 }
 
 fn make_directory(path: &Path) -> Result<()> {

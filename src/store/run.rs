@@ -12,7 +12,7 @@ use super::layer::remove_tree;
 use super::{Store, make_directory};
 use crate::error::{Context, Kind, Result, quote};
 use crate::ids::{ContainerId, LayerId, RingName};
-use crate::sys::fs::{Durability, random_id, read_capped, replace_file};
+use crate::sys::fs::{Durability, copy_attributes, random_id, read_capped, replace_file};
 use crate::sys::process::Identity;
 use crate::sys::xattr::OverlayClass;
 
@@ -211,24 +211,8 @@ impl RunRecord {
 
 /// Makes a new upper's root look like the root that it covers.
 fn copy_root_attributes(from: &Path, to: &Path) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-    let operation = || format!("copy the attributes of {}", quote(from));
-    let metadata = fs::metadata(from).context(operation)?;
-    chown(to, Some(metadata.uid()), Some(metadata.gid())).context(operation)?;
-    fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777)).context(operation)?;
-    for name in xattr::list(from).context(operation)? {
-        let text = name.to_string_lossy();
-        let foreign = text.starts_with("trusted.overlay.") || text.starts_with("user.overlay.");
-        if foreign || text.starts_with("security.selinux") {
-            continue;
-        }
-        if let Some(value) = xattr::get(from, &name).context(operation)? {
-            xattr::set(to, &name, &value).context(operation)?;
-        }
-    }
-    let modified = metadata.modified().context(operation)?;
-    let times = fs::FileTimes::new().set_modified(modified);
-    fs::File::open(to).and_then(|directory| directory.set_times(times)).context(operation)
+    let foreign = ["trusted.overlay.", "user.overlay.", "security.selinux"];
+    copy_attributes(from, to, |name| !foreign.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::StatVfs;
@@ -133,6 +133,36 @@ fn unescape_mount(field: &str) -> PathBuf {
         }
     }
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+/// Makes the directory `to` look like the directory `from`: owner, mode, those extended attributes whose names
+/// `wanted` accepts, and last the times.
+///
+/// # Errors
+/// Those of reading one and changing the other.
+pub fn copy_attributes(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let operation = || format!("copy the attributes of {}", quote(from));
+    let metadata = fs::metadata(from).context(operation)?;
+    chown(to, Some(metadata.uid()), Some(metadata.gid())).context(operation)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777)).context(operation)?;
+    for name in xattr::list(from).context(operation)?.filter(|name| wanted(&name.to_string_lossy())) {
+        if let Some(value) = xattr::get(from, &name).context(operation)? {
+            xattr::set(to, &name, &value).context(operation)?;
+        }
+    }
+    set_times(to, &metadata)
+}
+
+/// Gives a directory the times that were read before it was changed.
+///
+/// # Errors
+/// Those of open and futimens.
+pub fn set_times(directory: &Path, before: &fs::Metadata) -> Result<()> {
+    let operation = || format!("set the times of {}", quote(directory));
+    let times = fs::FileTimes::new()
+        .set_accessed(before.accessed().context(operation)?)
+        .set_modified(before.modified().context(operation)?);
+    File::open(directory).and_then(|directory| directory.set_times(times)).context(operation)
 }
 
 /// Sixteen bytes from the kernel's random number generator.
