@@ -26,7 +26,7 @@ use crate::image::process::{Overrides, process_config};
 use crate::image::user::resolve_user;
 use crate::image::{ImageConfig, process};
 use crate::overlay::{Detached, PrivateNamespace, Stack, Upper};
-use crate::ring::{Base, Claim, Rebase, Ring};
+use crate::ring::{Base, Claim, Rebase, Ring, gc};
 use crate::runtime::{self, CreateRequest, Created, Stop};
 use crate::store::{Run, RunRecord, Store, make_directory};
 use crate::sys::process::Identity;
@@ -239,6 +239,9 @@ fn open_ring(place: &Place, store: &Store, request: &RingRequest) -> Result<Ring
 
 /// A run that belongs to no ring: its upper is thrown away at its end.
 fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identity) -> Result<Run> {
+    if gc::finds_dead_scratch(store)? {
+        worker::start(place)?;
+    }
     let _lock = store.lock_against_collection()?;
     Run::create(
         store,

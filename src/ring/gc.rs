@@ -25,6 +25,22 @@ pub fn collect(store: &Store) -> Result<()> {
     Ring::sweep(store)
 }
 
+/// Whether somebody died over a run that belongs to no ring. Where there are no rings, nobody else asks for a worker.
+///
+/// # Errors
+/// Those of reading the runs and /proc.
+pub fn finds_dead_scratch(store: &Store) -> Result<bool> {
+    for id in Run::list(store)? {
+        if let Some(run) = Run::load(store, &id)?
+            && run.record.ring.is_none()
+            && run.record.living_holder()?.is_none()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Every layer that something names.
 fn roots(store: &Store) -> Result<HashSet<LayerId>> {
     let mut needed = HashSet::new();

@@ -164,6 +164,20 @@ fn a_run_without_its_upper_goes_with_the_next_pack() {
     assert_eq!(find_litter(&world), [""; 0]);
 }
 
+#[test]
+fn a_dead_run_without_a_ring_goes_with_the_next_one() {
+    let world = World::new("scratch");
+    let (dead, live) = (world.id("dead"), world.id("live"));
+    let rootfs = world.rootfs_text();
+    world.regen(&["run", "-d", "--rootfs", &rootfs, &dead, "--", "sleep", "1000"]).success();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(world.pid(&dead)), nix::sys::signal::Signal::SIGKILL).unwrap();
+    eventually("it is dead", || world.status(&dead) == "stopped");
+    world.regen(&["run", "--rootfs", &rootfs, &live, "--", "true"]).success();
+    eventually("its upper is swept", || names(&world.store().join("runs")).is_empty());
+    world.delete(&dead);
+    assert_eq!(find_litter(&world), [""; 0]);
+}
+
 /// A ring with two packed entries.
 fn two_entries(world: &World) {
     world.run_in(RING, "echo 1 >> /state").success();
