@@ -142,6 +142,16 @@ fn parse_duration(text: &str) -> Option<TimeDelta> {
     (!text.is_empty()).then_some(total)
 }
 
+/// In the largest unit that leaves no rest.
+fn show_duration(age: TimeDelta) -> String {
+    let seconds = age.num_seconds();
+    let units = [(604_800, 'w'), (86_400, 'd'), (3600, 'h'), (60, 'm')];
+    match units.iter().find(|(length, _)| seconds > 0 && seconds % length == 0) {
+        Some((length, unit)) => format!("{}{unit}", seconds / length),
+        None => format!("{seconds}s"),
+    }
+}
+
 /// Finds what `selector` means among `entries`, which are in order of their numbers.
 ///
 /// `next` is where the next run starts; it answers for [`Selector::Unsaid`].
@@ -199,7 +209,7 @@ impl fmt::Display for Selector {
             Self::Seq(seq) => write!(f, "@{seq}"),
             Self::Back(back) => write!(f, "@-{back}"),
             Self::At(time) => write!(f, "@{}", timestamp(*time)),
-            Self::Ago(age) => write!(f, "@-{}s", age.num_seconds()),
+            Self::Ago(age) => write!(f, "@-{}", show_duration(*age)),
             Self::Id(id) => write!(f, "@{id}"),
             Self::Base => f.write_str("@base"),
         }
@@ -237,6 +247,13 @@ mod tests {
         assert_eq!(seq_of("-94s", &entries), Some(6));
         assert_eq!(seq_of("-1m35s", &entries), Some(5));
         assert_eq!(seq_of(&entries[1].id, &entries), Some(6));
+    }
+
+    #[test]
+    fn an_age_is_shown_as_it_is_typed() {
+        for text in ["-5m", "-90s", "-2h", "-1w", "-0s"] {
+            assert_eq!(text.parse::<Selector>().unwrap().to_string(), format!("@{text}"));
+        }
     }
 
     #[test]
