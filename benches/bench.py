@@ -11,8 +11,8 @@ from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
 PARTS = {
-    "oci": (parts.oci, 60, False),
-    "start": (parts.start, 60, True),
+    "oci": (parts.oci, 80, False),
+    "start": (parts.start, 80, True),
     "rollback": (parts.rollback, 40, True),
     "seal": (parts.seal, 9, True),
     "pack": (parts.pack, 5, True),
