@@ -12,7 +12,7 @@
 
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
@@ -26,9 +26,16 @@ use crate::pack;
 use crate::store::{Run, RunRecord};
 use crate::sys::process::boot_id;
 
-/// The kernel takes mounts of a dead namespace down a little after its last process is reaped: how long to wait
-/// for that, in steps of 1, 2, 4, … 64 ms.
-const TEARDOWN_STEPS: u32 = 7;
+/// The kernel takes mounts of a dead namespace down a little after its last process is reaped. How long to wait for
+/// that before processes are looked for that hold the upper.
+const TEARDOWN: Duration = Duration::from_millis(128);
+
+/// How long to wait where none is found: forgetting the files of a large upper takes the kernel tens of milliseconds for
+/// every 10,000 of them. Engines give a clean-up five seconds.
+const LONG_TEARDOWN: Duration = Duration::from_secs(2);
+
+/// The longest pause between two looks.
+const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// What became of a run's upper.
 #[derive(Debug)]
@@ -155,15 +162,20 @@ pub(super) fn finish(locked: &mut Locked) -> Result<()> {
 
 /// Who can still write into the upper; `None` if nobody can.
 fn find_holders(run: &Run) -> Result<Option<Vec<Holder>>> {
-    for step in 0..=TEARDOWN_STEPS {
-        if !is_held(run)? {
-            return Ok(None);
-        }
-        if step == TEARDOWN_STEPS {
+    let began = Instant::now();
+    let mut limit = TEARDOWN;
+    let mut pause = Duration::from_micros(500);
+    while is_held(run)? {
+        if began.elapsed() >= limit {
             let members = holder::in_cgroups(&run.record.cgroups);
-            return Ok(Some(if members.is_empty() { holder::of_mount(run) } else { members }));
+            let holders = if members.is_empty() { holder::of_mount(run) } else { members };
+            if !holders.is_empty() || limit == LONG_TEARDOWN {
+                return Ok(Some(holders));
+            }
+            limit = LONG_TEARDOWN;
         }
-        sleep(Duration::from_millis(1 << step));
+        sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
     }
     Ok(None)
 }
