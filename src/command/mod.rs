@@ -24,12 +24,13 @@ mod table;
 mod worker;
 mod world;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::sys::exe;
 
 pub use world::World;
@@ -38,13 +39,40 @@ pub use world::World;
 #[must_use]
 pub fn main() -> ExitCode {
     let early = seal_where_needed();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain_usage(&error),
+    };
     let log = log::Log::new(&cli.global);
     let result = early.and_then(|()| log.start()).and_then(|()| dispatch(&cli));
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             log.report(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Help and version as they are; a mistake in one line, like every other error.
+fn explain_usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A reader that has gone away has seen enough.
+            let _ = error.print();
+            ExitCode::from(u8::from(error.exit_code() != 0) * 2)
+        }
+        _ => {
+            let text = error.render().to_string();
+            let others = ["Usage:", "tip:", "For more information"];
+            let lines = text.lines().map(str::trim);
+            let lines = lines.take_while(|line| !others.iter().any(|other| line.starts_with(other)));
+            let words: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+            let cause = words.join(" ").trim_start_matches("error: ").to_owned();
+            let error = Error::new(Kind::Usage, "read the command line", cause).next("see 'regen --help'");
+            // If even standard error is closed there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "regen: {error}");
             ExitCode::from(error.exit_code())
         }
     }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::request::{Create, RingRequest, initial_limits, parse_annotations};
 use super::{Place, base, image, worker};
 use crate::bundle::{Bundle, template};
-use crate::error::{Context, Error, Kind, Result, quote};
+use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, LayerId, RingName};
 use crate::image::ImageSource;
 use crate::image::process::{Overrides, process_config};
@@ -269,7 +269,11 @@ fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identi
 
 fn release(store: &Store, run: &Run) -> Result<()> {
     match &run.record.ring {
-        Some(ring) => Ring::open(store, ring)?.lock()?.release(run),
+        Some(ring) => {
+            let mut locked = Ring::open(store, ring)?.lock()?;
+            locked.release(run)?;
+            locked.remove_unused()
+        }
         None => run.remove(),
     }
 }
@@ -353,7 +357,7 @@ fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
         error
     })?;
     let process::Process { args, mut env, cwd, user } = process;
-    let user = resolve_user(root, &user).context(|| format!("find user in {}", quote(root)))?;
+    let user = resolve_user(root, &user)?;
     if let Some(home) = user.home.filter(|_| !env.iter().any(|entry| entry.starts_with("HOME="))) {
         env.push(format!("HOME={home}"));
     }

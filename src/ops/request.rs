@@ -51,7 +51,9 @@ impl RingRequest {
     pub fn parse(text: &str, caller: &Name) -> Result<Self> {
         let target = Target::parse(text, caller)?;
         let (ring, selector) = target.named()?;
-        Ok(Self { ring, selector, depth: None, max_bytes: None, create: Create::Always, rebase: Rebase::Refused })
+        // A ring of somebody else's is named only by who knows that it is there.
+        let create = if ring.owner == *caller { Create::Always } else { Create::Never };
+        Ok(Self { ring, selector, depth: None, max_bytes: None, create, rebase: Rebase::Refused })
     }
 }
 
@@ -71,7 +73,8 @@ pub fn parse_annotations(
     let container = annotations.get(KUBERNETES_CONTAINER).map(String::as_str);
     let Some(ring) = ring_name(annotations, container, owner)? else {
         // A misspelt name must not silently mean "not saved".
-        return check_known(annotations, container).map(|()| None);
+        check_known(annotations, container)?;
+        return check_stray(annotations, container).map(|()| None);
     };
     check_known(annotations, container)?;
     let mut request = RingRequest {
@@ -140,6 +143,17 @@ fn check_known(annotations: &HashMap<String, String>, container: Option<&str>) -
     }
 }
 
+/// Settings of a ring that nobody named must not silently mean "not saved" either. In a pod they may be meant for another
+/// container.
+fn check_stray(annotations: &HashMap<String, String>, container: Option<&str>) -> Result<()> {
+    match annotations.iter().find(|(key, _)| key.starts_with("run.regen.ring.")) {
+        Some((key, value)) if container.is_none() => {
+            Err(Error::new(Kind::Invalid, shown(key, value), "no ring is named").next("add run.regen.ring=NAME"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ring) -> Result<()> {
     let invalid = |cause: String| Err(Error::new(Kind::Invalid, "check the value", cause));
     match name {
@@ -152,7 +166,7 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
             request.depth = Some(depth);
         }
         "max-bytes" => {
-            let bytes = parse_bytes(value)?;
+            let bytes = parse_max_bytes(value)?;
             if let Some(highest) = limits.highest_max_bytes.filter(|highest| bytes > highest.0) {
                 return invalid(format!("the administrator allows {} at most", highest.0));
             }
@@ -186,6 +200,22 @@ pub fn parse_depth(text: &str) -> Result<usize> {
             let operation = format!("read depth '{}'", text.escape_debug());
             Err(Error::new(Kind::Invalid, operation, "it is no number from 1 on"))
         }
+    }
+}
+
+/// Reads the byte limit of a ring. Zero is none: a ring that always keeps just its newest entry has a depth of 1.
+///
+/// # Errors
+/// [`Kind::Invalid`] if it is no size above zero.
+pub fn parse_max_bytes(text: &str) -> Result<u64> {
+    match parse_bytes(text)? {
+        0 => Err(Error::new(
+            Kind::Invalid,
+            format!("read byte limit '{}'", text.escape_debug()),
+            "it would keep nothing",
+        )
+        .next("use 'none' for no limit, or --depth 1 for one entry")),
+        bytes => Ok(bytes),
     }
 }
 
@@ -244,6 +274,9 @@ mod tests {
             vec![ring, ("run.regen.ring.depth", "")],
             vec![ring, ("run.regen.ring.depth", "1000000")],
             vec![ring, ("run.regen.ring.max-bytes", "many")],
+            vec![ring, ("run.regen.ring.max-bytes", "0")],
+            vec![("run.regen.ring.depth", "3")],
+            vec![("run.regen.ring.at", "1")],
             vec![ring, ("run.regen.ring.at", "")],
             vec![ring, ("run.regen.ring.create", "maybe")],
             vec![ring, ("run.regen.ring.mode", "fork")],

@@ -140,9 +140,14 @@ fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut 
         }
     }
     let collected = gc::collect(store);
-    match first_failure {
-        Some(error) => Err(error),
-        None => collected,
+    match (first_failure, only) {
+        (Some(error), _) => Err(error),
+        (None, None) => collected,
+        // Another ring that cannot be read keeps its layers from being collected; this one is packed all the same.
+        (None, Some(_)) => collected.or_else(|error| {
+            tracing::warn!("collect: {error}");
+            Ok(())
+        }),
     }
 }
 
@@ -187,7 +192,9 @@ pub fn recover(store: &Store) -> Result<Recovery> {
 fn recover_ring(ring: &Ring) -> Result<Option<u64>> {
     let before = ring.read()?.last_seq;
     let mut locked = ring.lock()?;
-    locked.settle("recover")?;
+    if !locked.is_in_use()? {
+        locked.settle("recover")?;
+    }
     locked.repair_index()?;
     let after = locked.state.last_seq;
     Ok((after > before).then_some(after))

@@ -97,6 +97,16 @@ impl Locked {
         }
     }
 
+    /// Whether a living container has the ring.
+    ///
+    /// # Errors
+    /// Those of reading the run and /proc.
+    pub fn is_in_use(&self) -> Result<bool> {
+        let Some(id) = &self.state.run else { return Ok(false) };
+        let Some(run) = Run::load(&self.ring().store, id)? else { return Ok(false) };
+        Ok(run.record.living_holder()?.is_some())
+    }
+
     /// Finds where a run starts, and refuses what would not be the same file system.
     ///
     /// # Errors

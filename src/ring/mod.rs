@@ -174,7 +174,11 @@ impl Ring {
     pub fn remove(&self) -> Result<()> {
         let mut locked = self.lock()?;
         locked.settle("remove")?;
-        // It vanishes in one step under a name that is no ring's, and is then deleted at leisure.
+        self.discard()
+    }
+
+    /// It vanishes in one step under a name that is no ring's, and is then deleted at leisure.
+    fn discard(&self) -> Result<()> {
         let owner = self.store.rings().join(self.name.owner.as_str());
         let gone = owner.join(format!("{TEMPORARY_PREFIX}{:032x}", u128::from_ne_bytes(random_id()?)));
         fs::rename(&self.directory, &gone).context(|| format!("remove ring '{}'", self.name))?;
@@ -219,6 +223,15 @@ impl Locked {
     /// Those of write; the ring is then as it was.
     pub fn commit(&self) -> Result<()> {
         self.write(Durability::Durable)
+    }
+
+    /// Removes the ring if no container ever ran on it: one whose first container could not be made leaves no trace.
+    ///
+    /// # Errors
+    /// Those of rename and unlink.
+    pub fn remove_unused(self) -> Result<()> {
+        let RingState { run, last_exit, last_seq, .. } = &self.state;
+        if run.is_none() && last_exit.is_none() && *last_seq == 0 { self.ring.discard() } else { Ok(()) }
     }
 
     /// As [`Locked::commit`], for what a power cut may undo: who has the ring. A run that began just before it is then one

@@ -100,9 +100,7 @@ impl FromStr for Selector {
         if is_tag(text) {
             return Ok(Self::Id(text.to_owned()));
         }
-        DateTime::parse_from_rfc3339(text)
-            .map(|time| Self::At(time.with_timezone(&Utc)))
-            .map_err(|_| refuse(text, "it is neither a number, a time nor a word"))
+        parse_time(text).map(Self::At).ok_or_else(|| refuse(text, "it is neither a number, a time nor a word"))
     }
 }
 
@@ -119,6 +117,13 @@ fn is_tag(text: &str) -> bool {
         && time.ends_with('Z')
         && seq.len() >= 6
         && seq.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A time without fractions means its whole second: that is how times are shown to people.
+fn parse_time(text: &str) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc);
+    let rest_of_second = if text.contains('.') { 0 } else { 999_999_999 };
+    time.checked_add_signed(TimeDelta::nanoseconds(rest_of_second))
 }
 
 /// `90s`, `5m`, `2h`, `1d`, `1w`, and their sums: `1h30m`.
@@ -247,6 +252,17 @@ mod tests {
         assert_eq!(seq_of("-94s", &entries), Some(6));
         assert_eq!(seq_of("-1m35s", &entries), Some(5));
         assert_eq!(seq_of(&entries[1].id, &entries), Some(6));
+    }
+
+    #[test]
+    fn a_time_as_it_is_shown_to_people_means_its_whole_second() {
+        let mut late = entry(5, Outcome::Good);
+        late.created = at(5) + TimeDelta::milliseconds(900);
+        let shown = late.created.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let exact = timestamp(late.created - TimeDelta::nanoseconds(1));
+        let entries = [late];
+        assert_eq!(seq_of(&shown, &entries), Some(5));
+        assert_eq!(seq_of(&exact, &entries), None);
     }
 
     #[test]

@@ -27,14 +27,16 @@ struct RingView {
     error: Option<String>,
 }
 
-pub(super) fn run(world: &World, output: Output) -> Result<()> {
+/// 1 if a ring cannot be read.
+pub(super) fn run(world: &World, output: Output) -> Result<u8> {
     let rings = match store(world)? {
         Some(store) => Ring::list(&store)?,
         None => Vec::new(),
     };
     let views: Vec<_> =
         rings.iter().map(|ring| describe(ring).unwrap_or_else(|error| RingView::damaged(ring, &error))).collect();
-    print(output, &views, || text(world, &views))
+    print(output, &views, || text(world, &views))?;
+    Ok(u8::from(views.iter().any(|ring| ring.error.is_some())))
 }
 
 fn describe(ring: &Ring) -> Result<RingView> {

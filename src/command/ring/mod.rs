@@ -27,7 +27,7 @@ use crate::store::Store;
 /// The exit status of a verb that did what it should.
 pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
     match &arguments.verb {
-        Verb::Ls(arguments) => ls::run(world, *arguments),
+        Verb::Ls(arguments) => return ls::run(world, *arguments),
         Verb::Log(arguments) => log::run(world, arguments),
         Verb::Show(arguments) => show::run(world, arguments),
         Verb::Diff(arguments) => diff::run(world, arguments),

@@ -13,7 +13,13 @@ pub(super) fn run(world: &World, arguments: &Remove) -> Result<()> {
     let ring = ring(world, &arguments.ring)?;
     let state = ring.read()?;
     let (entries, bytes) = (state.entries.len(), state.bytes());
-    if !arguments.dry_run {
+    if arguments.dry_run {
+        // What the removal would be refused for, this is.
+        let mut locked = ring.lock()?;
+        if locked.is_in_use()? {
+            locked.settle("remove")?;
+        }
+    } else {
         ring.remove()?;
         // Its layers are collected by whoever comes next, if not by this one.
         worker::start(&world.place)?;

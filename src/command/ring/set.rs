@@ -5,9 +5,8 @@ use serde::Serialize;
 use super::{print, ring};
 use crate::cli::ring::Set;
 use crate::command::World;
-use crate::config::parse_bytes;
 use crate::error::{Error, Kind, Result};
-use crate::ops::request::parse_depth;
+use crate::ops::request::{parse_depth, parse_max_bytes};
 
 #[derive(Debug, Serialize)]
 struct SetView {
@@ -23,7 +22,7 @@ pub(super) fn run(world: &World, arguments: &Set) -> Result<()> {
     let max_bytes = match arguments.max_bytes.as_deref() {
         None => None,
         Some("none") => Some(None),
-        Some(text) => Some(Some(parse_bytes(text)?)),
+        Some(text) => Some(Some(parse_max_bytes(text)?)),
     };
     if depth.is_none() && max_bytes.is_none() {
         return Err(Error::new(Kind::Usage, format!("set ring '{}'", ring.name()), "no limit was given")

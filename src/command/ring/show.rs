@@ -13,6 +13,9 @@ pub(super) fn run(world: &World, arguments: &Show) -> Result<()> {
     let state = open(world, &name)?.read()?;
     let operation = || format!("show '{}'", arguments.target);
     match state.select_view(&selector).context(operation)? {
+        Selected::Base if state.entries.is_empty() => {
+            Err(Error::new(Kind::NotFound, operation(), "the ring has no entries yet"))
+        }
         Selected::Base => Err(Error::new(Kind::Invalid, operation(), "the base is no entry")),
         Selected::Entry(entry) => {
             let view = EntryView::new(&state, entry);
