@@ -216,9 +216,7 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
     let claim = Claim {
         container: plan.wish.id.clone(),
         state_root: place.root.path().to_owned(),
-        selector: request.selector.clone(),
         base,
-        rebase: request.rebase,
         id_map,
         mount_points,
         holder,

@@ -32,12 +32,8 @@ pub struct Claim {
     pub container: ContainerId,
     /// The runtime's state root in which it will be.
     pub state_root: PathBuf,
-    /// Where it wants to start.
-    pub selector: Selector,
     /// What it stands on.
     pub base: Base,
-    /// Whether it may start from an entry that was made over another base.
-    pub rebase: Rebase,
     /// How ids inside the container are those on disk.
     pub id_map: Option<String>,
     /// Places that the runtime or engine fills.

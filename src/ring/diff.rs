@@ -107,7 +107,7 @@ impl Comparison {
         let mut everything = false;
         for layer in layers {
             let directory = layer.join(path);
-            everything |= self.is_opaque(&directory)?;
+            everything |= self.class.is_opaque(&directory)?;
             names.extend(list(&directory)?);
         }
         if everything {
@@ -146,11 +146,6 @@ impl Comparison {
                 }
             }
         }
-    }
-
-    fn is_opaque(&self, directory: &Path) -> Result<bool> {
-        let value = xattr::get(directory, self.class.opaque()).context(|| format!("read {}", quote(directory)))?;
-        Ok(value.as_deref() == Some(b"y"))
     }
 }
 

@@ -44,7 +44,7 @@ struct Merger {
 impl Merger {
     /// Makes `target`, an empty directory, show `upper` over `lower`.
     fn merge_directory(&self, lower: &Path, upper: &Path, target: &Path) -> Result<()> {
-        let (covers, covered) = (self.is_opaque(upper)?, self.is_opaque(lower)?);
+        let (covers, covered) = (self.class.is_opaque(upper)?, self.class.is_opaque(lower)?);
         for name in names(upper)? {
             let (from, to) = (upper.join(&name), target.join(&name));
             if covers { self.copy(&from, &to)? } else { self.merge_child(&lower.join(&name), &from, &to)? }
@@ -99,7 +99,7 @@ impl Merger {
             let hidden = below.map(|below| below.join(&name)).filter(|hidden| fs::symlink_metadata(hidden).is_ok());
             let metadata = look(&path)?;
             if metadata.is_dir() {
-                let seen = if self.is_opaque(&path)? { None } else { hidden.filter(|hidden| hidden.is_dir()) };
+                let seen = if self.class.is_opaque(&path)? { None } else { hidden.filter(|hidden| hidden.is_dir()) };
                 self.prune(&path, seen.as_deref())?;
             } else if is_whiteout(&metadata) && hidden.is_none() {
                 fs::remove_file(&path).context(|| format!("remove {}", quote(&path)))?;
@@ -112,11 +112,6 @@ impl Merger {
         // Of the kernel's own notes only this one says something about content.
         let wanted = |name: &str| !name.starts_with(self.class.prefix()) || name == self.class.opaque();
         copy_attributes(from, to, wanted)
-    }
-
-    fn is_opaque(&self, directory: &Path) -> Result<bool> {
-        let value = xattr::get(directory, self.class.opaque()).context(|| format!("read {}", quote(directory)))?;
-        Ok(value.as_deref() == Some(b"y"))
     }
 
     fn make_opaque(&self, directory: &Path) -> Result<()> {

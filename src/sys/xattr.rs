@@ -1,8 +1,11 @@
 //! The extended attributes in which overlayfs keeps its own notes.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Result, quote};
 
 /// Where an overlay keeps its attributes: fixed by how it is mounted, and to be the same for every layer of a chain
 /// (with the wrong one, deleted files come back).
@@ -32,6 +35,15 @@ impl OverlayClass {
             Self::Trusted => "trusted.overlay.opaque",
             Self::User => "user.overlay.opaque",
         }
+    }
+
+    /// Whether a directory of a layer hides the one below it.
+    ///
+    /// # Errors
+    /// Those of getxattr(2) other than that there is no such attribute.
+    pub fn is_opaque(self, directory: &Path) -> Result<bool> {
+        let value = xattr::get(directory, self.opaque()).context(|| format!("read {}", quote(directory)))?;
+        Ok(value.as_deref() == Some(b"y"))
     }
 }
 
