@@ -19,6 +19,7 @@ pub mod bundle;
 pub mod image;
 pub mod overlay;
 pub mod pack;
+pub mod program;
 pub mod store;
 
 // rank 3: one capability each

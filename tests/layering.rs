@@ -19,6 +19,7 @@ const RANKS: &[(&str, u8)] = &[
     ("image", 2),
     ("overlay", 2),
     ("pack", 2),
+    ("program", 2),
     ("store", 2),
     ("ring", 3),
     ("runtime", 3),
@@ -43,6 +44,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("into_raw_fd", &["sys"]),
     ("libcontainer", &["runtime"]),
     ("libcgroups", &["runtime"]),
+    ("libseccomp", &["program"]),
     ("clap", &["cli", "command"]),
 ];
 
