@@ -16,6 +16,7 @@ pub mod sys;
 
 // rank 2: one subject each, unaware of one another
 pub mod bundle;
+pub mod cgroup;
 pub mod image;
 pub mod overlay;
 pub mod pack;

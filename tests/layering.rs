@@ -16,6 +16,7 @@ const RANKS: &[(&str, u8)] = &[
     ("ids", 0),
     ("sys", 1),
     ("bundle", 2),
+    ("cgroup", 2),
     ("image", 2),
     ("overlay", 2),
     ("pack", 2),

@@ -320,7 +320,7 @@ fn note_container(run: &mut Run, supervised: Supervised, created: &Created, devi
     if supervised == Supervised::Here {
         run.record.holders.extend(own);
     }
-    run.record.cgroups = created.cgroup.paths()?;
+    run.record.cgroups = created.cgroup.paths();
     run.record.device = Some(device);
     let namespace = format!("/proc/{}/ns/mnt", created.init.pid);
     // Only for naming who keeps it.

@@ -12,11 +12,12 @@ use nix::sys::signal::SigSet;
 use oci_spec::runtime::Spec;
 
 use crate::bundle::derive::{Derived, Surroundings, derive};
+use crate::cgroup::{self, Cgroup, Manager};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::runtime::executor::Program;
 use crate::runtime::record::{self, Phase, Record};
-use crate::runtime::{Cgroup, Pty, StateRoot, delete, engine, pty, rootfs};
+use crate::runtime::{Pty, StateRoot, delete, engine, pty, rootfs};
 use crate::sys::process::{Identity, Process, join_session_keyring, kill_children};
 use crate::sys::{exe, signal};
 
@@ -118,7 +119,7 @@ pub fn create(root: &StateRoot, mut request: CreateRequest) -> Result<Created> {
         systemd_cgroup: request.systemd_cgroup,
     };
     let derived = derive(request.spec.clone(), around);
-    let record = plan_record(&request, &derived);
+    let record = plan_record(&request, &derived).context(operation)?;
     rootfs::check(&record.rootfs, &derived.spec).context(operation)?;
     rootfs::make_working_directory(&record.rootfs, &derived.spec).context(operation)?;
     record.cgroup.check_free().context(operation)?;
@@ -156,10 +157,12 @@ fn check_terminal(request: &CreateRequest) -> Result<()> {
     }
 }
 
-fn plan_record(request: &CreateRequest, derived: &Derived) -> Record {
+fn plan_record(request: &CreateRequest, derived: &Derived) -> Result<Record> {
     let spec = &derived.spec;
-    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
-    Record {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let manager = if request.systemd_cgroup { Manager::Systemd } else { Manager::Cgroupfs };
+    let cgroup = cgroup::plan(cgroup::Request { id: &request.id, path, manager })?;
+    Ok(Record {
         format: Record::format(),
         id: request.id.clone(),
         phase: Phase::default(),
@@ -169,12 +172,12 @@ fn plan_record(request: &CreateRequest, derived: &Derived) -> Record {
         init: None,
         created: Utc::now(),
         owner: nix::unistd::geteuid().as_raw(),
-        cgroup: Cgroup::new(path, request.systemd_cgroup),
+        cgroup,
         annotations: spec.annotations().clone(),
         hooks: derived.hooks.clone(),
         keyring: !request.no_new_keyring,
         attachment: request.attachment.clone(),
-    }
+    })
 }
 
 /// Everything between the claim of the id and a container that is `created`.
@@ -223,7 +226,9 @@ fn build(root: &StateRoot, mut record: Record, derived: Derived, request: &mut C
     let pty = console.map(|console| console.receive()).transpose()?;
     let pid = container.pid().map(nix::unistd::Pid::as_raw).unwrap_or_default();
     let init = Identity::of(pid).context(|| "look at its first process")?;
-    record.cgroup.locate(pid)?;
+    if record.cgroup.manager == Manager::Systemd {
+        record.cgroup.locate(pid)?;
+    }
     if let Some(path) = &request.pid_file {
         write_pid_file(path, pid)?;
     }

@@ -9,10 +9,11 @@ use libcontainer::container::ContainerStatus;
 use libcontainer::oci_spec::runtime::Spec;
 
 use crate::bundle;
+use crate::cgroup::{self, Cgroup, Manager};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::record::{self, Record};
-use crate::runtime::{Cgroup, StateRoot, Status, engine, hook, kill, state};
+use crate::runtime::{StateRoot, Status, engine, hook, kill, state};
 use crate::sys::fs::read_capped;
 use crate::sys::signal::Signal;
 
@@ -43,7 +44,7 @@ pub fn stop(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     let _lock = record::lock(root, id)?;
     let record = match Record::load(root, id) {
         Ok(record) => record,
-        Err(error) if error.kind() == Kind::Damaged && force => return salvage(root, id).kill_all(LIMIT),
+        Err(error) if error.kind() == Kind::Damaged && force => return salvage(root, id)?.kill_all(LIMIT),
         Err(error) => return Err(error),
     };
     match state::status(&record)? {
@@ -82,7 +83,7 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     let record = match Record::load(root, id) {
         Ok(record) => record,
         Err(error) if error.kind() == Kind::Damaged => {
-            clear_cgroup(&salvage(root, id), id).context(operation)?;
+            clear_cgroup(&salvage(root, id)?, id).context(operation)?;
             return record::discard(root, id);
         }
         Err(error) => return Err(error),
@@ -112,8 +113,9 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
 pub(super) fn clear_cgroup(cgroup: &Cgroup, id: &ContainerId) -> Result<()> {
     cgroup.kill_all(LIMIT)?;
     cgroup.remove(LIMIT)?;
-    if !cgroup.systemd {
-        return Ok(());
+    match cgroup.manager {
+        Manager::Cgroupfs | Manager::Disabled => return Ok(()),
+        Manager::Systemd => {}
     }
     // The scope is systemd's own object; it goes with its last process, unless it failed.
     let manager = engine::cgroup_manager(cgroup, id)?;
@@ -123,9 +125,10 @@ pub(super) fn clear_cgroup(cgroup: &Cgroup, id: &ContainerId) -> Result<()> {
 
 /// The cgroup of a container whose record is unreadable, from the specification that the engine got. A pid from
 /// there could belong to anybody by now; a cgroup's name could not.
-fn salvage(root: &StateRoot, id: &ContainerId) -> Cgroup {
+fn salvage(root: &StateRoot, id: &ContainerId) -> Result<Cgroup> {
     let path = record::engine(root, id).join(bundle::CONFIG);
     let spec: Option<Spec> = read_capped(&path, 64 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let path = spec.and_then(|spec| spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()));
-    Cgroup::new(path.unwrap_or_default(), false)
+    let manager = Manager::Cgroupfs;
+    cgroup::plan(cgroup::Request { id, path: path.as_deref(), manager })
 }

@@ -5,9 +5,9 @@ use std::error::Error as StdError;
 use libcgroups::common::{AnyCgroupManager, CgroupConfig, create_cgroup_manager};
 use libcontainer::error::LibcontainerError;
 
+use crate::cgroup::{Cgroup, Manager};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
-use crate::runtime::Cgroup;
 use crate::runtime::executor::{status_of, strip_marks};
 
 /// One error from the engine's chain of them: every level once, in one line.
@@ -53,7 +53,7 @@ fn plain(text: &str) -> String {
 pub(super) fn cgroup_manager(cgroup: &Cgroup, id: &ContainerId) -> Result<AnyCgroupManager> {
     create_cgroup_manager(CgroupConfig {
         cgroup_path: cgroup.path.clone(),
-        systemd_cgroup: cgroup.systemd,
+        systemd_cgroup: cgroup.manager == Manager::Systemd,
         container_name: id.to_string(),
     })
     .map_err(|error| Error::new(Kind::System, format!("open the cgroup of container '{id}'"), error.to_string()))

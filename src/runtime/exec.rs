@@ -13,6 +13,7 @@ use libcontainer::container::{ContainerStatus, State};
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 
+use crate::cgroup::Manager;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::create::{keyring_name, write_pid_file};
@@ -237,7 +238,7 @@ impl Directory {
         record::write_config(&self.path, spec)?;
         let pid = record.init()?.pid;
         let mut state = State::new(record.id.as_str(), ContainerStatus::Running, Some(pid), self.path.clone());
-        state.use_systemd = record.cgroup.systemd;
+        state.use_systemd = record.cgroup.manager == Manager::Systemd;
         state
             .save(&self.path.join(record.id.as_str()))
             .map_err(|error| Error::new(Kind::System, "write the engine's state", error.to_string()))

@@ -28,7 +28,6 @@
 //! - What is dead stays dead: status is computed from the record and /proc, and not stored.
 //! - One operation per process, single-threaded: the engine forks, and changes the working directory.
 
-mod cgroup;
 mod create;
 mod delete;
 mod engine;
@@ -49,7 +48,6 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
 
-pub use cgroup::{Cgroup, is_empty};
 pub use create::{CreateRequest, Created, Stdio, create};
 pub use delete::{Stop, remove, stop};
 pub use exec::{ExecOutcome, ExecRequest, exec};

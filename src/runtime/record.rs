@@ -13,10 +13,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::derive::OwnHooks;
+use crate::cgroup::{Cgroup, Directory};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::StateRoot;
-use crate::runtime::cgroup::Cgroup;
 use crate::sys::fs::{Durability, read_capped, replace_file};
 use crate::sys::lock::DirectoryLock;
 use crate::sys::process::Identity;
@@ -76,7 +76,7 @@ pub(super) struct Record {
 #[derive(Debug, Serialize, Deserialize)]
 struct Init {
     process: Identity,
-    cgroups: Vec<PathBuf>,
+    cgroups: Vec<Directory>,
 }
 
 impl Record {

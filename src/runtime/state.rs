@@ -9,10 +9,11 @@ use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 use crate::bundle;
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Result, quote};
 use crate::ids::ContainerId;
+use crate::runtime::StateRoot;
 use crate::runtime::record::{self, Phase, Record};
-use crate::runtime::{Cgroup, StateRoot};
 use crate::sys::fs::read_capped;
 use crate::sys::process::Identity;
 
