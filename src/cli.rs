@@ -5,6 +5,7 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "help shows optional parts in brackets, as they are typed")]
 
+pub mod install;
 pub mod ring;
 
 use std::path::PathBuf;
@@ -56,6 +57,12 @@ pub struct Global {
     /// Whether to work without privileges
     #[arg(long, value_enum, default_value_t = Rootless::Auto, value_name = "WHETHER")]
     pub rootless: Rootless,
+    /// The ring of a container that is created and names none: for engines that give a runtime flags only
+    #[arg(long = "ring", id = "default_ring", value_name = "RING[@SEL]")]
+    pub ring: Option<String>,
+    /// The most entries of that ring, from now on
+    #[arg(long = "depth", id = "default_depth", value_name = "N", requires = "default_ring")]
+    pub depth: Option<String>,
 }
 
 /// The form of the log.
@@ -114,6 +121,8 @@ pub enum Command {
     Features,
     /// Look at and change rings
     Ring(ring::Ring),
+    /// Make this runtime known to an engine
+    Install(install::Install),
     /// Print a shell's completion script
     Completions(Completions),
     /// Write the manual pages
@@ -409,6 +418,15 @@ mod tests {
         let cli = Cli::try_parse_from(["regen", "--root", "/r", "state", "a", "--log-format", "json"]).unwrap();
         assert_eq!(cli.global.root, Some(PathBuf::from("/r")));
         assert_eq!(cli.global.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn a_ring_before_the_verb_is_not_that_of_run() {
+        let line = ["regen", "--ring", "a", "--depth", "2", "run", "--ring", "b", "box1"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        assert_eq!((cli.global.ring.as_deref(), cli.global.depth.as_deref()), (Some("a"), Some("2")));
+        let Command::Run(run) = cli.command else { panic!() };
+        assert_eq!((run.ring.as_deref(), run.depth), (Some("b"), None));
     }
 
     #[test]

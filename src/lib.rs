@@ -21,6 +21,7 @@ pub mod image;
 pub mod overlay;
 pub mod pack;
 pub mod program;
+pub mod registration;
 pub mod store;
 
 // rank 3: one capability each

@@ -21,6 +21,7 @@ const RANKS: &[(&str, u8)] = &[
     ("overlay", 2),
     ("pack", 2),
     ("program", 2),
+    ("registration", 2),
     ("store", 2),
     ("ring", 3),
     ("runtime", 3),

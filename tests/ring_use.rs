@@ -54,6 +54,23 @@ fn an_annotation_puts_an_engines_container_into_a_ring() {
 }
 
 #[test]
+fn an_engine_that_gives_its_runtime_flags_only_names_a_ring_by_them() {
+    let world = World::new("flag");
+    let bundle = world.shell("echo x >> /root/runs; cat /root/runs");
+    let id = world.id("a");
+    let run = |flags: &[&str]| world.regen(&[flags, &["run", "--bundle", bundle.text(), &id]].concat());
+    run(&["--ring", "alice", "--depth", "2"]).success();
+    assert_eq!(run(&["--ring", "alice"]).success().stdout(), "x\nx\n");
+    // The flags stand before every verb, as in a script that an engine calls.
+    let bundle = world.bundle(|spec| spec["annotations"] = json!({"run.regen.ring": "bob"}));
+    world.regen(&["--ring", "alice", "create", "--bundle", bundle.text(), &id]).success();
+    let rings = world.ring_json(&["ls"]);
+    let depths: Vec<_> = rings.as_array().unwrap().iter().map(|ring| (&ring["name"], &ring["depth"])).collect();
+    assert_eq!(json!(depths), json!([["alice", 2], ["bob", 8]]), "{rings}");
+    world.regen(&["--ring", "alice", "delete", "--force", &id]).success();
+}
+
+#[test]
 fn a_container_that_was_created_but_never_started_adds_no_entry() {
     let world = World::new("unstarted");
     let bundle = world.bundle(|spec| spec["annotations"] = json!({"run.regen.ring": "alice"}));

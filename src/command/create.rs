@@ -16,6 +16,7 @@ pub(super) fn run(world: &World, arguments: &cli::Create) -> Result<()> {
         id: arguments.id.clone(),
         source: Source::Bundle(arguments.bundle.clone()),
         ring: None,
+        default_ring: world.default_ring.clone(),
         process: Overrides::default(),
         terminal: false,
         supervised: Supervised::Elsewhere,

@@ -9,6 +9,7 @@ mod delete;
 mod exec;
 mod features;
 mod hook_relay;
+mod install;
 mod kill;
 mod list;
 mod log;
@@ -101,6 +102,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
         Command::Ring(arguments) => ring::run(&world()?, arguments),
+        Command::Install(arguments) => install::run(&world()?, &cli.global, arguments).map(|()| 0),
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),
         Command::Man(arguments) => man::run(arguments).map(|()| 0),
         Command::Worker => worker::run(&world()?).map(|()| 0),

@@ -3,12 +3,12 @@
 use oci_spec::runtime::Process;
 
 use crate::cli;
+use crate::command::world::ring_request;
 use crate::command::{World, create, saved};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Source, Supervised, Wish};
-use crate::ops::request::{RingRequest, parse_depth};
 use crate::ops::save;
 use crate::runtime::{self, CreateRequest, Stdio};
 use crate::sys::process::check_preserved_fds;
@@ -54,9 +54,8 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
         (None, Some(image)) => Source::Image(image.parse()?),
         (None, None) => Source::Bundle(arguments.bundle.clone().unwrap_or_else(|| ".".into())),
     };
-    let mut ring = arguments.ring.as_deref().map(|text| RingRequest::parse(text, &world.place.owner)).transpose()?;
+    let mut ring = ring_request(arguments.ring.as_deref(), arguments.depth.as_deref(), &world.place.owner)?;
     if let Some(ring) = &mut ring {
-        ring.depth = arguments.depth.as_deref().map(parse_depth).transpose()?;
         ring.rebase = load::rebase(arguments.rebase);
     }
     let process = Overrides {
@@ -66,7 +65,8 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
         user: arguments.user.clone(),
     };
     let supervised = if arguments.detach || arguments.keep { Supervised::Elsewhere } else { Supervised::Here };
-    Ok(Wish { id: arguments.id.clone(), source, ring, process, terminal: arguments.tty, supervised })
+    let default_ring = world.default_ring.clone();
+    Ok(Wish { id: arguments.id.clone(), source, ring, default_ring, process, terminal: arguments.tty, supervised })
 }
 
 /// Deletes and saves; the status is the container's, whatever becomes of its changes is said beside it.

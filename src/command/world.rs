@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::cli::{CgroupManager, Global, Rootless};
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::Name;
+use crate::ops::request::{RingRequest, parse_depth};
 use crate::ops::{self, Place};
 use crate::runtime::StateRoot;
 
@@ -15,6 +17,8 @@ pub struct World {
     pub place: Place,
     /// Whether systemd makes the cgroups.
     pub systemd_cgroup: bool,
+    /// The ring of a new container that names none.
+    pub default_ring: Option<RingRequest>,
 }
 
 impl World {
@@ -49,8 +53,17 @@ impl World {
             config_file: global.config.as_deref().map(absolute).transpose()?,
             owner: ops::caller()?,
         };
-        Ok(Self { place, systemd_cgroup })
+        let default_ring = ring_request(global.ring.as_deref(), global.depth.as_deref(), &place.owner)?;
+        Ok(Self { place, systemd_cgroup, default_ring })
     }
+}
+
+/// Reads `--ring` with the `--depth` that goes with it.
+pub(super) fn ring_request(ring: Option<&str>, depth: Option<&str>, owner: &Name) -> Result<Option<RingRequest>> {
+    let Some(ring) = ring else { return Ok(None) };
+    let mut request = RingRequest::parse(ring, owner)?;
+    request.depth = depth.map(parse_depth).transpose()?;
+    Ok(Some(request))
 }
 
 fn is_rootless(flag: Rootless) -> bool {

@@ -16,7 +16,7 @@ use chrono::Utc;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::request::{Create, RingRequest, initial_limits, parse_annotations};
+use super::request::{Create, RingRequest, choose, initial_limits};
 use super::{Place, base, image, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
@@ -54,6 +54,8 @@ pub struct Wish {
     pub source: Source,
     /// The ring it belongs to; if none, its annotations may name one.
     pub ring: Option<RingRequest>,
+    /// The ring it belongs to if nothing else names one.
+    pub default_ring: Option<RingRequest>,
     /// What to run, for sources that are not bundles.
     pub process: Overrides,
     /// Whether it gets a terminal, for sources that are not bundles.
@@ -128,24 +130,26 @@ struct Plan {
 }
 
 fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
+    let default_ring = wish.default_ring.take();
     match wish.source.clone() {
         Source::Bundle(directory) => {
             let bundle = Bundle::load(&directory)?;
-            if wish.ring.is_none()
-                && let Some(annotations) = bundle.spec.annotations()
-            {
-                wish.ring = parse_annotations(annotations, &place.owner, &place.config.ring)?;
+            if wish.ring.is_none() {
+                let annotations = bundle.spec.annotations().clone().unwrap_or_default();
+                wish.ring = choose(&annotations, default_ring, &place.owner, &place.config.ring)?;
             }
             let base = wish.ring.is_some().then(|| base::of_directory(&bundle.rootfs())).transpose()?;
             let spec = override_process(bundle.spec, &wish);
             Ok(Plan { wish, bundle: bundle.directory, spec: Some(spec), image: None, base })
         }
         Source::Rootfs(directory) => {
+            wish.ring = wish.ring.or(default_ring);
             let base = base::of_directory(&directory)?;
             let bundle = base.directories.first().cloned().unwrap_or_default();
             Ok(Plan { wish, bundle, spec: None, image: None, base: Some(base) })
         }
         Source::Image(source) => {
+            wish.ring = wish.ring.or(default_ring);
             let store = place.open_store()?;
             let (base, config) = image::unpack(&store, &source, &place.config)?;
             Ok(Plan { wish, bundle: store.directory().to_owned(), spec: None, image: Some(config), base: Some(base) })

@@ -57,6 +57,25 @@ impl RingRequest {
     }
 }
 
+/// The ring that a container's annotations name, or else the one that its runtime was called with.
+///
+/// # Errors
+/// As [`parse_annotations`].
+pub fn choose(
+    annotations: &HashMap<String, String>,
+    default: Option<RingRequest>,
+    owner: &Name,
+    limits: &config::Ring,
+) -> Result<Option<RingRequest>> {
+    let named = parse_annotations(annotations, owner, limits)?;
+    Ok(named.or(default.filter(|_| !is_sandbox(annotations))))
+}
+
+/// The container that only holds a pod's namespaces has nothing to save.
+fn is_sandbox(annotations: &HashMap<String, String>) -> bool {
+    annotations.get(KUBERNETES_TYPE).is_some_and(|kind| kind == "sandbox")
+}
+
 /// Reads the `run.regen.*` annotations of a container; `None` if it asks for no ring.
 ///
 /// # Errors
@@ -66,8 +85,7 @@ pub fn parse_annotations(
     owner: &Name,
     limits: &config::Ring,
 ) -> Result<Option<RingRequest>> {
-    // The container that only holds a pod's namespaces has nothing to save.
-    if annotations.get(KUBERNETES_TYPE).is_some_and(|kind| kind == "sandbox") {
+    if is_sandbox(annotations) {
         return Ok(None);
     }
     let container = annotations.get(KUBERNETES_CONTAINER).map(String::as_str);
@@ -244,6 +262,20 @@ mod tests {
     #[test]
     fn a_container_without_annotations_is_plain() {
         assert_eq!(read(&[("org.example.x", "1")]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_ring_that_an_annotation_names_goes_before_the_callers() {
+        let limits = config::Config::default().ring;
+        let owner = "root".parse().unwrap();
+        let chosen = |key: &str, value: &str| {
+            let annotations = HashMap::from([(key.to_owned(), value.to_owned())]);
+            let default = RingRequest::parse("mine", &owner).unwrap();
+            choose(&annotations, Some(default), &owner, &limits).unwrap().map(|request| request.ring.to_string())
+        };
+        assert_eq!(chosen("org.example.x", "1").as_deref(), Some("root/mine"));
+        assert_eq!(chosen("run.regen.ring", "theirs").as_deref(), Some("root/theirs"));
+        assert_eq!(chosen(KUBERNETES_TYPE, "sandbox"), None);
     }
 
     #[test]

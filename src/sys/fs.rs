@@ -54,6 +54,41 @@ pub fn replace_file(directory: &Path, name: &str, content: &[u8], durability: Du
     Ok(())
 }
 
+/// Replaces a configuration file that others read and write too: a link is followed, owner and mode stay as they are; a
+/// new file is readable by everybody.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn replace_configuration(path: &Path, content: &[u8]) -> Result<()> {
+    let operation = || format!("write {}", quote(path));
+    let (target, old) = match fs::canonicalize(path) {
+        Ok(target) => (target.clone(), Some(fs::metadata(&target).context(operation)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (path.to_owned(), None),
+        Err(error) => return Err(error).context(operation),
+    };
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    // A name that no engine takes for a drop-in, should a crash leave it.
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = directory.join(format!("{TEMPORARY_PREFIX}{name}~"));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        if let Some(old) = &old {
+            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        let mode = old.as_ref().map_or(0o644, |old| old.mode() & 0o7777);
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&temporary, &target)
+    };
+    if let Err(error) = write() {
+        // The write failed, and that is what is reported.
+        let _ = fs::remove_file(&temporary);
+        return Err(error).context(operation);
+    }
+    sync_directory(directory)
+}
+
 /// Makes the names in a directory durable.
 ///
 /// # Errors
@@ -237,6 +272,21 @@ mod tests {
         replace_file(directory.path(), "a.json", b"two", Durability::Volatile).unwrap();
         assert_eq!(fs::read(directory.path().join("a.json")).unwrap(), b"two");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_configuration_file_keeps_its_mode_and_the_link_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (link, file) = (directory.path().join("link"), directory.path().join("file"));
+        let mode = || fs::metadata(&file).unwrap().mode() & 0o777;
+        replace_configuration(&file, b"new").unwrap();
+        assert_eq!(mode(), 0o644);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        replace_configuration(&link, b"newer").unwrap();
+        assert_eq!((fs::read(&file).unwrap().as_slice(), mode()), (&b"newer"[..], 0o640));
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -30,7 +30,19 @@ impl Lock {
     /// # Errors
     /// Those of open and flock.
     pub fn wait(path: &Path, sharing: Sharing) -> Result<Self> {
-        let file = open(path)?;
+        Self::wait_for(open(path)?, path, sharing)
+    }
+
+    /// Takes the lock that a directory itself carries, so that no file has to be made in it.
+    ///
+    /// # Errors
+    /// Those of open and flock.
+    pub fn wait_at(directory: &Path) -> Result<Self> {
+        let file = File::open(directory).context(|| format!("open {}", quote(directory)))?;
+        Self::wait_for(file, directory, Sharing::Exclusive)
+    }
+
+    fn wait_for(file: File, path: &Path, sharing: Sharing) -> Result<Self> {
         let operation = match sharing {
             Sharing::Exclusive => FlockOperation::LockExclusive,
             Sharing::Shared => FlockOperation::LockShared,
