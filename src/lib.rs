@@ -22,6 +22,7 @@ pub mod overlay;
 pub mod pack;
 pub mod program;
 pub mod registration;
+pub mod rootfs;
 pub mod store;
 
 // rank 3: one capability each

@@ -22,6 +22,7 @@ const RANKS: &[(&str, u8)] = &[
     ("pack", 2),
     ("program", 2),
     ("registration", 2),
+    ("rootfs", 2),
     ("store", 2),
     ("ring", 3),
     ("runtime", 3),

@@ -1,0 +1,96 @@
+//! A user namespace made only for its maps: what an idmapped mount is given.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::error::{Context, Result};
+
+/// A range of owners: `inside + n` in the namespace is `outside + n` outside, for n below `size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Range {
+    /// The first id in the namespace.
+    pub inside: u32,
+    /// The first id outside.
+    pub outside: u32,
+    /// How many.
+    pub size: u32,
+}
+
+/// Makes a user namespace with these maps. It lives as long as the descriptor.
+///
+/// A child is cloned for it, which does nothing but wait until it is killed: the caller must be single-threaded, or
+/// not mind that the child holds copies of its descriptors for that moment.
+///
+/// # Errors
+/// Those of clone(2) and of writing the maps: EINVAL for ranges that overlap, EPERM without the right to these ids.
+pub fn create(uids: &[Range], gids: &[Range]) -> Result<OwnedFd> {
+    let operation = || "make a user namespace for an idmapped mount";
+    // The child ends when the other end is closed, that is at the latest with the caller.
+    let (wait, hold) = pipe_with(PipeFlags::CLOEXEC).context(operation)?;
+    let pid = clone_waiter(wait.as_fd(), hold.as_fd()).context(operation)?;
+    let made = prepare(pid, uids, gids).context(operation);
+    drop(hold);
+    reap(pid).context(operation)?;
+    made
+}
+
+fn prepare(pid: libc::pid_t, uids: &[Range], gids: &[Range]) -> io::Result<OwnedFd> {
+    let write = |file: &str, ranges: &[Range]| {
+        let line = |range: &Range| format!("{} {} {}\n", range.inside, range.outside, range.size);
+        fs::write(format!("/proc/{pid}/{file}"), ranges.iter().map(line).collect::<String>())
+    };
+    write("uid_map", uids)?;
+    write("gid_map", gids)?;
+    Ok(File::open(format!("/proc/{pid}/ns/user"))?.into())
+}
+
+/// Clones a child into a new user namespace that reads from `wait` until its end, and exits.
+fn clone_waiter(wait: BorrowedFd<'_>, hold: BorrowedFd<'_>) -> io::Result<libc::pid_t> {
+    let (wait, hold) = (wait.as_raw_fd(), hold.as_raw_fd());
+    // No exit signal: a caller that counts SIGCHLD never hears of this child.
+    // SAFETY: without CLONE_VM and with a null stack this is a fork: the child runs on a copy of this stack.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER, 0, 0, 0, 0) };
+    if pid != 0 {
+        return if pid == -1 { Err(io::Error::last_os_error()) } else { Ok(libc::pid_t::try_from(pid).unwrap_or(-1)) };
+    }
+    // SAFETY: the child's copy of the descriptor; nothing else in the child uses it.
+    unsafe { libc::close(hold) };
+    let mut byte = 0_u8;
+    // SAFETY: reads at most one byte into one byte; async-signal-safe, as is all that the child does.
+    unsafe { libc::read(wait, std::ptr::from_mut(&mut byte).cast(), 1) };
+    // SAFETY: ends the child without running anything of the parent's; never returns.
+    unsafe { libc::_exit(0) }
+}
+
+fn reap(pid: libc::pid_t) -> io::Result<()> {
+    loop {
+        // SAFETY: a null status is allowed; __WALL because the child has no exit signal. The pid is our child's.
+        let result = unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) };
+        let error = io::Error::last_os_error();
+        match (result, error.kind()) {
+            (-1, io::ErrorKind::Interrupted) => {}
+            (-1, _) => return Err(error),
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn privileged_the_namespace_has_the_maps_and_leaves_no_child() {
+        let ranges = [Range { inside: 0, outside: 100_000, size: 10 }, Range { inside: 10, outside: 5, size: 1 }];
+        let namespace = create(&ranges, &ranges).unwrap();
+        let link = fs::read_link(crate::sys::fs::by_descriptor(&namespace)).unwrap();
+        assert!(link.to_string_lossy().starts_with("user:["), "{link:?}");
+        assert_ne!(link, fs::read_link("/proc/self/ns/user").unwrap());
+        let overlapping = [ranges[0], ranges[0]];
+        let error = create(&overlapping, &ranges).unwrap_err();
+        assert!(error.to_string().contains("invalid argument"), "{error}");
+    }
+}
