@@ -3,22 +3,44 @@
 //! ```text
 //! Kernel::observe   what this kernel and this caller can do                       parent
 //! plan              process and linux of the specification ──pure──> Plan         parent; the filter is compiled here
-//! Plan::limit       rlimits, oom score, final CPU affinity, of the child          parent, which has the right to
-//! Plan::prepare     labels, scheduler, personality, directory, user, capabilities, the look for the program    child
-//! Plan::execute     filter, last capabilities, signals, execve(2)                                              child
+//! Plan::pin         CPUs of an exec until it has joined the container's cgroup    parent
+//! Plan::limit       rlimits, oom score, CPUs after that                           parent, which has the right to
+//! Plan::prepare     labels, no_new_privs, scheduler, directory, user, capabilities, the look for the program   child
+//! Plan::execute     signals, filter, execve(2)                                                                 child
 //! ```
 //!
 //! The child is single-threaded and inside all of its namespaces and its root when `prepare` is called. Between
 //! `prepare` and `execute` it may wait for `start` and run hooks. Descriptors are the caller's: whatever the program
 //! must not have is close-on-exec before `prepare`, so that no directory of the host is open when the working
-//! directory is entered (CVE-2024-21626).
+//! directory is entered (CVE-2024-21626); that the process ended up inside is checked here all the same.
+//!
+//! A filter is loaded as late as it can be: after it comes nothing but execve(2), so it need not allow our own steps.
+//! Without no_new_privs loading takes CAP_SYS_ADMIN, which the process then keeps permitted up to the execve(2) that
+//! takes it away. A filter that notifies is the exception: its listener is handed over before the container counts as
+//! created, so it is loaded at the end of `prepare`. From then on a call that it reports waits for an answer; the
+//! listener is best handed over by write(2) of its number and pidfd_getfd(2), as only `write` is refused there.
+
+mod capability;
+mod directory;
+mod enosys;
+mod label;
+mod limit;
+mod lookup;
+mod schedule;
+mod seccomp;
+mod user;
 
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Linux, Process};
+use rustix::thread::{CapabilitySet, set_no_new_privs};
 
-use crate::error::{Error, Kind, Result};
+pub use label::mount_label;
+
+use crate::error::{Context, Error, Result};
+use crate::sys::seccomp::load_filter;
+use crate::sys::signal::restore_for_exec;
 
 /// Whose last steps these are.
 #[derive(Debug, Clone, Copy)]
@@ -43,71 +65,175 @@ pub enum UserNamespace {
 
 /// What this kernel and this caller can do, as far as the process asks for it.
 #[derive(Debug, Clone)]
-pub struct Kernel {}
+pub struct Kernel {
+    namespace: UserNamespace,
+    known: CapabilitySet,
+    own: CapabilitySet,
+    modules: label::Modules,
+    activation: Option<(u32, Option<String>)>,
+}
 
 impl Kernel {
-    /// Looks, in the parent.
+    /// Looks, in the parent; also at `LISTEN_FDS` in our environment.
     ///
     /// # Errors
     /// Those of the calls that look.
-    pub fn observe(_process: &Process, _namespace: UserNamespace) -> Result<Self> {
-        Ok(Self {})
+    pub fn observe(process: &Process, namespace: UserNamespace) -> Result<Self> {
+        let known = capability::known();
+        let own = match namespace {
+            UserNamespace::Own => capability::own()?,
+            UserNamespace::Other => known,
+        };
+        let modules = label::Modules::observe(process);
+        Ok(Self { namespace, known, own, modules, activation: lookup::activation() })
     }
+}
+
+/// Whether the process may gain privileges by executing a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gain {
+    Allowed,
+    Forbidden,
 }
 
 /// Everything that is decided before the child exists.
 #[derive(Debug)]
-pub struct Plan {}
+pub struct Plan {
+    labels: label::Labels,
+    gain: Gain,
+    schedule: schedule::Schedule,
+    affinity: limit::Affinity,
+    limits: limit::Limits,
+    credentials: user::Credentials,
+    known: CapabilitySet,
+    sets: capability::Sets,
+    filter: Option<seccomp::Filter>,
+    command: lookup::Command,
+    missing: directory::Missing,
+    image: Option<lookup::Image>,
+}
 
-/// Decides, without I/O. The seccomp filter is that of `linux`, which is the container's for an exec too.
+/// Decides, and compiles the seccomp filter; the process is not touched. The filter is that of `linux`, which is the
+/// container's for an exec too.
 ///
 /// # Errors
-/// [`Kind::Invalid`] naming what makes no sense, [`Kind::Unsupported`] for what this kernel lacks.
-pub fn plan(_process: &Process, _linux: Option<&Linux>, _role: Role<'_>, _kernel: &Kernel) -> Result<Plan> {
-    Ok(Plan {})
+/// [`crate::error::Kind::Invalid`] naming what makes no sense, [`crate::error::Kind::Unsupported`] for what this kernel
+/// lacks.
+pub fn plan(process: &Process, linux: Option<&Linux>, role: Role<'_>, kernel: &Kernel) -> Result<Plan> {
+    let (sets, left_out) = capability::plan(process.capabilities().as_ref(), kernel.known, kernel.own);
+    for left in left_out {
+        tracing::warn!(capability = %left.capability, set = left.set, "capability is left out: {}", left.reason);
+    }
+    let affinity = match role {
+        Role::Init => limit::Affinity::default(),
+        Role::Exec { .. } => limit::plan_affinity(process.exec_cpu_affinity().as_ref())?,
+    };
+    Ok(Plan {
+        labels: label::plan(process, kernel.modules)?,
+        gain: if process.no_new_privileges() == Some(true) { Gain::Forbidden } else { Gain::Allowed },
+        schedule: plan_schedule(process, linux, role)?,
+        affinity,
+        limits: limit::plan(process.rlimits().as_deref(), process.oom_score_adj(), kernel.namespace)?,
+        credentials: user::plan(process.user())?,
+        known: kernel.known,
+        sets,
+        filter: linux.and_then(|linux| linux.seccomp().as_ref()).map(seccomp::compile).transpose()?,
+        command: lookup::plan(process, kernel.activation.clone())?,
+        missing: role.into(),
+        image: None,
+    })
+}
+
+fn plan_schedule(process: &Process, linux: Option<&Linux>, role: Role<'_>) -> Result<schedule::Schedule> {
+    let container = match role {
+        Role::Init => None,
+        Role::Exec { container } => Some(container),
+    };
+    let scheduler = process.scheduler().as_ref().or_else(|| container?.scheduler().as_ref());
+    let io = process.io_priority().as_ref().or_else(|| container?.io_priority().as_ref());
+    let personality = linux.and_then(|linux| linux.personality().as_ref());
+    Ok(schedule::Schedule {
+        scheduler: scheduler.map(schedule::plan_scheduler).transpose()?,
+        io: io.map(schedule::plan_io_priority).transpose()?,
+        persona: personality.map(schedule::plan_personality),
+    })
 }
 
 impl Plan {
-    /// Sets the CPU affinity that an exec asks for until it has joined the container's cgroup: on the child, before
-    /// it is moved there. Nothing for a container's first process.
+    /// Sets the CPUs that an exec asks for until it has joined the container's cgroup: on the child, before it is
+    /// moved there. Nothing for a container's first process.
     ///
     /// # Errors
     /// Those of sched_setaffinity(2).
-    pub fn pin(&self, _pid: i32) -> Result<()> {
-        Ok(())
+    pub fn pin(&self, pid: i32) -> Result<()> {
+        limit::pin(pid, self.affinity.initial.as_ref())
     }
 
-    /// Sets resource limits, oom score adjustment and final CPU affinity of the child, from outside: in a user
-    /// namespace of its own it could not raise any. After it joined its cgroups; the later before `execute` the
-    /// better, as the limits bind our own steps too.
+    /// Sets resource limits, oom score adjustment and last CPUs of the child, from outside: in a user namespace of its
+    /// own it could not raise any. After it joined its cgroups; the later before `execute` the better, as the limits
+    /// bind our own steps too.
     ///
     /// # Errors
     /// Those of prlimit(2), sched_setaffinity(2) and of writing to /proc.
-    pub fn limit(&self, _pid: i32) -> Result<()> {
-        Ok(())
+    pub fn limit(&self, pid: i32) -> Result<()> {
+        limit::pin(pid, self.affinity.last.as_ref())?;
+        self.limits.apply(pid)
     }
 
     /// In the child, inside its root: everything that does not have to wait for `start`. Returns the listener of a
     /// filter that notifies, for the parent to send to the filter's `listenerPath`.
     ///
     /// # Errors
-    /// [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for the program, else what was refused.
+    /// [`crate::error::Kind::CommandNotFound`] and [`crate::error::Kind::CommandNotExecutable`] for the program, else
+    /// what was refused.
     pub fn prepare(&mut self) -> Result<Option<OwnedFd>> {
-        Ok(None)
+        self.labels.apply()?;
+        if self.gain == Gain::Forbidden {
+            set_no_new_privs(true).context(|| "set no_new_privs")?;
+        }
+        self.schedule.apply()?;
+        let directory = self.command.directory();
+        let entry = directory::enter(directory, self.missing)?;
+        // After the directory was made, for which runc's mask counts, not the process's.
+        self.credentials.set_umask();
+        self.sets.bound(self.known)?;
+        let home = directory::home_of(self.credentials.uid());
+        self.credentials.assume()?;
+        // As the user, but with every right that the process will have.
+        self.sets.apply(self.extra())?;
+        directory::enter_as_user(directory, entry)?;
+        directory::check_inside()?;
+        self.image = Some(self.command.resolve(home.as_deref())?);
+        if self.filter.as_ref().is_some_and(seccomp::Filter::notifies) { self.confine() } else { Ok(None) }
     }
 
-    /// In the child: becomes the program, which starts with the signal mask `mask` and default dispositions.
-    /// Returns only if that fails.
+    /// What the process needs until it is confined.
+    fn extra(&self) -> CapabilitySet {
+        match (&self.filter, self.gain) {
+            (Some(_), Gain::Allowed) => CapabilitySet::SYS_ADMIN,
+            (Some(_), Gain::Forbidden) | (None, _) => CapabilitySet::empty(),
+        }
+    }
+
+    /// Loads the filter if it is not loaded yet.
+    fn confine(&mut self) -> Result<Option<OwnedFd>> {
+        match self.filter.take() {
+            Some(filter) => load_filter(&filter.program, filter.flags),
+            None => Ok(None),
+        }
+    }
+
+    /// In the child: becomes the program, which starts with the signal mask `mask` and default dispositions. Returns
+    /// only if that fails.
     #[must_use]
-    pub fn execute(self, _mask: &SigSet) -> Error {
-        Error::new(Kind::Unsupported, "execute", "not there yet")
+    pub fn execute(mut self, mask: &SigSet) -> Error {
+        let confined = restore_for_exec(mask).and_then(|()| self.confine());
+        match (confined, &self.image) {
+            (Err(error), _) => error,
+            (Ok(_), Some(image)) => image.execute(),
+            (Ok(_), None) => {
+                Error::new(crate::error::Kind::Invalid, "execute the program", "the process was not prepared")
+            }
+        }
     }
-}
-
-/// The mount option that gives a file system the SELinux label `linux.mountLabel`, such as
-/// `context="system_u:object_r:container_file_t:s0:c1,c2"`; `None` where this kernel has no SELinux or the label is
-/// empty.
-#[must_use]
-pub fn mount_label(_label: &str) -> Option<String> {
-    None
 }

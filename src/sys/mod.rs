@@ -9,6 +9,8 @@ pub mod fs;
 pub mod lock;
 pub mod mount;
 pub mod process;
+pub mod schedule;
+pub mod seccomp;
 pub mod signal;
 pub mod tty;
 pub mod user_namespace;
