@@ -5,6 +5,7 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "help shows optional parts in brackets, as they are typed")]
 
+pub mod doctor;
 pub mod install;
 pub mod ring;
 
@@ -123,6 +124,8 @@ pub enum Command {
     Ring(ring::Ring),
     /// Make this runtime known to an engine
     Install(install::Install),
+    /// Say what this machine lacks, and what crashes left
+    Doctor(doctor::Doctor),
     /// Print a shell's completion script
     Completions(Completions),
     /// Write the manual pages

@@ -87,6 +87,18 @@ impl Error {
         self.errno
     }
 
+    /// What the operator can do about it, where that is known.
+    #[must_use]
+    pub fn next_step(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    /// The line without the next step, for whoever shows that in a place of its own.
+    #[must_use]
+    pub fn without_next_step(&self) -> String {
+        Self { next: None, operation: self.operation.clone(), cause: self.cause.clone(), ..*self }.to_string()
+    }
+
     /// The exit status that `regen` ends with because of this error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -200,6 +212,8 @@ mod tests {
         let error = Error::new(Kind::Unsupported, "mount overlay for container 'web1'", "501 layers")
             .next("run 'regen ring pack web1'");
         assert_eq!(error.to_string(), "mount overlay for container 'web1': 501 layers: run 'regen ring pack web1'");
+        assert_eq!(error.without_next_step(), "mount overlay for container 'web1': 501 layers");
+        assert_eq!(error.next_step(), Some("run 'regen ring pack web1'"));
     }
 
     #[test]

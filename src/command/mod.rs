@@ -6,6 +6,7 @@
 mod completions;
 mod create;
 mod delete;
+mod doctor;
 mod exec;
 mod features;
 mod hook_relay;
@@ -103,6 +104,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Features => features::run().map(|()| 0),
         Command::Ring(arguments) => ring::run(&world()?, arguments),
         Command::Install(arguments) => install::run(&world()?, &cli.global, arguments).map(|()| 0),
+        Command::Doctor(arguments) => doctor::run(&cli.global, *arguments),
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),
         Command::Man(arguments) => man::run(arguments).map(|()| 0),
         Command::Worker => worker::run(&world()?).map(|()| 0),

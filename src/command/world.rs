@@ -27,6 +27,14 @@ impl World {
     /// # Errors
     /// [`Kind::Unsupported`] for a cgroup manager that cannot be had.
     pub fn open(global: &Global) -> Result<Self> {
+        Self::with_config(global, Config::load(global.config.as_deref())?)
+    }
+
+    /// Reads the global flags beside a configuration that was read already.
+    ///
+    /// # Errors
+    /// As [`World::open`].
+    pub fn with_config(global: &Global, config: Config) -> Result<Self> {
         let systemd_cgroup = match global.cgroup_manager {
             None => global.systemd_cgroup,
             Some(CgroupManager::Systemd) => true,
@@ -49,7 +57,7 @@ impl World {
         let place = Place {
             root: StateRoot::new(root),
             store,
-            config: Config::load(global.config.as_deref())?,
+            config,
             config_file: global.config.as_deref().map(absolute).transpose()?,
             owner: ops::caller()?,
         };

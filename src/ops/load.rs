@@ -32,7 +32,7 @@ use crate::store::{Run, RunRecord, Store, make_directory};
 use crate::sys::process::Identity;
 
 /// Below the state root, where creators attach root file systems, unseen by each other; no container is called so.
-const MOUNT_POINT: &str = "@rootfs";
+pub(super) const MOUNT_POINT: &str = "@rootfs";
 
 /// What a container is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 //! ```
 
 mod base;
+pub mod doctor;
 mod image;
 pub mod load;
 pub mod request;

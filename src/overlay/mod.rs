@@ -10,6 +10,7 @@
 //! | `xino=auto` | stable inode numbers where the file system has room for them |
 //! | `userxattr` | only inside a user namespace, where `trusted.` attributes cannot be written |
 
+mod feature;
 mod mount;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Kind, Result};
 use crate::sys::xattr::OverlayClass;
 
+pub use feature::missing_features;
 pub use mount::{Detached, PrivateNamespace, is_held};
 
 /// The most lower directories that the kernel stacks.

@@ -26,7 +26,7 @@ const INIT: &str = "init.json";
 const STARTED: &str = "started";
 const FORMAT: u32 = 1;
 /// No container's id begins like this.
-const TRASH: &str = "~";
+pub(super) const TRASH: &str = "~";
 /// Annotations and hooks are the user's, so there is no small bound.
 const CAP: u64 = 32 << 20;
 

@@ -30,7 +30,7 @@ fn refused(magic: u64) -> Option<&'static str> {
 ///
 /// # Errors
 /// [`Kind::Unsupported`].
-pub(super) fn check(store: &Path) -> Result<()> {
+pub fn check(store: &Path) -> Result<()> {
     let Some(name) = kind_of(nearest(store))? else { return Ok(()) };
     let cause = format!("it lies on {name}, on which the kernel makes no writable overlay");
     let error = Error::new(Kind::Unsupported, format!("open store {}", quote(store)), cause);
@@ -41,7 +41,8 @@ pub(super) fn check(store: &Path) -> Result<()> {
 }
 
 /// The lowest directory on the way to `path` that is there.
-fn nearest(path: &Path) -> &Path {
+#[must_use]
+pub fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("."))
 }
 

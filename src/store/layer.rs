@@ -117,6 +117,26 @@ impl Layers {
     }
 }
 
+impl Layers {
+    /// What makers and removers left when they died, and the next sweep takes.
+    ///
+    /// # Errors
+    /// Those of readdir.
+    pub fn abandoned(&self) -> Result<Vec<PathBuf>> {
+        let operation = || format!("list {}", quote(&self.directory));
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory).context(operation)? {
+            let entry = entry.context(operation)?;
+            let temporary = entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX);
+            // The lock is let go at once: a sweep would only come a moment later.
+            if temporary && lock_stage(&entry.path())?.is_some() {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// A directory under construction, removed when it is dropped.
 #[derive(Debug)]
 pub struct Stage {
@@ -191,6 +211,7 @@ mod tests {
         let stage = layers.stage().unwrap();
         let left = directory.path().join(".tmp-left");
         fs::create_dir(&left).unwrap();
+        assert_eq!(layers.abandoned().unwrap(), std::slice::from_ref(&left));
         layers.sweep().unwrap();
         assert!(stage.directory().is_dir() && !left.exists());
     }

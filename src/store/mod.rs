@@ -29,6 +29,7 @@ use crate::sys::fs::{Durability, replace_file};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::xattr::OverlayClass;
 
+pub use file_system::{check as check_file_system, nearest};
 pub use layer::{Layers, Stage};
 pub use run::{Run, RunRecord};
 

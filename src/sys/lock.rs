@@ -107,6 +107,23 @@ impl DirectoryLock {
         let same = std::fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino()));
         Ok(same.then_some(Self { _file: file }))
     }
+
+    /// Whether some other process holds the lock of a directory now. Nothing is made, and nobody has to wait.
+    ///
+    /// # Errors
+    /// Those of open and fcntl; that there is no such directory, or that it was never locked, is no error.
+    pub fn is_held(directory: &Path) -> Result<bool> {
+        let operation = || format!("look at the lock of {}", quote(directory));
+        let file = match OpenOptions::new().read(true).write(true).open(directory.join(LOCK_FILE)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other.context(operation)?,
+        };
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(false),
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
+            Err(errno) => Err(errno).context(operation),
+        }
+    }
 }
 
 impl Drop for Lock {
