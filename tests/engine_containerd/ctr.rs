@@ -1,0 +1,74 @@
+//! `ctr run --runc-binary regen`.
+
+use std::process::Command;
+
+use crate::daemon::Containerd;
+use crate::harness::{World, eventually};
+
+/// Runs until it is asked to stop, and says when that is possible.
+const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
+
+#[test]
+fn ctr_runs_a_container_and_tells_its_exit_code() {
+    let world = World::new("ct");
+    let containerd = Containerd::new(&world);
+    let run = containerd.run(&["--rm"], "a", &["sh", "-c", "echo out; echo err >&2; exit 5"]);
+    assert_eq!((run.code(5).stdout(), run.stderr()), ("out\n", "err\n"));
+    let missing = containerd.run(&["--rm"], "b", &["nonesuch"]);
+    assert!(missing.code(1).stderr().contains("executable file not found in $PATH"), "{missing:?}");
+    // What could not be started leaves nothing that would be in the way of another try.
+    containerd.run(&["--rm"], "b", &["true"]).success();
+}
+
+#[test]
+fn ctr_enters_signals_measures_and_removes_a_container() {
+    let world = World::new("cx");
+    let containerd = Containerd::new(&world);
+    containerd.run(&["--detach"], "a", &["sh", "-c", SERVICE]).success();
+    let exec = containerd.ctr(&["tasks", "exec", "--exec-id", "e", "a", "sh", "-c", "echo in; exit 3"]);
+    assert_eq!(exec.code(3).stdout(), "in\n");
+    let metrics = containerd.ctr(&["tasks", "metrics", "a"]);
+    assert!(metrics.success().stdout().contains("memory.usage_in_bytes"), "{metrics:?}");
+    let refused = containerd.ctr(&["tasks", "rm", "a"]);
+    assert_ne!(refused.code, 0, "a running task was removed");
+    containerd.ctr(&["tasks", "kill", "a"]).success();
+    let stopped = || containerd.ctr(&["tasks", "ls"]).stdout().contains("STOPPED");
+    eventually("the task ended", stopped);
+    let removed = containerd.ctr(&["tasks", "rm", "a"]);
+    assert!(removed.success().stderr().contains("exit code 7"), "{removed:?}");
+    containerd.ctr(&["containers", "rm", "a"]).success();
+}
+
+#[test]
+fn ctr_gives_a_container_a_terminal() {
+    let world = World::new("cy");
+    let containerd = Containerd::new(&world);
+    let run = containerd.run_command(&["--rm", "--tty"], "a", &["tty"]);
+    // `ctr` wants a terminal itself.
+    let words: Vec<_> = [run.get_program()].into_iter().chain(run.get_args()).map(quoted).collect();
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+    let output = world.finish(terminal);
+    assert!(output.success().stdout().contains("/dev/pts/0"), "{output:?}");
+}
+
+fn quoted(word: &std::ffi::OsStr) -> String {
+    format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"))
+}
+
+#[test]
+fn a_ring_outlives_the_containers_of_ctr() {
+    let world = World::new("cr");
+    let containerd = Containerd::new(&world);
+    let alice = ["--rm", "--annotation", "run.regen.ring=alice"];
+    containerd.run(&alice, "a", &["sh", "-c", "echo hi >/etc/motd; rm /bin/ls"]).success();
+    let read = containerd.run(&alice, "b", &["sh", "-c", "cat /etc/motd; test ! -e /bin/ls"]);
+    assert_eq!(read.success().stdout(), "hi\n");
+    containerd.run(&["--rm"], "c", &["test", "-e", "/etc/motd"]).code(1);
+    assert_eq!(world.seqs("alice"), [1], "a run that changed nothing adds no entry");
+    containerd.run(&alice, "d", &["sh", "-c", "echo bad >/etc/motd; exit 1"]).code(1);
+    world.ring(&["rollback", "alice", "--to", "@1"]).success();
+    assert_eq!(containerd.run(&alice, "e", &["cat", "/etc/motd"]).success().stdout(), "hi\n");
+    let refused = containerd.run(&["--rm", "--annotation", "run.regen.rign=alice"], "f", &["true"]);
+    assert!(refused.code(1).stderr().contains("run.regen.rign"), "{refused:?}");
+}

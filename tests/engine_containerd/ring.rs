@@ -1,0 +1,117 @@
+//! Rings that the annotations of a pod choose.
+
+use serde_json::Value;
+
+use crate::cri::{Cri, shell};
+use crate::daemon::Containerd;
+use crate::harness::World;
+use crate::message::{EXITED, Pod};
+
+/// Runs a script in a container of a pod, both of which come and go, and gives what it printed.
+fn run(cri: &Cri, pod: &Pod, container: &str, script: &str) -> String {
+    let sandbox = cri.run_pod(pod).unwrap();
+    let id = cri.run(&sandbox, pod, shell(container, "trap 'exit 0' TERM; while :; do sleep 0.05; done"));
+    let printed = cri.shell(&id, script);
+    cri.stop(&id, 30);
+    cri.remove(&id);
+    cri.remove_pod(&sandbox);
+    printed
+}
+
+fn rings(world: &World) -> Vec<String> {
+    let list = world.ring_json(&["ls"]);
+    let name = |ring: &Value| format!("{}/{}", ring["owner"].as_str().unwrap(), ring["name"].as_str().unwrap());
+    let mut names: Vec<_> = list.as_array().unwrap().iter().map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn each_container_of_a_pod_has_a_ring_that_outlives_the_pod() {
+    let world = World::new("rp");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let pod = cri.pod("team", "web").annotate("run.regen.ring", "web").annotate("run.regen.ring.db", "data");
+    let sandbox = cri.run_pod(&pod).unwrap();
+    let script = |word: &str| format!("echo {word} >/root/state");
+    for (name, word) in [("app", "one"), ("side", "two"), ("db", "three")] {
+        let id = cri.run(&sandbox, &pod, shell(name, &script(word)));
+        assert_eq!(cri.wait(&id).exit_code, 0);
+    }
+    cri.remove_pod(&sandbox);
+    // The pause container came through regen as well, and has none.
+    assert_eq!(rings(&world), ["k8s.team/data", "k8s.team/web-app", "k8s.team/web-side"]);
+    assert_eq!(run(&cri, &pod, "app", "cat /root/state"), "one\n");
+    assert_eq!(run(&cri, &pod, "side", "cat /root/state"), "two\n");
+    assert_eq!(run(&cri, &pod, "db", "cat /root/state; echo four >/root/state"), "three\n");
+    assert_eq!(world.seqs("k8s.team/web-app"), [1], "a run that changed nothing adds no entry");
+    assert_eq!(world.seqs("k8s.team/data"), [2, 1]);
+    let diff = world.ring(&["diff", "k8s.team/data@base", "k8s.team/data@latest"]);
+    let mut lines: Vec<_> = diff.success().stdout().lines().collect();
+    // What containerd's own files were mounted on.
+    lines.retain(|line| !["A /etc/hostname", "A /etc/hosts", "A /etc/resolv.conf"].contains(line));
+    assert_eq!(lines, ["A /root/state"]);
+    world.ring(&["rollback", "k8s.team/data", "--to", "@1"]).success();
+    assert_eq!(run(&cri, &pod, "db", "cat /root/state"), "three\n");
+}
+
+#[test]
+fn a_pod_of_another_namespace_has_a_ring_of_its_own_by_the_same_name() {
+    let world = World::new("rn");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let pod = |namespace: &str| cri.pod(namespace, "web").annotate("run.regen.ring", "web");
+    run(&cri, &pod("team"), "app", "echo secret >/root/state");
+    assert_eq!(run(&cri, &pod("other"), "app", "cat /root/state || echo none"), "none\n");
+    run(&cri, &pod("other"), "app", "echo mine >/root/state");
+    assert_eq!(rings(&world), ["k8s.other/web-app", "k8s.team/web-app"]);
+    assert_eq!(run(&cri, &pod("team"), "app", "cat /root/state"), "secret\n");
+    // Whoever writes the pod chooses neither the owner nor what the engine says of the pod.
+    for (key, value) in [("run.regen.ring", "k8s.team/web-app"), ("run.regen.ring.app", "../team/web-app")] {
+        let refused = start(&cri, &cri.pod("other", "web").annotate(key, value));
+        assert!(refused.contains(key), "{refused}");
+    }
+    let forged = pod("other").annotate("io.kubernetes.cri.sandbox-namespace", "team");
+    assert_eq!(run(&cri, &forged, "app", "cat /root/state"), "mine\n");
+}
+
+/// What is said when a container of this pod cannot be started.
+fn start(cri: &Cri, pod: &Pod) -> String {
+    let sandbox = cri.run_pod(pod).unwrap();
+    let id = cri.create(&sandbox, pod, shell("app", "true")).unwrap();
+    let error = cri.start(&id).expect_err("it was started");
+    assert_eq!(cri.status(&id).state, EXITED);
+    cri.remove_pod(&sandbox);
+    error.message().to_owned()
+}
+
+#[test]
+fn a_ring_that_is_not_on_the_node_is_refused_where_a_pod_asks_for_that() {
+    let world = World::new("rc");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let pod = cri.pod("team", "web").annotate("run.regen.ring", "web");
+    let strict = pod.clone().annotate("run.regen.ring.create", "never");
+    let refused = start(&cri, &strict);
+    assert!(refused.contains("k8s.team/web-app") && refused.contains("no such ring"), "{refused}");
+    assert!(rings(&world).is_empty());
+    run(&cri, &pod, "app", "echo there >/root/state");
+    assert_eq!(run(&cri, &strict, "app", "cat /root/state"), "there\n");
+    let unknown = start(&cri, &pod.clone().annotate("run.regen.ring.create", "perhaps"));
+    assert!(unknown.contains("run.regen.ring.create='perhaps'"), "{unknown}");
+}
+
+#[test]
+fn two_pods_do_not_write_one_ring_at_a_time() {
+    let world = World::new("rt");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let (one, two) = (cri.pod("team", "one"), cri.pod("team", "two"));
+    let (one, two) = (one.annotate("run.regen.ring", "web"), two.annotate("run.regen.ring", "web"));
+    let sandbox = cri.run_pod(&one).unwrap();
+    let id = cri.run(&sandbox, &one, shell("app", "while :; do sleep 0.05; done"));
+    let refused = start(&cri, &two);
+    assert!(refused.contains(&id), "the holder is named: {refused}");
+    cri.remove_pod(&sandbox);
+    run(&cri, &two, "app", "true");
+}
