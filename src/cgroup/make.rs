@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
+use crate::cgroup::limit::{Scope, wanted_controllers};
 use crate::cgroup::{Cgroup, Directory, Manager};
 use crate::error::{Context, Error, Kind, Result, quote};
 
@@ -33,9 +34,8 @@ impl Refusal {
     /// The host's root may make cgroups, or something is wrong; everybody else goes without, as with runc.
     #[must_use]
     pub fn of_caller() -> Self {
-        let mapped = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let initial = mapped.split_whitespace().eq(["0", "0", "4294967295"]);
-        if nix::unistd::geteuid().is_root() && initial { Self::Fails } else { Self::Skips }
+        let privileged = nix::unistd::geteuid().is_root() && !super::in_user_namespace();
+        if privileged { Self::Fails } else { Self::Skips }
     }
 }
 
@@ -76,7 +76,6 @@ impl Cgroup {
             Manager::Systemd | Manager::Disabled => return Ok(Creation::Made(Entrance::default())),
             Manager::Cgroupfs => {}
         }
-        self.check_free()?;
         let mut made = Vec::new();
         let result = self.fill(resources, refusal, &mut made);
         if result.is_err() {
@@ -91,24 +90,42 @@ impl Cgroup {
 
     fn fill(
         &mut self,
-        _resources: Option<&LinuxResources>,
+        resources: Option<&LinuxResources>,
         refusal: Refusal,
         made: &mut Vec<PathBuf>,
     ) -> Result<Creation> {
-        let mut kept = Vec::new();
+        let default = LinuxResources::default();
+        let resources = resources.unwrap_or(&default);
         let mut refused = None;
         for directory in std::mem::take(&mut self.directories) {
-            match make_directory(&directory, made) {
-                Ok(()) => kept.push(directory),
+            match self.make_one(&directory, resources, made) {
+                Ok(()) => self.directories.push(directory),
                 Err(error) if refusal == Refusal::Skips && is_refusal(&error) => refused = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        self.directories = kept;
+        self.limit(resources, Scope::All)?;
         match refused {
             Some(error) if self.directories.is_empty() => Ok(Creation::Refused(error)),
             _ => self.open().map(Creation::Made),
         }
+    }
+
+    fn make_one(&self, directory: &Directory, resources: &LinuxResources, made: &mut Vec<PathBuf>) -> Result<()> {
+        let path = &directory.path;
+        let before = made.len();
+        make_directories(path, made).context(|| format!("make cgroup {}", quote(path)))?;
+        if made.len() == before {
+            let existing = Self { directories: vec![directory.clone()], ..self.clone() };
+            existing.check_free()?;
+        }
+        if directory.is_unified() {
+            return enable_controllers(path, resources);
+        }
+        if directory.controllers.split(',').any(|controller| controller == "cpuset") {
+            inherit_cpuset(path).context(|| format!("prepare cgroup {}", quote(path)))?;
+        }
+        Ok(())
     }
 
     /// Refuses a place that is not ours to fill, and later to empty: a group with processes in it, or a frozen one.
@@ -120,6 +137,10 @@ impl Cgroup {
         if let Some(pid) = self.processes()?.first() {
             let cause = format!("container's cgroup is not empty: process {pid} is in it");
             return Err(Error::new(Kind::Busy, operation(), cause).next("choose another linux.cgroupsPath"));
+        }
+        if self.is_frozen() {
+            let cause = "container's cgroup unexpectedly frozen";
+            return Err(Error::new(Kind::Busy, operation(), cause).next("thaw it or choose another linux.cgroupsPath"));
         }
         Ok(())
     }
@@ -158,33 +179,104 @@ impl Cgroup {
     }
 }
 
-/// Makes one directory, with its parents.
-fn make_directory(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<()> {
-    let operation = || format!("make cgroup {}", quote(&directory.path));
-    let mut missing: Vec<&Path> = Vec::new();
-    for path in directory.path.ancestors() {
-        match fs::create_dir(path) {
-            Ok(()) => {
-                made.push(path.to_owned());
-                break;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => break,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(path),
-            Err(error) => return Err(error).context(operation),
+/// Makes a directory and those above it that are missing, and adds to the list what it made.
+fn make_directories(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().ok_or(error)?;
+            make_directories(parent, made)?;
+            make_directories(path, made)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            made.push(path.to_owned());
+            Ok(())
         }
     }
-    for path in missing.into_iter().rev() {
-        match fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).context(operation),
-            Err(_) => {}
-            Ok(()) => made.push(path.to_owned()),
-        }
-    }
-    Ok(())
 }
 
 fn is_refusal(error: &Error) -> bool {
     [Errno::EACCES, Errno::EPERM, Errno::EROFS].iter().any(|errno| error.errno() == Some(*errno as i32))
+}
+
+/// A fresh cpuset of version 1 is empty, and takes no process. It gets what its parent has, which may be as empty.
+fn inherit_cpuset(path: &Path) -> io::Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        if !fs::read_to_string(path.join(name))?.trim().is_empty() {
+            continue;
+        }
+        let parent = path.parent().filter(|parent| parent.join(name).exists()).ok_or(io::ErrorKind::NotFound)?;
+        if fs::read_to_string(parent.join(name))?.trim().is_empty() {
+            inherit_cpuset(parent)?;
+        }
+        fs::write(path.join(name), fs::read_to_string(parent.join(name))?.trim())?;
+    }
+    Ok(())
+}
+
+/// Version 2: hands every controller down the path to the new cgroup, and insists on those that limits are asked of.
+fn enable_controllers(path: &Path, resources: &LinuxResources) -> Result<()> {
+    let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|one| one.join(SUBTREE).exists()).collect();
+    above.reverse();
+    let mut failure = None;
+    for parent in above {
+        if let Err(error) = enable_for_children(parent) {
+            failure = Some((parent, error));
+        }
+    }
+    let there = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
+    let wanted = wanted_controllers(resources)?;
+    let Some(missing) = wanted.into_iter().find(|one| !there.split_whitespace().any(|word| word == *one)) else {
+        return check_type(path);
+    };
+    let operation = || format!("enable controller {missing} for cgroup {}", quote(path));
+    match failure {
+        // cgroup-v2.rst, "No Internal Process Constraint".
+        Some((parent, error)) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let error = Err::<(), _>(error).context(operation);
+            let next = format!("{} has processes of its own: choose another linux.cgroupsPath", quote(parent));
+            error.map_err(|error| error.next(next))
+        }
+        Some((_, error)) => Err(error).context(operation),
+        None => Err(Error::new(Kind::Unsupported, operation(), "the kernel or an upper cgroup does not offer it")
+            .next("leave the limit out or enable the controller")),
+    }
+}
+
+const SUBTREE: &str = "cgroup.subtree_control";
+
+/// All at once, or as many as will.
+fn enable_for_children(parent: &Path) -> io::Result<()> {
+    let there = fs::read_to_string(parent.join("cgroup.controllers"))?;
+    let enabled = fs::read_to_string(parent.join(SUBTREE))?;
+    let missing: Vec<String> = there
+        .split_whitespace()
+        .filter(|one| !enabled.split_whitespace().any(|word| word == *one))
+        .map(|one| format!("+{one}"))
+        .collect();
+    let set = |words: &str| fs::write(parent.join(SUBTREE), words);
+    if missing.is_empty() || set(&missing.join(" ")).is_ok() {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for word in &missing {
+        result = set(word).and(result);
+    }
+    result
+}
+
+/// A group below a threaded one takes only threads.
+fn check_type(path: &Path) -> Result<()> {
+    let kind = fs::read_to_string(path.join("cgroup.type")).unwrap_or_default();
+    match kind.trim() {
+        "" | "domain" | "domain threaded" => Ok(()),
+        kind => {
+            let operation = format!("use cgroup {}", quote(path));
+            let cause = format!("its type is '{kind}', because a cgroup above it is threaded");
+            Err(Error::new(Kind::Unsupported, operation, cause).next("choose another linux.cgroupsPath"))
+        }
+    }
 }
 
 /// The text of our own `/proc/self/cgroup`.

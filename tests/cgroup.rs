@@ -1,0 +1,211 @@
+//! Cgroups on the real kernel: this machine's own hierarchies, and version 2 in a mount namespace of a test's own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use oci_spec::runtime::LinuxResources;
+use regen::cgroup::{Cgroup, Creation, Entrance, Manager, Refusal, Request, plan};
+use regen::error::{Kind, Result};
+use regen::ids::ContainerId;
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A container's cgroup that goes with the test.
+struct Place(Cgroup);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.0.kill_all(LIMIT);
+        self.0.remove(LIMIT).unwrap();
+    }
+}
+
+fn planned(name: &str) -> Cgroup {
+    let id: ContainerId = format!("rt{}-cgroup-{name}", std::process::id()).parse().unwrap();
+    plan(Request { id: &id, path: None, manager: Manager::Cgroupfs }).unwrap()
+}
+
+fn made(cgroup: &mut Cgroup, resources: Value) -> Result<Entrance> {
+    let resources: LinuxResources = serde_json::from_value(resources).unwrap();
+    match cgroup.create(Some(&resources), Refusal::Fails)? {
+        Creation::Made(entrance) => Ok(entrance),
+        Creation::Refused(error) => Err(error),
+    }
+}
+
+fn place(name: &str, resources: Value) -> (Place, Entrance) {
+    let mut cgroup = planned(name);
+    let entrance = made(&mut cgroup, resources).unwrap();
+    (Place(cgroup), entrance)
+}
+
+/// Starts a shell inside.
+fn shell(place: &Place, entrance: Entrance, script: &str) -> Child {
+    let procs = place.0.unified().map(|directory| directory.join("cgroup.procs"));
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).stdin(Stdio::null());
+    let enter = move || match &procs {
+        Some(procs) => fs::write(procs, "0"),
+        None => entrance.enter().map_err(std::io::Error::other),
+    };
+    // SAFETY: what runs between fork and exec writes to files; if it allocates while another thread holds the
+    // allocator's lock, glibc has made that lock usable in the child.
+    unsafe { command.pre_exec(enter) };
+    command.spawn().unwrap()
+}
+
+fn read(place: &Place, controller: &str, file: &str) -> String {
+    fs::read_to_string(place.0.directory(controller).unwrap().join(file)).unwrap().trim().to_owned()
+}
+
+/// Runs a test where version 2 alone is mounted.
+fn on_version_2(test: impl FnOnce() + Send + 'static) {
+    let alone = std::thread::spawn(move || {
+        // A thread may leave the others' mount namespace; what it starts sees what it sees.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), none).unwrap();
+        test();
+    });
+    if let Err(panic) = alone.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn is_version_1() -> bool {
+    Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists()
+}
+
+#[test]
+fn a_process_goes_into_every_hierarchy_and_the_limits_are_there_before() {
+    let resources =
+        json!({"pids": {"limit": 7}, "memory": {"limit": 64 << 20}, "cpu": {"shares": 256, "quota": 20000}});
+    let (place, entrance) = place("enter", resources);
+    if is_version_1() {
+        assert_eq!(read(&place, "memory", "memory.limit_in_bytes"), (64 << 20).to_string());
+        assert_eq!(read(&place, "cpu", "cpu.shares"), "256");
+        assert_eq!(read(&place, "cpu", "cpu.cfs_quota_us"), "20000");
+        assert!(place.0.directory("name=systemd").is_none_or(Path::is_dir));
+    } else {
+        assert_eq!(read(&place, "memory", "memory.max"), (64 << 20).to_string());
+        assert_eq!(read(&place, "cpu", "cpu.max"), "20000 100000");
+    }
+    assert_eq!(read(&place, "pids", "pids.max"), "7");
+    let mut child = shell(&place, entrance, "exec sleep 1000");
+    for directory in place.0.paths() {
+        let members = fs::read_to_string(directory.join("cgroup.procs")).unwrap();
+        assert_eq!(members.trim(), child.id().to_string(), "{}", directory.display());
+    }
+    assert_eq!(place.0.processes().unwrap(), [i32::try_from(child.id()).unwrap()]);
+    place.0.kill_all(LIMIT).unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_failed_creation_leaves_nothing() {
+    let mut cgroup = planned("failed");
+    let paths: Vec<PathBuf> = cgroup.directories.iter().map(|directory| directory.path.clone()).collect();
+    let error = made(&mut cgroup, json!({"cpu": {"cpus": "9999"}})).unwrap_err();
+    assert!(error.to_string().contains("cpuset.cpus"), "{error}");
+    assert!(paths.iter().all(|path| !path.exists()));
+}
+
+#[test]
+fn a_cgroup_that_is_in_use_is_nobody_elses() {
+    let (place, entrance) = place("busy", json!({}));
+    let mut child = shell(&place, entrance, "exec sleep 1000");
+    let mut second = Cgroup { directories: place.0.directories.clone(), ..place.0.clone() };
+    let error = made(&mut second, json!({})).unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy);
+    assert!(error.to_string().contains("container's cgroup is not empty"), "{error}");
+    assert!(place.0.paths().len() == place.0.directories.len(), "the refusal took directories away");
+    place.0.kill_all(LIMIT).unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn limits_move_past_each_other_in_both_directions() {
+    let (place, _entrance) = place("order", json!({"cpu": {"quota": 10000, "period": 20000}}));
+    if !is_version_1() || !place.0.directory("memory").unwrap().join("memory.memsw.limit_in_bytes").exists() {
+        return;
+    }
+    for (limit, swap) in [(64_i64 << 20, 128_i64 << 20), (256 << 20, 512 << 20), (32 << 20, 48 << 20)] {
+        let resources = serde_json::from_value(json!({"memory": {"limit": limit, "swap": swap}})).unwrap();
+        place.0.apply(&resources).unwrap();
+        assert_eq!(read(&place, "memory", "memory.limit_in_bytes"), limit.to_string());
+        assert_eq!(read(&place, "memory", "memory.memsw.limit_in_bytes"), swap.to_string());
+    }
+    let resources = serde_json::from_value(json!({"memory": {"limit": 1_i64 << 30, "swap": 1_i64 << 29}})).unwrap();
+    assert!(place.0.apply(&resources).is_err());
+}
+
+#[test]
+fn a_limit_without_a_place_is_refused_in_runcs_words() {
+    let mut cgroup = planned("nowhere");
+    cgroup.directories.clear();
+    let resources = serde_json::from_value(json!({"pids": {"limit": 5}})).unwrap();
+    let error = cgroup.apply(&resources).unwrap_err();
+    assert!(error.to_string().contains("cannot set pids limit: container could not join or create cgroup"), "{error}");
+    cgroup.apply(&LinuxResources::default()).unwrap();
+}
+
+#[test]
+fn device_rules_hold_on_this_machines_hierarchies() {
+    check_device_rules("devices");
+}
+
+#[test]
+fn device_rules_hold_on_version_2() {
+    on_version_2(|| check_device_rules("devices2"));
+}
+
+/// /dev/kmsg is 1:11, which no rule of a container's own list allows; /dev/null is 1:3.
+fn check_device_rules(name: &str) {
+    let open = |resources: Value, path: &str| {
+        let (place, entrance) = place(name, resources);
+        let mut child = shell(&place, entrance, &format!("exec 3<{path}"));
+        child.wait().unwrap().success()
+    };
+    assert!(open(json!({"devices": [{"allow": true}]}), "/dev/kmsg"));
+    assert!(!open(json!({}), "/dev/kmsg"));
+    assert!(open(json!({}), "/dev/null"));
+    let rule = |access: &str| json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": access});
+    assert!(open(json!({"devices": [{"allow": false}, rule("r")]}), "/dev/kmsg"));
+    assert!(!open(json!({"devices": [{"allow": false}, rule("w")]}), "/dev/kmsg"));
+}
+
+#[test]
+fn version_2_is_one_directory_that_a_process_can_be_born_in() {
+    on_version_2(|| {
+        let (place, entrance) = place("born", json!({"unified": {"cgroup.max.depth": "5"}}));
+        assert_eq!(place.0.directories.len(), 1);
+        assert!(entrance.clone_into().is_some());
+        assert_eq!(read(&place, "cgroup", "cgroup.max.depth"), "5");
+        let mut child = shell(&place, entrance, "exec sleep 1000");
+        assert_eq!(place.0.processes().unwrap(), [i32::try_from(child.id()).unwrap()]);
+        place.0.kill_all(LIMIT).unwrap();
+        child.wait().unwrap();
+    });
+}
+
+#[test]
+fn a_controller_that_version_2_does_not_offer_is_named() {
+    on_version_2(|| {
+        let offered = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+        let Some(missing) = ["memory", "pids", "rdma"].into_iter().find(|one| !offered.contains(one)) else { return };
+        let mut cgroup = planned("missing");
+        let error = made(&mut cgroup, json!({"unified": {format!("{missing}.max"): "5"}})).unwrap_err();
+        assert!(error.to_string().contains(&format!("enable controller {missing}")), "{error}");
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(!cgroup.directories.iter().any(|directory| directory.path.exists()));
+    });
+}
