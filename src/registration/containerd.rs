@@ -17,18 +17,17 @@ fn marks(entry: &Entry) -> (String, String) {
 
 /// What is between the marks.
 pub(super) fn text(entry: &Entry, old: Option<&str>) -> Result<String> {
-    let plugin = match old {
-        Some(old) => plugin(&parse(&without(entry, old)?)?)?,
-        None => PLUGIN_2,
-    };
-    let table = format!("plugins.{}.containerd.runtimes.{}", toml_string(plugin), toml_string(entry.name.as_str()));
+    let others = old.map(|old| parse(&without(entry, old)?)).transpose()?.unwrap_or_default();
+    let plugin = plugin(&others)?;
+    let table = format!("{}.{}", runtimes_of(plugin), toml_string(entry.name.as_str()));
     let binary = toml_string(binary(entry)?);
     let systemd = match entry.cgroups {
         CgroupDriver::Cgroupfs => "",
         CgroupDriver::Systemd => "SystemdCgroup = true\n",
     };
+    let built_in = if loses_built_in(&others, entry.name.as_str()) { built_in(plugin) } else { String::new() };
     Ok(format!(
-        "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\npod_annotations = [\"run.regen.*\"]\n\
+        "{built_in}[{table}]\nruntime_type = \"io.containerd.runc.v2\"\npod_annotations = [\"run.regen.*\"]\n\
          [{table}.options]\nBinaryName = {binary}\n{systemd}"
     ))
 }
@@ -39,7 +38,7 @@ pub(super) fn add(entry: &Entry, old: Option<&str>) -> Result<String> {
     let Some(old) = old else { return Ok(format!("{begin}version = 2\n{text}{end}")) };
     let rest = without(entry, old)?;
     let others = parse(&rest)?;
-    if runtime(&others, entry).is_some() {
+    if find_runtime(&others, entry.name.as_str()).is_some() {
         return Err(foreign(Engine::Containerd, &format!("a runtime '{}'", entry.name)));
     }
     // A file that was ours as a whole stays so.
@@ -53,7 +52,10 @@ pub(super) fn add(entry: &Entry, old: Option<&str>) -> Result<String> {
     };
     let new = format!("{rest}{gap}{begin}{version}{text}{end}");
     let mut read = parse(&new)?;
-    remove_runtime(&mut read, entry);
+    remove_runtime(&mut read, entry.name.as_str());
+    if loses_built_in(&others, entry.name.as_str()) {
+        remove_runtime(&mut read, BUILT_IN);
+    }
     check_same(&read, &others)?;
     Ok(new)
 }
@@ -70,8 +72,17 @@ pub(super) fn remove(entry: &Entry, old: &str) -> Result<Option<String>> {
         rest = format!("version = {version}\n\n{}", rest.trim_start());
         left = parse(&rest)?;
     }
+    if find_runtime(&read, BUILT_IN).is_some() && find_runtime(&left, BUILT_IN).is_none() {
+        if runtimes(&left).is_some_and(|others| !others.is_empty()) {
+            // Another runtime came after the one with which regen wrote it down.
+            rest = format!("{}\n\n{}", rest.trim_end(), built_in(plugin(&left)?));
+            left = parse(&rest)?;
+        } else {
+            remove_runtime(&mut read, BUILT_IN);
+        }
+    }
     if rest != old {
-        remove_runtime(&mut read, entry);
+        remove_runtime(&mut read, entry.name.as_str());
         check_same(&read, &left)?;
     }
     Ok(Some(rest))
@@ -111,17 +122,39 @@ fn plugin(config: &Table) -> Result<&'static str> {
     }
 }
 
-fn runtime<'a>(config: &'a Table, entry: &Entry) -> Option<&'a Value> {
-    let plugin = config.get("plugins")?.get(plugin(config).ok()?)?;
-    plugin.get("containerd")?.get("runtimes")?.get(entry.name.as_str())
+fn runtimes_of(plugin: &str) -> String {
+    format!("plugins.{}.containerd.runtimes", toml_string(plugin))
 }
 
-fn remove_runtime(config: &mut Table, entry: &Entry) {
-    let Ok(name) = plugin(config) else { return };
-    let plugin = config.get_mut("plugins").and_then(|plugins| plugins.get_mut(name));
+/// What containerd's default is called, and is where no file names a runtime.
+const BUILT_IN: &str = "runc";
+
+/// Whether a runtime of this name, as the first one of a file, would take containerd's own away, and with it the default:
+/// the plugin then does not start.
+fn loses_built_in(others: &Table, name: &str) -> bool {
+    name != BUILT_IN && runtimes(others).is_none_or(Table::is_empty)
+}
+
+fn built_in(plugin: &str) -> String {
+    let table = runtimes_of(plugin);
+    format!("# As it is where no runtime is named.\n[{table}.{BUILT_IN}]\nruntime_type = \"io.containerd.runc.v2\"\n")
+}
+
+fn runtimes(config: &Table) -> Option<&Table> {
+    let plugin = config.get("plugins")?.get(plugin(config).ok()?)?;
+    plugin.get("containerd")?.get("runtimes")?.as_table()
+}
+
+fn find_runtime<'a>(config: &'a Table, name: &str) -> Option<&'a Value> {
+    runtimes(config)?.get(name)
+}
+
+fn remove_runtime(config: &mut Table, name: &str) {
+    let Ok(plugin) = plugin(config) else { return };
+    let plugin = config.get_mut("plugins").and_then(|plugins| plugins.get_mut(plugin));
     let runtimes = plugin.and_then(|plugin| plugin.get_mut("containerd")?.get_mut("runtimes")?.as_table_mut());
     if let Some(runtimes) = runtimes {
-        runtimes.remove(entry.name.as_str());
+        runtimes.remove(name);
     }
 }
 
@@ -187,7 +220,9 @@ mod tests {
         let both = add(&alice, Some(&add(&entry(), None).unwrap())).unwrap();
         let one = remove(&entry(), &both).unwrap().unwrap();
         assert!(one.starts_with("version = 2\n") && parse(&one).is_ok(), "{one}");
-        assert!(runtime(&parse(&one).unwrap(), &alice).is_some(), "{one}");
+        assert!(find_runtime(&parse(&one).unwrap(), "regen-alice").is_some(), "{one}");
+        assert!(find_runtime(&parse(&one).unwrap(), "runc").is_some(), "the default is still there: {one}");
+        assert_eq!(parse(&remove(&alice, &one).unwrap().unwrap()).unwrap()["version"].as_integer(), Some(2));
         for empty in ["", "\n"] {
             let new = added(empty);
             assert!(new.contains("version = 2\n"));
@@ -199,7 +234,7 @@ mod tests {
     fn the_plugin_is_called_as_the_version_says() {
         let of = |version: u8| {
             let table: Table = added(&format!("version = {version}\n")).parse().unwrap();
-            runtime(&table, &entry()).unwrap()["options"]["BinaryName"].as_str().map(str::to_owned)
+            find_runtime(&table, "regen").unwrap()["options"]["BinaryName"].as_str().map(str::to_owned)
         };
         assert_eq!(of(2).as_deref(), Some("/usr/local/bin/regen"));
         assert_eq!(of(3).as_deref(), Some("/usr/local/bin/regen"));
@@ -207,6 +242,19 @@ mod tests {
             let error = Engine::Containerd.add(&entry(), &found(bad)).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid, "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn the_default_runtime_is_not_lost() {
+        let types = |text: &str| {
+            let table: Table = added(text).parse().unwrap();
+            find_runtime(&table, "runc").map(|runc| runc["runtime_type"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(types(DEBIAN).as_deref(), Some("io.containerd.runc.v2"));
+        let theirs = format!("{DEBIAN}[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n");
+        assert_eq!(types(&format!("{theirs}runtime_type = \"x\"\n")).as_deref(), Some("x"));
+        let other = theirs.replace("runtimes.runc", "runtimes.other");
+        assert_eq!(types(&other), None, "it was taken away before");
     }
 
     #[test]
@@ -232,6 +280,6 @@ mod tests {
     fn systemd_makes_cgroups_if_that_is_asked_for() {
         let systemd = Entry { cgroups: CgroupDriver::Systemd, ..entry() };
         let table: Table = add(&systemd, Some(DEBIAN)).unwrap().parse().unwrap();
-        assert_eq!(runtime(&table, &systemd).unwrap()["options"]["SystemdCgroup"].as_bool(), Some(true));
+        assert_eq!(find_runtime(&table, "regen").unwrap()["options"]["SystemdCgroup"].as_bool(), Some(true));
     }
 }

@@ -38,7 +38,7 @@ impl<'a> Containerd<'a> {
         let mut containerd = Self { world, daemon: None, namespace, parent };
         containerd.write_runtime();
         containerd.write_network();
-        fs::write(containerd.path("containerd.toml"), containerd.settings()).unwrap();
+        containerd.write_settings();
         containerd.start();
         containerd.import();
         containerd
@@ -73,10 +73,11 @@ impl<'a> Containerd<'a> {
         }
     }
 
-    fn settings(&self) -> String {
+    /// What a node has in its configuration, and behind it what `install` says of regen.
+    fn write_settings(&self) {
         let base = self.world.base().display();
         let skipped = ["aufs", "btrfs", "devmapper", "zfs"].map(|name| format!("io.containerd.snapshotter.v1.{name}"));
-        format!(
+        let node = format!(
             r#"
 version = 2
 root = "{base}/c"
@@ -94,17 +95,21 @@ disabled_plugins = {skipped:?}
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{base}/cni"
     conf_dir = "{base}/cni"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    default_runtime_name = "regen"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.regen]
-    runtime_type = "io.containerd.runc.v2"
-    pod_annotations = ["run.regen.*"]
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.regen.options]
-      BinaryName = "{runtime}"
-      Root = "{base}/cr"
-"#,
-            runtime = self.runtime().display()
-        )
+"#
+        );
+        fs::create_dir_all(self.settings().parent().unwrap()).unwrap();
+        fs::write(self.settings(), &node).unwrap();
+        let mut install = Command::new(REGEN);
+        install.args(["install", "--engine", "containerd", "--print", "--root-dir"]).arg(self.world.base());
+        install.arg("--binary").arg(self.runtime());
+        let printed = self.world.finish(install);
+        // The last table is that of the options: containers have their state in this world too.
+        let text = format!("{node}{}Root = \"{base}/cr\"\n", printed.success().stdout());
+        fs::write(self.settings(), text).unwrap();
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.path("etc/containerd/config.toml")
     }
 
     fn import(&self) {
@@ -127,7 +132,7 @@ disabled_plugins = {skipped:?}
     /// Starts the daemon, again if it was killed, and waits until it serves.
     pub fn start(&mut self) {
         let mut command = Command::new("containerd");
-        command.arg("--config").arg(self.path("containerd.toml"));
+        command.arg("--config").arg(self.settings());
         self.daemon = Some(self.world.spawn(command));
         eventually("containerd serves", || self.call(PODS, &["plugins", "ls"]).code == 0);
     }
