@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
@@ -28,13 +29,25 @@ pub(super) fn of_directory(path: &Path) -> Result<Base> {
         let fingerprint = format!("dir:{}#{}", path.display(), metadata.ino());
         return Ok(Base { fingerprint, lasting: vec![path.clone()], directories: vec![path] });
     };
+    Ok(Base { fingerprint: of_lowers(&lowers), directories: vec![path], lasting: lowers })
+}
+
+/// Engines count their layers from 1: if all were thrown away, another image gets the names of the old one. So the layers
+/// are also known by their inodes and, because these are given anew as well, by when they were made.
+fn of_lowers(lowers: &[PathBuf]) -> String {
     let mut hasher = Sha256::new();
-    for lower in &lowers {
+    for lower in lowers {
         hasher.update(lower.as_os_str().as_encoded_bytes());
+        // Engines shorten long lists of layers to names that are relative to a place that is not known here.
+        if let Some(metadata) = fs::metadata(lower).ok().filter(|_| lower.is_absolute()) {
+            hasher.update(format!("#{}", metadata.ino()));
+            let made = metadata.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+            hasher.update(made.map(|made| format!("@{}", made.as_nanos())).unwrap_or_default());
+        }
         hasher.update("\n");
     }
     let digest = Digest::from_bytes(hasher.finalize().into());
-    Ok(Base { fingerprint: format!("overlay:{}", &digest.hex()[..16]), directories: vec![path], lasting: lowers })
+    format!("overlay:{}", &digest.hex()[..16])
 }
 
 /// An unpacked image as the base: recognised by the digests of its layers' contents.
@@ -82,6 +95,22 @@ mod tests {
         assert_eq!(lowers, Some(vec!["/l/A".into(), "/l/B".into()]));
         assert_eq!(lower_directories(table, Path::new("/plain")), None);
         assert_eq!(lower_directories(table, Path::new("/c")), None);
+    }
+
+    #[test]
+    fn layers_that_were_made_anew_are_another_base() {
+        let parent = tempfile::tempdir().unwrap();
+        let lowers = [parent.path().join("1"), parent.path().join("2")];
+        let make = || lowers.iter().for_each(|lower| fs::create_dir(lower).unwrap());
+        make();
+        let before = of_lowers(&lowers);
+        assert_eq!(of_lowers(&lowers), before);
+        assert_ne!(of_lowers(&lowers[..1]), before);
+        lowers.iter().for_each(|lower| fs::remove_dir(lower).unwrap());
+        make();
+        assert_ne!(of_lowers(&lowers), before);
+        let relative = [PathBuf::from("1/fs"), PathBuf::from("2/fs")];
+        assert_eq!(of_lowers(&relative), of_lowers(&relative));
     }
 
     #[test]

@@ -16,6 +16,8 @@ const PREFIX: &str = "run.regen.";
 const KUBERNETES_TYPE: &str = "io.kubernetes.cri.container-type";
 const KUBERNETES_CONTAINER: &str = "io.kubernetes.cri.container-name";
 const KUBERNETES_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+/// What is known behind [`PREFIX`]; a container of a pod that is called like one of these can't have a ring of another name.
+const KNOWN: [&str; 7] = ["ring", "ring.at", "ring.depth", "ring.max-bytes", "ring.create", "ring.mode", "ring.rebase"];
 
 /// Which ring, where to start in it, and how to treat it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,8 +119,8 @@ fn shown(key: &str, value: &str) -> String {
 }
 
 fn ring_name(annotations: &HashMap<String, String>, container: Option<&str>, owner: &Name) -> Result<Option<RingName>> {
-    let own = container.map(|container| format!("run.regen.ring.{container}"));
-    let chosen = own.and_then(|key| annotations.get_key_value(&key));
+    let own = container.map(|container| format!("ring.{container}")).filter(|name| !KNOWN.contains(&name.as_str()));
+    let chosen = own.and_then(|name| annotations.get_key_value(&format!("{PREFIX}{name}")));
     let Some((key, value)) = chosen.or_else(|| annotations.get_key_value("run.regen.ring")) else { return Ok(None) };
     let operation = || shown(key, value);
     if value.contains('/') {
@@ -144,7 +146,6 @@ fn owner_of(annotations: &HashMap<String, String>, caller: &Name) -> Result<Name
 }
 
 fn check_known(annotations: &HashMap<String, String>, container: Option<&str>) -> Result<()> {
-    const KNOWN: [&str; 6] = ["ring", "ring.at", "ring.depth", "ring.max-bytes", "ring.create", "ring.mode"];
     let mut names = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, key, value)));
     // In a pod, `ring.NAME` may be meant for any container of it.
     let unknown = names.find(|(name, _, _)| {
@@ -194,6 +195,13 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
             request.create = match value {
                 "always" => Create::Always,
                 "never" => Create::Never,
+                _ => return invalid("it is neither 'always' nor 'never'".into()),
+            }
+        }
+        "rebase" => {
+            request.rebase = match value {
+                "always" => Rebase::Allowed,
+                "never" => Rebase::Refused,
                 _ => return invalid("it is neither 'always' nor 'never'".into()),
             }
         }
@@ -286,12 +294,13 @@ mod tests {
             ("run.regen.ring.depth", "3"),
             ("run.regen.ring.max-bytes", "1GiB"),
             ("run.regen.ring.create", "never"),
+            ("run.regen.ring.rebase", "always"),
         ]);
         let request = request.unwrap().unwrap();
         assert_eq!(request.ring.to_string(), "root/alice");
         assert_eq!(request.selector, Selector::Back(1));
         assert_eq!((request.depth, request.max_bytes), (Some(3), Some(1 << 30)));
-        assert_eq!(request.create, Create::Never);
+        assert_eq!((request.create, request.rebase), (Create::Never, Rebase::Allowed));
     }
 
     #[test]
@@ -311,6 +320,7 @@ mod tests {
             vec![("run.regen.ring.at", "1")],
             vec![ring, ("run.regen.ring.at", "")],
             vec![ring, ("run.regen.ring.create", "maybe")],
+            vec![ring, ("run.regen.ring.rebase", "maybe")],
             vec![ring, ("run.regen.ring.mode", "fork")],
             vec![ring, ("run.regen.ring.depht", "3")],
         ] {
@@ -330,6 +340,8 @@ mod tests {
         };
         assert_eq!(ring(&with("web")), "k8s.team/app-web");
         assert_eq!(ring(&with("db")), "k8s.team/data");
+        let create = [&with("create")[..], &[("run.regen.ring.create", "never")]].concat();
+        assert_eq!(ring(&create), "k8s.team/app-create", "the setting is not a ring's name");
         assert_eq!(read(&[("run.regen.ring", "app"), (KUBERNETES_TYPE, "sandbox")]).unwrap(), None);
     }
 }

@@ -222,8 +222,9 @@ fn check_start(entry: &Entry, operation: &str, base: &Base, rebase: Rebase) -> R
         return Ok(());
     }
     let cause = format!("it was made over {}, not over {}", entry.base, base.fingerprint);
-    Err(Error::new(Kind::State, operation, cause)
-        .next("give the base that it was made over, or '--rebase' to put it on this one"))
+    Err(Error::new(Kind::State, operation, cause).next(
+        "give the base that it was made over, or '--rebase' (run.regen.ring.rebase=always) to put it on this one",
+    ))
 }
 
 #[cfg(test)]

@@ -51,6 +51,25 @@ fn the_death_of_a_shim_loses_nothing() {
 }
 
 #[test]
+fn a_delete_that_dies_with_its_shim_loses_nothing() {
+    let world = World::new("kt");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let pod = cri.pod("team", "web").annotate("run.regen.ring", "web");
+    let sandbox = cri.run_pod(&pod).unwrap();
+    std::fs::write(containerd.trap(), "").unwrap();
+    let id = cri.run(&sandbox, &pod, shell("app", "echo kept >/root/state"));
+    eventually("delete was killed", || !containerd.trap().exists());
+    cri.wait(&id);
+    cri.remove_pod(&sandbox);
+    let sandbox = cri.run_pod(&pod).unwrap();
+    let id = cri.run(&sandbox, &pod, shell("app", WRITER));
+    assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
+    assert_eq!(world.seqs("k8s.team/web-app"), [1]);
+    cri.remove_pod(&sandbox);
+}
+
+#[test]
 fn the_death_of_everything_loses_nothing() {
     let world = World::new("ke");
     let mut containerd = Containerd::new(&world);

@@ -135,8 +135,13 @@ impl Cri {
 
     /// Runs a command in a container to its end.
     pub fn exec(&self, id: &str, command: &[&str]) -> Result<ExecAnswer, Status> {
+        self.exec_within(id, command, 30)
+    }
+
+    /// The same, for at most so many seconds.
+    pub fn exec_within(&self, id: &str, command: &[&str], seconds: i64) -> Result<ExecAnswer, Status> {
         let command = command.iter().map(|word| (*word).to_owned()).collect();
-        self.call("ExecSync", Exec { id: id.into(), command, timeout: 30 })
+        self.call("ExecSync", Exec { id: id.into(), command, timeout: seconds })
     }
 
     /// What a script prints in a container.
@@ -200,6 +205,18 @@ impl Container {
     /// With another security context.
     pub fn secure(mut self, change: impl FnOnce(&mut Security)) -> Self {
         change(self.linux.as_mut().and_then(|linux| linux.security.as_mut()).unwrap());
+        self
+    }
+
+    /// From another image.
+    pub fn from(mut self, image: &str) -> Self {
+        self.image = Some(Image { name: image.into() });
+        self
+    }
+
+    /// The one that kubelet makes after so many of the same name have ended.
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.metadata.as_mut().unwrap().attempt = attempt;
         self
     }
 

@@ -43,13 +43,19 @@ fn ctr_enters_signals_measures_and_removes_a_container() {
 fn ctr_gives_a_container_a_terminal() {
     let world = World::new("cy");
     let containerd = Containerd::new(&world);
-    let run = containerd.run_command(&["--rm", "--tty"], "a", &["tty"]);
     // `ctr` wants a terminal itself.
-    let words: Vec<_> = [run.get_program()].into_iter().chain(run.get_args()).map(quoted).collect();
-    let mut terminal = Command::new("script");
-    terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
-    let output = world.finish(terminal);
-    assert!(output.success().stdout().contains("/dev/pts/0"), "{output:?}");
+    let on_terminal = |command: &Command| {
+        let words: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).map(quoted).collect();
+        let mut terminal = Command::new("script");
+        terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        world.finish(terminal)
+    };
+    let run = on_terminal(&containerd.run_command(&["--rm", "--tty"], "a", &["tty"]));
+    assert!(run.success().stdout().contains("/dev/pts/0"), "{run:?}");
+    containerd.run(&["--detach"], "b", &["sh", "-c", SERVICE]).success();
+    let exec = ["tasks", "exec", "--tty", "--exec-id", "e", "b", "sh", "-c", "tty; exit 4"];
+    let exec = on_terminal(&containerd.ctr_command(&exec));
+    assert!(exec.code(4).stdout().contains("/dev/pts/0"), "{exec:?}");
 }
 
 fn quoted(word: &std::ffi::OsStr) -> String {

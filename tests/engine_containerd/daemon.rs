@@ -15,6 +15,8 @@ use crate::harness::{Output, REGEN, Running, World, eventually};
 
 /// What containers are made from.
 pub const BOX: &str = "test.local/box:1";
+/// A later image of the same, with a file `/etc/release`.
+pub const LATER: &str = "test.local/box:2";
 /// What holds the namespaces of a pod.
 const PAUSE: &str = "test.local/pause:1";
 /// Where the CRI plugin keeps what it makes.
@@ -54,7 +56,9 @@ impl<'a> Containerd<'a> {
         let other = std::env::var("REGEN_OCI_TEST_RUNTIME").ok();
         let runtime = other.unwrap_or_else(|| format!("{REGEN} --store {}", self.world.store().display()));
         let calls = self.path("calls");
-        write_script(&self.runtime(), &format!("echo \"$*\" >>{}\nexec {runtime} \"$@\"", calls.display()));
+        let (calls, trap) = (calls.display(), self.trap());
+        let trap = format!("case \"$*\" in *' delete '*) rm {} 2>/dev/null && kill -KILL 0 ;; esac", trap.display());
+        write_script(&self.runtime(), &format!("echo \"$*\" >>{calls}\n{trap}\nexec {runtime} \"$@\""));
     }
 
     /// A network of nothing but what the CRI plugin wants to hear: an address for the pod.
@@ -117,9 +121,10 @@ disabled_plugins = {skipped:?}
         let environment = json!({"Env": ["PATH=/bin"]});
         // As Kubernetes' own: it has no PATH, and is nobody.
         let pause = json!({"User": "65535:65535", "Entrypoint": ["/bin/sleep", "infinity"]});
-        for (name, config) in [(BOX, environment), (PAUSE, pause)] {
-            layout.image(name, vec![(tree(), Form::Plain)], &config);
-        }
+        let later = Tar::new().file("etc/release", b"2\n");
+        layout.image(BOX, vec![(tree(), Form::Plain)], &environment);
+        layout.image(LATER, vec![(tree(), Form::Plain), (later, Form::Plain)], &environment);
+        layout.image(PAUSE, vec![(tree(), Form::Plain)], &pause);
         let archive = self.path("images.tar");
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(layout.directory()).arg("-cf").arg(&archive).arg(".");
@@ -147,6 +152,11 @@ disabled_plugins = {skipped:?}
     /// The runtime, as containerd calls it.
     pub fn runtime(&self) -> PathBuf {
         self.path("regen")
+    }
+
+    /// While there is a file of this name, the next `delete` kills itself and the shim that called it, once.
+    pub fn trap(&self) -> PathBuf {
+        self.path("trap")
     }
 
     /// The calls of the runtime so far, one a line.
@@ -181,14 +191,19 @@ disabled_plugins = {skipped:?}
     pub fn run_command(&self, options: &[&str], id: &str, command: &[&str]) -> Command {
         let (runtime, root) = (self.runtime(), self.path("cr"));
         let fixed = ["run", "--runc-binary", runtime.to_str().unwrap(), "--runc-root", root.to_str().unwrap()];
-        self.ctr_command(&self.namespace, &[&fixed, options, &[BOX, id], command].concat())
+        self.ctr_command(&[&fixed, options, &[BOX, id], command].concat())
+    }
+
+    /// `ctr`, not yet run.
+    pub fn ctr_command(&self, arguments: &[&str]) -> Command {
+        self.command(&self.namespace, arguments)
     }
 
     fn call(&self, namespace: &str, arguments: &[&str]) -> Output {
-        self.world.finish(self.ctr_command(namespace, arguments))
+        self.world.finish(self.command(namespace, arguments))
     }
 
-    fn ctr_command(&self, namespace: &str, arguments: &[&str]) -> Command {
+    fn command(&self, namespace: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.path("c.sock")).args(["--namespace", namespace]).args(arguments);
         command

@@ -68,6 +68,10 @@ fn programs_that_cannot_be_started_are_told_of_as_kubelet_expects() {
     let id = cri.run(&sandbox, &pod, shell("app", SERVICE));
     let error = cri.exec(&id, &["nonesuch"]).unwrap_err();
     assert!(error.message().contains("executable file not found in $PATH"), "{error}");
+    // As a probe that hangs.
+    let error = cri.exec_within(&id, &["sleep", "1000"], 1).unwrap_err();
+    assert_eq!(error.code(), tonic::Code::DeadlineExceeded, "{error}");
+    eventually("the probe is gone", || !cri.shell(&id, "ps").contains("sleep 1000"));
     cri.stop(&id, 30);
     let error = cri.exec(&id, &["true"]).unwrap_err();
     assert!(error.message().contains("state"), "{error}");

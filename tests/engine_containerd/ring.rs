@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use crate::cri::{Cri, shell};
-use crate::daemon::Containerd;
+use crate::daemon::{Containerd, LATER};
 use crate::harness::World;
-use crate::message::{EXITED, Pod};
+use crate::message::{Container, EXITED, Pod};
 
 /// Runs a script in a container of a pod, both of which come and go, and gives what it printed.
 fn run(cri: &Cri, pod: &Pod, container: &str, script: &str) -> String {
@@ -68,17 +68,21 @@ fn a_pod_of_another_namespace_has_a_ring_of_its_own_by_the_same_name() {
     assert_eq!(run(&cri, &pod("team"), "app", "cat /root/state"), "secret\n");
     // Whoever writes the pod chooses neither the owner nor what the engine says of the pod.
     for (key, value) in [("run.regen.ring", "k8s.team/web-app"), ("run.regen.ring.app", "../team/web-app")] {
-        let refused = start(&cri, &cri.pod("other", "web").annotate(key, value));
+        let refused = refusal(&cri, &cri.pod("other", "web").annotate(key, value), app());
         assert!(refused.contains(key), "{refused}");
     }
     let forged = pod("other").annotate("io.kubernetes.cri.sandbox-namespace", "team");
     assert_eq!(run(&cri, &forged, "app", "cat /root/state"), "mine\n");
 }
 
-/// What is said when a container of this pod cannot be started.
-fn start(cri: &Cri, pod: &Pod) -> String {
+fn app() -> Container {
+    shell("app", "true")
+}
+
+/// What is said when this container of a pod cannot be started.
+fn refusal(cri: &Cri, pod: &Pod, container: Container) -> String {
     let sandbox = cri.run_pod(pod).unwrap();
-    let id = cri.create(&sandbox, pod, shell("app", "true")).unwrap();
+    let id = cri.create(&sandbox, pod, container).unwrap();
     let error = cri.start(&id).expect_err("it was started");
     assert_eq!(cri.status(&id).state, EXITED);
     cri.remove_pod(&sandbox);
@@ -92,13 +96,47 @@ fn a_ring_that_is_not_on_the_node_is_refused_where_a_pod_asks_for_that() {
     let cri = containerd.cri();
     let pod = cri.pod("team", "web").annotate("run.regen.ring", "web");
     let strict = pod.clone().annotate("run.regen.ring.create", "never");
-    let refused = start(&cri, &strict);
+    let refused = refusal(&cri, &strict, app());
     assert!(refused.contains("k8s.team/web-app") && refused.contains("no such ring"), "{refused}");
     assert!(rings(&world).is_empty());
     run(&cri, &pod, "app", "echo there >/root/state");
     assert_eq!(run(&cri, &strict, "app", "cat /root/state"), "there\n");
-    let unknown = start(&cri, &pod.clone().annotate("run.regen.ring.create", "perhaps"));
+    let unknown = refusal(&cri, &pod.clone().annotate("run.regen.ring.create", "perhaps"), app());
     assert!(unknown.contains("run.regen.ring.create='perhaps'"), "{unknown}");
+}
+
+#[test]
+fn a_container_that_kubelet_starts_again_goes_on_from_its_ring() {
+    let world = World::new("ra");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let pod = cri.pod("team", "web").annotate("run.regen.ring", "web");
+    let sandbox = cri.run_pod(&pod).unwrap();
+    for attempt in 0..3 {
+        let script = "echo run >>/root/runs; cat /root/runs; exit 1";
+        let id = cri.run(&sandbox, &pod, shell("app", script).attempt(attempt));
+        assert_eq!(cri.wait(&id).exit_code, 1);
+    }
+    cri.remove_pod(&sandbox);
+    assert_eq!(run(&cri, &pod, "app", "cat /root/runs"), "run\nrun\nrun\n");
+}
+
+#[test]
+fn a_newer_image_below_a_ring_is_refused_unless_the_pod_says_that_it_is_meant() {
+    let world = World::new("rb");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let pod = cri.pod("team", "web").annotate("run.regen.ring", "web");
+    run(&cri, &pod, "app", "echo kept >/root/state");
+    let later = || shell("app", "cat /root/state /etc/release").from(LATER);
+    let refused = refusal(&cri, &pod, later());
+    assert!(refused.contains("it was made over overlay:"), "{refused}");
+    assert!(refused.contains("run.regen.ring.rebase=always"), "{refused}");
+    let meant = pod.clone().annotate("run.regen.ring.rebase", "always");
+    let sandbox = cri.run_pod(&meant).unwrap();
+    let id = cri.run(&sandbox, &meant, later());
+    assert_eq!(cri.wait(&id).exit_code, 0);
+    cri.remove_pod(&sandbox);
 }
 
 #[test]
@@ -110,7 +148,7 @@ fn two_pods_do_not_write_one_ring_at_a_time() {
     let (one, two) = (one.annotate("run.regen.ring", "web"), two.annotate("run.regen.ring", "web"));
     let sandbox = cri.run_pod(&one).unwrap();
     let id = cri.run(&sandbox, &one, shell("app", "while :; do sleep 0.05; done"));
-    let refused = start(&cri, &two);
+    let refused = refusal(&cri, &two, app());
     assert!(refused.contains(&id), "the holder is named: {refused}");
     cri.remove_pod(&sandbox);
     run(&cri, &two, "app", "true");
