@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod harness;
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -208,4 +210,36 @@ fn a_controller_that_version_2_does_not_offer_is_named() {
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(!cgroup.directories.iter().any(|directory| directory.path.exists()));
     });
+}
+
+/// A frozen process makes no progress: its counter stands still.
+fn check_freezing(name: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let counter = directory.path().join("counter");
+    let (place, entrance) = place(name, json!({}));
+    let script = format!("while :; do echo >> {}; sleep 0.001; done", counter.display());
+    let mut child = shell(&place, entrance, &script);
+    let count = || fs::metadata(&counter).map_or(0, |metadata| metadata.len());
+    harness::eventually("it counts", || count() > 3);
+    assert!(!place.0.is_frozen());
+    place.0.freeze().unwrap();
+    assert!(place.0.is_frozen());
+    let before = count();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(count(), before, "it went on");
+    place.0.thaw().unwrap();
+    harness::eventually("it goes on", || count() > before);
+    place.0.freeze().unwrap();
+    place.0.kill_all(LIMIT).unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn freezing_stops_processes_where_they_are_on_this_machines_hierarchies() {
+    check_freezing("freeze");
+}
+
+#[test]
+fn freezing_stops_processes_where_they_are_on_version_2() {
+    on_version_2(|| check_freezing("freeze2"));
 }

@@ -46,7 +46,6 @@ const FENCES: &[(&str, &[&str])] = &[
     ("from_raw_fd", &["sys"]),
     ("into_raw_fd", &["sys"]),
     ("libcontainer", &["runtime"]),
-    ("libcgroups", &["runtime"]),
     ("libseccomp", &["program"]),
     ("clap", &["cli", "command"]),
 ];

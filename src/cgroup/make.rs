@@ -169,12 +169,10 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`Kind::Unsupported`] without systemd.
-    pub fn admit(&mut self, pid: i32, _resources: Option<&LinuxResources>) -> Result<()> {
+    pub fn admit(&mut self, pid: i32, resources: Option<&LinuxResources>) -> Result<()> {
         match self.manager {
             Manager::Cgroupfs | Manager::Disabled => Ok(()),
-            Manager::Systemd => {
-                Err(Error::new(Kind::Unsupported, format!("move process {pid} into a scope"), "not there yet"))
-            }
+            Manager::Systemd => self.start_scope(pid, resources),
         }
     }
 }
@@ -194,6 +192,16 @@ fn make_directories(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Makes a directory of version 1 and moves a process into it.
+pub(super) fn join(path: &Path, controllers: &str, pid: i32) -> Result<()> {
+    let operation = || format!("move process {pid} into cgroup {}", quote(path));
+    make_directories(path, &mut Vec::new()).context(operation)?;
+    if controllers.split(',').any(|controller| controller == "cpuset") {
+        inherit_cpuset(path).context(operation)?;
+    }
+    fs::write(path.join("cgroup.procs"), pid.to_string()).context(operation)
 }
 
 fn is_refusal(error: &Error) -> bool {

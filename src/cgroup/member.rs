@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::hierarchy::{Layout, parse_membership};
 use crate::cgroup::make::own_membership;
-use crate::cgroup::{Cgroup, Directory};
+use crate::cgroup::{Cgroup, Directory, Manager};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
+
+/// How many handles to processes are held together: well below the usual limit of open files.
+const OPEN_AT_ONCE: usize = 256;
 
 impl Cgroup {
     /// Remembers where a process of the container really is; for systemd, which chooses the place itself.
@@ -47,36 +51,22 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// Whether it is frozen.
-    pub fn is_frozen(&self) -> bool {
-        self.paths().iter().any(|directory| {
-            let holds = |file: &str, word: &str| {
-                fs::read_to_string(directory.join(file)).is_ok_and(|text| text.trim_end() == word)
-            };
-            holds("freezer.state", "FROZEN") || holds("cgroup.freeze", "1")
-        })
-    }
-
-    /// Lets frozen processes go on: on version 1 a frozen process does not even die of SIGKILL.
-    pub fn thaw(&self) -> Result<()> {
-        for directory in self.paths() {
-            for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-                let path = directory.join(file);
-                if path.exists() {
-                    fs::write(&path, word).context(|| format!("thaw {}", quote(&path)))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Sends a signal to every process in it.
+    ///
+    /// # Errors
+    /// Those of listing the processes and of sending.
     pub fn signal_all(&self, signal: Signal) -> Result<()> {
-        for pid in self.processes()? {
-            // Opened first, then looked for again: only then is the handle surely one of the group's.
-            let Some(process) = Process::open(pid)? else { continue };
-            if self.processes()?.contains(&pid) {
-                process.signal(signal)?;
+        for pids in self.processes()?.chunks(OPEN_AT_ONCE) {
+            let mut opened = Vec::with_capacity(pids.len());
+            for pid in pids {
+                opened.extend(Process::open(*pid)?.map(|process| (*pid, process)));
+            }
+            // Opened first, then looked for again: only then is each handle surely one of the group's.
+            let members = self.processes()?;
+            for (pid, process) in opened {
+                if members.binary_search(&pid).is_ok() {
+                    process.signal(signal)?;
+                }
             }
         }
         Ok(())
@@ -121,7 +111,10 @@ impl Cgroup {
             remove_tree(&directory, Instant::now() + limit)
                 .context(|| format!("remove cgroup {}", quote(&directory)))?;
         }
-        Ok(())
+        match self.manager {
+            Manager::Cgroupfs | Manager::Disabled => Ok(()),
+            Manager::Systemd => self.stop_scope(),
+        }
     }
 }
 
@@ -136,6 +129,10 @@ fn collect_processes(directory: &Path, pids: &mut Vec<i32>) -> io::Result<()> {
         // A threaded group lists its processes in its domain.
         Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EOPNOTSUPP as i32) => {}
         Err(error) => return Err(error),
+    }
+    // A directory has two links, and one more from each below it: the list of files is read only where it is needed.
+    if fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() == 2) {
+        return Ok(());
     }
     match fs::read_dir(directory) {
         Err(error) if gone(&error) => Ok(()),

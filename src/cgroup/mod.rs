@@ -17,10 +17,12 @@
 //! it exists, so it needs neither the path nor the right.
 
 mod device;
+mod freeze;
 mod hierarchy;
 mod limit;
 mod make;
 mod member;
+mod systemd;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -89,7 +91,7 @@ pub fn plan(request: Request<'_>) -> Result<Cgroup> {
         Manager::Disabled => Ok(Cgroup { path: PathBuf::new(), manager, directories: Vec::new() }),
         Manager::Systemd => {
             let path = path.map_or_else(|| PathBuf::from(format!(":regen:{}", request.id)), Path::to_owned);
-            Ok(Cgroup { path, manager, directories: Vec::new() })
+            Ok(Cgroup { path: manager.check(&path)?, manager, directories: Vec::new() })
         }
         Manager::Cgroupfs => {
             let path = path.map_or_else(|| Path::new("/").join(request.id.as_str()), Path::to_owned);

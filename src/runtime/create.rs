@@ -256,7 +256,7 @@ fn undo(root: &StateRoot, id: &ContainerId) {
     };
     report(kill_children());
     let cgroup = Record::load(root, id).map(|record| record.cgroup);
-    report(cgroup.and_then(|cgroup| delete::clear_cgroup(&cgroup, id)));
+    report(cgroup.and_then(|cgroup| delete::clear_cgroup(&cgroup)));
     report(record::discard(root, id));
 }
 

@@ -13,7 +13,7 @@ use crate::cgroup::{self, Cgroup, Manager};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::record::{self, Record};
-use crate::runtime::{StateRoot, Status, engine, hook, kill, state};
+use crate::runtime::{StateRoot, Status, hook, kill, state};
 use crate::sys::fs::read_capped;
 use crate::sys::signal::Signal;
 
@@ -83,7 +83,7 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     let record = match Record::load(root, id) {
         Ok(record) => record,
         Err(error) if error.kind() == Kind::Damaged => {
-            clear_cgroup(&salvage(root, id)?, id).context(operation)?;
+            clear_cgroup(&salvage(root, id)?).context(operation)?;
             return record::discard(root, id);
         }
         Err(error) => return Err(error),
@@ -97,7 +97,7 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     }
     let survivors = how == Stop::EndedSparing && !record.cgroup.processes()?.is_empty();
     if !survivors {
-        clear_cgroup(&record.cgroup, id).context(operation)?;
+        clear_cgroup(&record.cgroup).context(operation)?;
     }
     record::discard(root, id)?;
     drop(lock);
@@ -110,17 +110,9 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
 }
 
 /// Empties and removes a container's cgroups.
-pub(super) fn clear_cgroup(cgroup: &Cgroup, id: &ContainerId) -> Result<()> {
+pub(super) fn clear_cgroup(cgroup: &Cgroup) -> Result<()> {
     cgroup.kill_all(LIMIT)?;
-    cgroup.remove(LIMIT)?;
-    match cgroup.manager {
-        Manager::Cgroupfs | Manager::Disabled => return Ok(()),
-        Manager::Systemd => {}
-    }
-    // The scope is systemd's own object; it goes with its last process, unless it failed.
-    let manager = engine::cgroup_manager(cgroup, id)?;
-    libcgroups::common::CgroupManager::remove(&manager)
-        .map_err(|error| Error::new(Kind::System, "remove systemd scope", error.to_string()))
+    cgroup.remove(LIMIT)
 }
 
 /// The cgroup of a container whose record is unreadable, from the specification that the engine got. A pid from

@@ -2,12 +2,9 @@
 
 use std::error::Error as StdError;
 
-use libcgroups::common::{AnyCgroupManager, CgroupConfig, create_cgroup_manager};
 use libcontainer::error::LibcontainerError;
 
-use crate::cgroup::{Cgroup, Manager};
-use crate::error::{Error, Kind, Result};
-use crate::ids::ContainerId;
+use crate::error::{Error, Kind};
 use crate::runtime::executor::{status_of, strip_marks};
 
 /// One error from the engine's chain of them: every level once, in one line.
@@ -47,16 +44,6 @@ fn plain(text: &str) -> String {
         text = text.replace(words, &words.to_lowercase());
     }
     text
-}
-
-/// The engine's own hand on a container's cgroups.
-pub(super) fn cgroup_manager(cgroup: &Cgroup, id: &ContainerId) -> Result<AnyCgroupManager> {
-    create_cgroup_manager(CgroupConfig {
-        cgroup_path: cgroup.path.clone(),
-        systemd_cgroup: cgroup.manager == Manager::Systemd,
-        container_name: id.to_string(),
-    })
-    .map_err(|error| Error::new(Kind::System, format!("open the cgroup of container '{id}'"), error.to_string()))
 }
 
 #[cfg(test)]

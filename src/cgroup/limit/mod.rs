@@ -14,10 +14,10 @@ use std::path::Path;
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::{Cgroup, device};
+use crate::cgroup::{Cgroup, Manager, device};
 use crate::error::{Context, Error, Kind, Result, quote};
 
-pub(super) use v2::wanted_controllers;
+pub(super) use v2::{swap_alone, wanted_controllers, weight_of_block_io, weight_of_shares};
 
 /// One value for one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +71,9 @@ impl Cgroup {
     /// [`Kind::Invalid`] for values that mean nothing, [`Kind::Unsupported`] for a limit that cannot be had here, and
     /// what the kernel has against one.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        if self.manager == Manager::Systemd {
+            self.update_scope(resources)?;
+        }
         self.limit(resources, Scope::AllButDevices)
     }
 

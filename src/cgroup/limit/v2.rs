@@ -80,12 +80,12 @@ fn plan_cpu(cpu: &LinuxCpu, settings: &mut Vec<Setting>) -> Result<()> {
 const DEFAULT_PERIOD: u64 = 100_000;
 
 /// Shares, 2 to 262144, as a weight, 1 to 10000: runc's line through both ends.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(in crate::cgroup) fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
 /// A block weight, 10 to 1000, as an io weight, 1 to 10000: runc's line through both ends.
-fn weight_of_block_io(weight: u16) -> u64 {
+pub(in crate::cgroup) fn weight_of_block_io(weight: u16) -> u64 {
     1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9_999 / 990
 }
 
@@ -107,7 +107,7 @@ fn plan_memory(memory: &LinuxMemory, settings: &mut Vec<Setting>) -> Result<()> 
 }
 
 /// Version 1 limits memory and swap together, version 2 swap alone.
-fn swap_alone(limit: Option<i64>, both: Option<i64>) -> Result<Option<i64>> {
+pub(in crate::cgroup) fn swap_alone(limit: Option<i64>, both: Option<i64>) -> Result<Option<i64>> {
     let refuse = |cause: &str| Err(Error::new(Kind::Invalid, "set linux.resources.memory.swap", cause));
     match (limit, both) {
         (Some(-1), None) | (_, Some(-1)) => Ok(Some(-1)),
