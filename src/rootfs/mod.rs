@@ -15,10 +15,12 @@
 //! following anything, and what follows is done to the descriptor. Mounts are made detached and attached to a descriptor.
 //! What must be the kernel's own (/proc, /sys, /dev) is reached through no symlink at all.
 
-#![allow(dead_code, reason = "it is being put together")]
-
+mod cgroup;
+mod copy;
 mod device;
 mod enter;
+mod file_system;
+mod mask;
 mod mount;
 pub mod option;
 mod plan;

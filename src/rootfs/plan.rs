@@ -33,7 +33,8 @@ const EMULATED: [&str; 10] = [
 #[derive(Debug)]
 pub struct Plan {
     pub(super) rootfs: PathBuf,
-    pub(super) bundle: PathBuf,
+    /// The root, if the creator has taken it already.
+    pub(super) root_tree: Option<OwnedFd>,
     pub(super) pivot: Pivot,
     /// The word of the root; the host's mounts become slaves if there is none.
     pub(super) propagation: Option<MountPropagationFlags>,
@@ -87,6 +88,20 @@ pub(super) enum IdMap {
     Namespace(PathBuf),
 }
 
+impl Plan {
+    /// The propagation of what comes from the host. What is unbindable could not be bound any more: that is said last.
+    pub(super) fn inherited(&self) -> MountPropagationFlags {
+        let (slave, all) = (MountPropagationFlags::DOWNSTREAM, MountPropagationFlags::REC);
+        match self.propagation {
+            None => slave | all,
+            Some(word) if word.contains(MountPropagationFlags::UNBINDABLE) => {
+                word.difference(MountPropagationFlags::UNBINDABLE) | MountPropagationFlags::PRIVATE
+            }
+            Some(word) => word,
+        }
+    }
+}
+
 impl Mount {
     /// Whether its way may lead through no symlink: file systems of the kernel, and everything in the directories that
     /// programs take for the kernel's.
@@ -138,7 +153,7 @@ pub fn plan(spec: &Spec, around: &Around<'_>) -> Result<Plan> {
     let paths = |list: &Option<Vec<String>>| list.iter().flatten().map(|path| normalize(Path::new(path))).collect();
     Ok(Plan {
         rootfs: around.rootfs.to_owned(),
-        bundle: around.bundle.to_owned(),
+        root_tree: None,
         pivot: around.pivot,
         propagation,
         read_only: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),

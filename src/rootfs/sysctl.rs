@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use super::mount;
+use super::file_system;
 use crate::error::{Context, Error, Kind, Result};
 
 /// The settings of an IPC namespace, besides `fs.mqueue.*`.
@@ -91,7 +91,7 @@ pub(super) fn apply(settings: &[Sysctl]) -> Result<()> {
     if settings.is_empty() {
         return Ok(());
     }
-    let proc = mount::detached_proc().context(|| "open a procfs for linux.sysctl")?;
+    let proc = file_system::detached_proc().context(|| "open a procfs for linux.sysctl")?;
     for setting in settings {
         let operation =
             || format!("set sysctl '{}' to '{}'", setting.name.escape_debug(), setting.value.escape_debug());
