@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
@@ -65,6 +65,12 @@ fn status(field: &str, process: Value, linux: Value) -> String {
     line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
 }
 
+/// What a child has to say before it is the program.
+fn say(text: &str) {
+    let mut output = std::io::stdout();
+    writeln!(output, "{MARK}{text}").and_then(|()| output.flush()).unwrap();
+}
+
 fn become_program(request: &Value) -> regen::error::Error {
     let process: Process = serde_json::from_value(request["process"].clone()).unwrap();
     let container: Option<Process> = serde_json::from_value(request["container"].clone()).unwrap();
@@ -80,7 +86,7 @@ fn become_program(request: &Value) -> regen::error::Error {
         plan.limit(me)?;
         let listener = plan.prepare()?;
         if let Some(listener) = listener {
-            println!("{MARK}listener");
+            say("listener");
             drop(listener);
         }
         Ok::<_, regen::error::Error>(plan)
@@ -95,7 +101,7 @@ fn become_program(request: &Value) -> regen::error::Error {
 fn a_child_becomes_its_program() {
     if let Ok(text) = env::var(VARIABLE) {
         let error = become_program(&serde_json::from_str(&text).unwrap());
-        println!("{MARK}{:?} {error}", error.kind());
+        say(&format!("{:?} {error}", error.kind()));
         process::exit(1);
     }
     assert_eq!(run("echo $0 $#", json!({}), json!({})), "/bin/sh 0");
@@ -215,16 +221,19 @@ fn scheduler_io_priority_and_personality_reach_the_program() {
 
 #[test]
 fn an_exec_takes_over_what_it_leaves_open_and_is_bound_to_its_cpus() {
-    let mut request = shell(
-        "grep Cpus_allowed_list /proc/self/status; ionice -p $$; exec chrt -p $$",
-        json!({"execCPUAffinity": {"initial": "0", "final": "0"}, "ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}),
-        json!({}),
-    );
-    request["container"] = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "scheduler": {"policy": "SCHED_BATCH"},
-        "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 2}});
-    let text = result_of(&child(&request).output().unwrap());
-    assert!(text.starts_with("Cpus_allowed_list:\t0\n"), "{text}");
-    assert!(text.contains("\nidle\n") && text.contains("SCHED_BATCH"), "{text}");
+    let with = |affinity: Value| {
+        let line = "grep Cpus_allowed_list /proc/self/status; ionice -p $$; exec chrt -p $$";
+        let own = json!({"execCPUAffinity": affinity, "ioPriority": {"class": "IOPRIO_CLASS_IDLE"}});
+        let mut request = shell(line, own, json!({}));
+        request["container"] = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/",
+            "scheduler": {"policy": "SCHED_BATCH"}, "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 2}});
+        result_of(&child(&request).output().unwrap())
+    };
+    for affinity in [json!({"initial": "0"}), json!({"final": "0"})] {
+        let text = with(affinity);
+        assert!(text.starts_with("Cpus_allowed_list:\t0\n"), "{text}");
+        assert!(text.contains("\nidle\n") && text.contains("SCHED_BATCH"), "{text}");
+    }
 }
 
 #[test]

@@ -83,7 +83,10 @@ pub fn parse(json: &[u8]) -> Result<Spec> {
         Ok(spec) => Ok(spec),
         Err(first) => {
             let mut value: serde_json::Value = serde_json::from_slice(json).context(operation)?;
-            if !value.get_mut("process").is_some_and(drop_unknown_capabilities) {
+            if !value
+                .get_mut("process")
+                .is_some_and(|process| drop_unknown_capabilities(process) | rename_flags(process))
+            {
                 return Err(first).context(operation);
             }
             serde_json::from_value(value).context(operation)
@@ -99,6 +102,7 @@ pub fn parse_process(json: &[u8]) -> Result<oci_spec::runtime::Process> {
     let operation = || "parse JSON";
     let mut value: serde_json::Value = serde_json::from_slice(json).context(operation)?;
     drop_unknown_capabilities(&mut value);
+    rename_flags(&mut value);
     serde_json::from_value(value).context(operation)
 }
 
@@ -119,9 +123,34 @@ fn drop_unknown_capabilities(process: &mut serde_json::Value) -> bool {
     dropped
 }
 
+/// The specification says `SCHED_FLAG_DL_OVERRUN`; its types in Rust know the flag by a misspelled name only. Whether
+/// anything was renamed.
+fn rename_flags(process: &mut serde_json::Value) -> bool {
+    let flags = process.pointer_mut("/scheduler/flags").and_then(serde_json::Value::as_array_mut);
+    let mut renamed = false;
+    for flag in flags.into_iter().flatten().filter(|flag| *flag == "SCHED_FLAG_DL_OVERRUN") {
+        *flag = "SCHED_FLAG_D_L_OVERRUN".into();
+        renamed = true;
+    }
+    renamed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_flag_of_the_scheduler_is_read() {
+        let process = r#"{"user":{},"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_DEADLINE","flags":
+            ["SCHED_RESET_ON_FORK","SCHED_FLAG_RECLAIM","SCHED_FLAG_DL_OVERRUN","SCHED_FLAG_KEEP_POLICY",
+            "SCHED_FLAG_KEEP_PARAMS","SCHED_FLAG_UTIL_CLAMP_MIN","SCHED_FLAG_UTIL_CLAMP_MAX"]}}"#;
+        let count = |process: &oci_spec::runtime::Process| {
+            process.scheduler().as_ref().and_then(|scheduler| scheduler.flags().as_ref().map(Vec::len))
+        };
+        assert_eq!(count(&parse_process(process.as_bytes()).unwrap()), Some(7));
+        let spec = format!("{{\"ociVersion\":\"1.3.0\",\"process\":{process}}}");
+        assert_eq!(count(parse(spec.as_bytes()).unwrap().process().as_ref().unwrap()), Some(7));
+    }
 
     #[test]
     fn json_that_is_no_object_is_refused() {
