@@ -243,3 +243,80 @@ fn freezing_stops_processes_where_they_are_on_this_machines_hierarchies() {
 fn freezing_stops_processes_where_they_are_on_version_2() {
     on_version_2(|| check_freezing("freeze2"));
 }
+
+#[test]
+fn numbers_tell_what_a_container_used() {
+    let (place, entrance) = place("numbers", json!({"pids": {"limit": 9}, "memory": {"limit": 100 << 20}}));
+    let mut child = shell(&place, entrance, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 1000");
+    let stats = || place.0.stats().unwrap();
+    harness::eventually("it has used time", || stats().cpu.usage.total > 1_000_000);
+    let now = stats();
+    assert_eq!((now.pids.current, now.pids.limit), (1, 9));
+    assert_eq!(now.memory.usage.limit, 100 << 20);
+    assert!(now.memory.usage.usage > 0 && now.memory.raw.contains_key("pgfault"), "{now:?}");
+    place.0.kill_all(LIMIT).unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn numbers_of_version_2_count_processes_without_a_controller() {
+    on_version_2(|| {
+        let (place, entrance) = place("numbers2", json!({}));
+        let mut child = shell(&place, entrance, "exec sleep 1000");
+        let stats = place.0.stats().unwrap();
+        assert_eq!(stats.pids.current, 1);
+        assert!(stats.cpu.usage.total > 0, "{stats:?}");
+        place.0.kill_all(LIMIT).unwrap();
+        child.wait().unwrap();
+    });
+}
+
+#[test]
+fn a_container_without_cgroups_says_so() {
+    let mut cgroup = planned("without");
+    cgroup.directories.clear();
+    for error in [cgroup.freeze().unwrap_err(), cgroup.stats().unwrap_err()] {
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains("no cgroup"), "{error}");
+    }
+    cgroup.thaw().unwrap();
+    assert!(cgroup.processes().unwrap().is_empty());
+}
+
+#[test]
+fn cgroups_below_a_containers_own_are_found_and_none_beside_it() {
+    let (place, _entrance) = place("below", json!({}));
+    for directory in place.0.paths() {
+        fs::create_dir(directory.join("sub")).unwrap();
+    }
+    let below = place.0.below("/sub").unwrap();
+    assert!(below.paths().iter().all(|path| path.ends_with("sub")));
+    assert!(below.open().is_ok());
+    if is_version_1() {
+        let one = place.0.below("pids:sub").unwrap();
+        assert_eq!(one.paths().iter().filter(|path| path.ends_with("sub")).count(), 1);
+    }
+    assert_eq!(place.0.below("../x").unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(place.0.below("nope").unwrap_err().kind(), Kind::NotFound);
+}
+
+/// An ordinary user, for whom the hierarchies are read-only.
+#[test]
+fn without_the_right_to_make_cgroups_a_container_without_limits_goes_without() {
+    let alone = std::thread::spawn(|| {
+        // This thread's own identity alone: the system call, not the C library, which would change all threads.
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let mut cgroup = planned("rootless");
+        let limit: LinuxResources = serde_json::from_value(json!({"pids": {"limit": 5}})).unwrap();
+        let error = cgroup.clone().create(Some(&limit), Refusal::Skips).unwrap_err();
+        assert!(error.to_string().contains("container could not join or create cgroup"), "{error}");
+        assert!(cgroup.clone().create(None, Refusal::Fails).is_err());
+        let creation = cgroup.create(None, Refusal::Skips).unwrap();
+        assert!(matches!(creation, Creation::Refused(_)), "{creation:?}");
+        assert!(cgroup.directories.is_empty());
+    });
+    if let Err(panic) = alone.join() {
+        std::panic::resume_unwind(panic);
+    }
+}

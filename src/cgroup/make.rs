@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
@@ -162,6 +162,51 @@ impl Cgroup {
             }
         }
         Ok(entrance)
+    }
+
+    /// The way in for one more process of a container that runs. On version 2 the container may have made cgroups of
+    /// its own below this one and given them controllers; then none but they take processes, and the new one goes where
+    /// the container's first process is.
+    ///
+    /// # Errors
+    /// As [`Cgroup::open`].
+    pub fn open_beside(&self, init: i32) -> Result<Entrance> {
+        let split = |path: &Path| fs::read_to_string(path.join(SUBTREE)).is_ok_and(|text| !text.trim().is_empty());
+        match self.unified() {
+            Some(path) if split(path) => {
+                let mut beside = self.clone();
+                beside.locate(init)?;
+                beside.open()
+            }
+            Some(_) | None => self.open(),
+        }
+    }
+
+    /// Existing cgroups below this one, by what `exec --cgroup` takes: `PATH`, or for some controllers of version 1 only
+    /// `CONTROLLER[,CONTROLLER…]:PATH`.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] for a path that leads out, [`Kind::NotFound`] for one that does not exist.
+    pub fn below(&self, argument: &str) -> Result<Self> {
+        let operation = || format!("find cgroup {} of the container", quote(argument));
+        let (controllers, path) = match argument.split_once(':') {
+            Some((controllers, path)) => (Some(controllers.split(',').collect::<Vec<_>>()), Path::new(path)),
+            None => (None, Path::new(argument)),
+        };
+        let path = path.strip_prefix("/").unwrap_or(path);
+        if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(Error::new(Kind::Invalid, operation(), "it leads out of the container's cgroup"));
+        }
+        let mut below = self.clone();
+        for directory in &mut below.directories {
+            let meant =
+                controllers.as_ref().is_none_or(|list| directory.controllers.split(',').any(|c| list.contains(&c)));
+            if meant {
+                directory.path.push(path);
+                fs::metadata(&directory.path).context(operation)?;
+            }
+        }
+        Ok(below)
     }
 
     /// With systemd: has it make the scope around this process, and limits what is in it. Otherwise nothing: the

@@ -22,6 +22,7 @@ mod hierarchy;
 mod limit;
 mod make;
 mod member;
+pub mod stat;
 mod systemd;
 
 use std::path::{Component, Path, PathBuf};
@@ -33,6 +34,7 @@ use crate::ids::ContainerId;
 use hierarchy::Layout;
 
 pub use make::{Creation, Entrance, Refusal};
+pub use stat::Stats;
 
 /// Who makes the cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
