@@ -282,3 +282,52 @@ pub fn parse_propagation(word: &str) -> Option<MountPropagationFlags> {
         | Word::Source(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_all(words: &[&str]) -> Options {
+        parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_list_is_sorted_as_the_search_wants_it() {
+        assert!(words().is_sorted());
+        let once = words().collect::<std::collections::BTreeSet<_>>().len();
+        assert_eq!(once, words().count());
+    }
+
+    #[test]
+    fn the_later_word_wins() {
+        assert_eq!(parse_all(&["ro", "rw"]).this, Change { set: MountAttrFlags::empty(), clear: RDONLY });
+        assert_eq!(parse_all(&["rw", "ro"]).this, Change { set: RDONLY, clear: MountAttrFlags::empty() });
+        assert_eq!(parse_all(&["sync", "mand", "async"]).superblock[0].0, "mand");
+        assert_eq!(parse_all(&["noatime", "strictatime"]).this, Change { set: STRICTATIME, clear: ATIME });
+        assert_eq!(parse_all(&["noatime", "relatime"]).this, Change { set: RELATIME, clear: ATIME });
+        assert_eq!(parse_all(&["strictatime", "nostrictatime"]).this.set, MountAttrFlags::empty());
+        assert_eq!(parse_all(&["bind", "rbind"]).bind, Some(Depth::All));
+    }
+
+    #[test]
+    fn words_with_an_r_are_for_all_that_is_below() {
+        let options = parse_all(&["rro", "rnoatime", "rsuid", "nodev"]);
+        assert_eq!(options.all, Change { set: RDONLY | NOATIME, clear: ATIME | NOSUID });
+        assert_eq!(options.this, Change { set: NODEV, clear: MountAttrFlags::empty() });
+    }
+
+    #[test]
+    fn what_is_not_known_is_for_the_file_system() {
+        let options = parse_all(&["size=64k", "ro", "newinstance", "", "defaults", "rprivate"]);
+        assert_eq!(options.data, ["size=64k", "newinstance"]);
+        assert_eq!(options.propagation, [PRIVATE | REC]);
+    }
+
+    #[test]
+    fn only_a_propagation_is_one() {
+        assert_eq!(parse_propagation("rslave"), Some(SLAVE | REC));
+        assert_eq!(parse_propagation("shared"), Some(SHARED));
+        assert_eq!(parse_propagation("ro"), None);
+        assert_eq!(parse_propagation("sharde"), None);
+    }
+}

@@ -278,3 +278,111 @@ pub(super) fn normalize(path: &Path) -> PathBuf {
     }
     clean
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn plan_json(spec: &Value) -> Result<Plan> {
+        let spec: Spec = serde_json::from_value(spec.clone()).unwrap();
+        let around = Around {
+            bundle: Path::new("/bundle"),
+            rootfs: Path::new("/bundle/rootfs"),
+            cgroups: &[],
+            pivot: Pivot::Pivot,
+        };
+        plan(&spec, &around)
+    }
+
+    fn plan_mounts(mounts: &Value) -> Result<Vec<Mount>> {
+        plan_json(&json!({"ociVersion": "1.0.0", "root": {"path": "r"}, "mounts": mounts, "linux": {}}))
+            .map(|plan| plan.mounts)
+    }
+
+    #[test]
+    fn a_form_is_read_from_type_source_and_options() {
+        let bind = |depth| Form::Bind { source: "/bundle/x".into(), depth };
+        let system = |kind: &str, source: &str| Form::FileSystem { kind: kind.into(), source: source.into() };
+        let cases = [
+            (json!({"type": "none", "source": "x", "options": ["bind"]}), bind(Depth::One)),
+            (json!({"source": "x", "options": ["rbind", "ro"]}), bind(Depth::All)),
+            (json!({"type": "bind", "source": "x"}), bind(Depth::One)),
+            (json!({"type": "tmpfs"}), system("tmpfs", "tmpfs")),
+            (json!({"type": "ext4", "source": "/dev/vdb"}), system("ext4", "/dev/vdb")),
+            (json!({"type": "cgroup2"}), Form::Cgroup),
+            (json!({"options": ["remount", "bind", "ro"]}), Form::Change),
+            (json!({"type": "none", "options": ["rshared"]}), Form::Change),
+        ];
+        for (mut mount, form) in cases {
+            mount["destination"] = "a/./b/../c//".into();
+            let planned = plan_mounts(&json!([mount])).unwrap().remove(0);
+            assert_eq!((planned.form, planned.destination.as_path()), (form, Path::new("/a/c")), "{mount}");
+        }
+    }
+
+    #[test]
+    fn a_mount_that_makes_no_sense_is_refused_with_its_place() {
+        let maps = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+        let cases = [
+            (json!({"type": "none"}), "no bind mount"),
+            (json!({"type": "bind"}), "without a source"),
+            (json!({"options": ["rbind"], "source": ""}), "without a source"),
+            (json!({"type": "bind", "source": "x", "options": ["tmpcopyup"]}), "tmpfs only"),
+            (json!({"type": "tmpfs", "uidMappings": maps, "gidMappings": maps}), "bind mounts only"),
+            (json!({"type": "bind", "source": "x", "uidMappings": maps}), "given together"),
+            (json!({"type": "bind", "source": "x", "options": ["idmap"]}), "without a user namespace"),
+        ];
+        for (mut mount, words) in cases {
+            mount["destination"] = "/place".into();
+            let error = plan_mounts(&json!([mount])).unwrap_err().to_string();
+            assert!(error.starts_with("check the mount at '/place'") && error.contains(words), "{error}");
+        }
+        let error = plan_mounts(&json!([{"destination": "", "type": "tmpfs"}])).unwrap_err().to_string();
+        assert!(error.contains("no destination"), "{error}");
+    }
+
+    #[test]
+    fn a_mount_without_maps_of_its_own_takes_the_containers() {
+        let mount = json!({"destination": "/v", "type": "bind", "source": "x", "options": ["idmap"]});
+        let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 5}]);
+        let mut spec = json!({"ociVersion": "1.0.0", "root": {"path": "r"}, "mounts": [mount], "linux": {
+            "namespaces": [{"type": "user"}], "uidMappings": maps, "gidMappings": maps}});
+        let ranges = vec![Range { inside: 0, outside: 100_000, size: 5 }];
+        let expected = IdMap::Ranges { uids: ranges.clone(), gids: ranges };
+        assert_eq!(plan_json(&spec).unwrap().mounts[0].id_map.as_ref(), Some(&expected));
+        spec["linux"]["namespaces"] = json!([{"type": "user", "path": "/proc/1/ns/user"}]);
+        let joined = IdMap::Namespace("/proc/1/ns/user".into());
+        assert_eq!(plan_json(&spec).unwrap().mounts[0].id_map.as_ref(), Some(&joined));
+    }
+
+    #[test]
+    fn a_propagation_that_is_none_is_named() {
+        let spec = |word: &str| json!({"ociVersion": "1.0.0", "linux": {"rootfsPropagation": word}});
+        for word in ["", "shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable"] {
+            plan_json(&spec(word)).expect(word);
+        }
+        let error = plan_json(&spec("ro")).unwrap_err().to_string();
+        assert!(error.contains("'ro' is no propagation"), "{error}");
+    }
+
+    #[test]
+    fn devices_that_cannot_exist_are_refused() {
+        let plan = |device: Value| {
+            plan_json(&json!({"ociVersion": "1.0.0", "linux": {"devices": [device]}})).map(|plan| plan.devices)
+        };
+        for device in [
+            json!({"path": "/dev/x", "type": "a", "major": 1, "minor": 1}),
+            json!({"path": "/dev/x", "type": "c", "major": -1, "minor": 1}),
+            json!({"path": "/dev/x", "type": "b", "major": 1, "minor": 1_048_576}),
+            json!({"path": "/", "type": "c", "major": 1, "minor": 1}),
+        ] {
+            assert_eq!(plan(device.clone()).unwrap_err().kind(), Kind::Invalid, "{device}");
+        }
+        let devices =
+            plan(json!({"path": "/dev/../dev/tty", "type": "u", "major": 5, "minor": 0, "fileMode": 0o20_600}));
+        let nodes = devices.unwrap().unwrap().nodes;
+        assert_eq!((nodes.len(), nodes[5].mode), (6, 0o600), "the given one replaces the default");
+    }
+}

@@ -102,3 +102,58 @@ pub(super) fn apply(settings: &[Sysctl]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan_one(name: &str, namespaces: &[LinuxNamespaceType]) -> Result<PathBuf> {
+        let namespace = |kind: &LinuxNamespaceType| {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(*kind);
+            namespace
+        };
+        let namespaces: Vec<_> = namespaces.iter().map(namespace).collect();
+        let given = HashMap::from([(name.to_owned(), "1".to_owned())]);
+        plan(Some(&given), &namespaces).map(|mut settings| settings.remove(0).path)
+    }
+
+    #[test]
+    fn what_belongs_to_a_namespace_of_the_container_is_taken() {
+        use LinuxNamespaceType::{Ipc, Network, Uts};
+        let cases = [
+            ("kernel.shmmax", Ipc, "sys/kernel/shmmax"),
+            ("kernel/msgmax", Ipc, "sys/kernel/msgmax"),
+            ("fs.mqueue.msg_max", Ipc, "sys/fs/mqueue/msg_max"),
+            ("net.ipv4.ip_forward", Network, "sys/net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/1.forwarding", Network, "sys/net/ipv4/conf/eth0.1/forwarding"),
+            ("net/ipv4/conf/eth0.1/forwarding", Network, "sys/net/ipv4/conf/eth0.1/forwarding"),
+            ("kernel.domainname", Uts, "sys/kernel/domainname"),
+        ];
+        for (name, namespace, path) in cases {
+            assert_eq!(plan_one(name, &[namespace]).unwrap(), PathBuf::from(path), "{name}");
+            assert_eq!(plan_one(name, &[LinuxNamespaceType::Mount]).unwrap_err().kind(), Kind::Invalid, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_the_host_is_refused() {
+        use LinuxNamespaceType::{Ipc, Network, Uts};
+        let names = [
+            "kernel.hostname",
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "fs.mqueue",
+            "net",
+            "net.",
+            "kernel",
+            "net.ipv4/../../kernel.core_pattern",
+            "net/../kernel/core_pattern",
+            "net//ipv4",
+            "kernel.shmmax.x",
+        ];
+        for name in names {
+            assert!(plan_one(name, &[Ipc, Network, Uts]).is_err(), "{name}");
+        }
+    }
+}
