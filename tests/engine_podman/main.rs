@@ -1,0 +1,12 @@
+//! The real podman with regen as its runtime, told of it by what `regen install` prints; each test on a storage, a
+//! configuration and a cgroup of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod data;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod isolation;
+mod life;
+mod podman;
+mod ring;

@@ -1,0 +1,79 @@
+//! Rings under podman: what they are worth to people who never type `regen run`.
+
+use crate::harness::{World, eventually};
+use crate::podman::Podman;
+
+const ALICE: [&str; 3] = ["--rm", "--annotation", "run.regen.ring=alice"];
+
+#[test]
+fn a_ring_outlives_the_containers_of_podman() {
+    let world = World::new("pm");
+    let podman = Podman::new(&world);
+    podman.run(&ALICE, &["sh", "-c", "echo hi > /etc/motd; rm /bin/ls"]).success();
+    let read = podman.run(&ALICE, &["sh", "-c", "cat /etc/motd; test ! -e /bin/ls"]);
+    assert_eq!(read.success().stdout(), "hi\n");
+    podman.run(&["--rm"], &["test", "-e", "/etc/motd"]).code(1);
+    // The second run changed nothing: what podman itself puts into a container is no change.
+    assert_eq!(podman.log("alice").len(), 1);
+    let diff = world.regen(&["ring", "diff", "alice@base", "alice@latest"]);
+    let lines: Vec<_> = diff.success().stdout().lines().collect();
+    assert!(lines.contains(&"A /etc/motd") && lines.contains(&"D /bin/ls"), "{lines:?}");
+}
+
+#[test]
+fn a_container_of_podman_can_be_entered_stopped_and_put_back() {
+    let world = World::new("pb");
+    let podman = Podman::new(&world);
+    podman.run(&ALICE, &["sh", "-c", "echo good > /root/state"]).success();
+    let name = world.id("box");
+    let script = "trap 'exit 0' TERM; echo bad > /root/state; while :; do sleep 0.05; done";
+    let ring = ["--annotation", "run.regen.ring=alice", "--detach", "--name", &name];
+    podman.run(&ring, &["sh", "-c", script]).success();
+    let state = || podman.call(&["exec", &name, "cat", "/root/state"]).success().stdout().to_owned();
+    eventually("the program ran", || state() == "bad\n");
+    podman.run(&ALICE, &["true"]).code(126);
+    podman.call(&["stop", "--time", "30", &name]).success();
+    podman.call(&["rm", &name]).success();
+    world.regen(&["ring", "rollback", "alice", "--to", "@-1"]).success();
+    assert_eq!(podman.run(&ALICE, &["cat", "/root/state"]).success().stdout(), "good\n");
+}
+
+#[test]
+fn podman_tells_its_user_why_regen_refused() {
+    let world = World::new("pe");
+    let podman = Podman::new(&world);
+    podman.run(&ALICE, &["nonesuch"]).code(127);
+    podman.run(&ALICE, &["/etc/passwd"]).code(126);
+    let refused = podman.run(&["--rm", "--annotation", "run.regen.rign=alice"], &["true"]);
+    assert!(refused.code(126).stderr().contains("run.regen.rign"), "{refused:?}");
+    assert_eq!(world.ring_json(&["ls"]), serde_json::json!([]), "a container that could not be made leaves no ring");
+}
+
+#[test]
+fn an_annotation_of_podman_sets_the_depth_and_the_oldest_entries_leave() {
+    let world = World::new("pd");
+    let podman = Podman::new(&world);
+    let deep = [&ALICE[..], &["--annotation", "run.regen.ring.depth=2"]].concat();
+    for run in ["1", "2", "3"] {
+        podman.run(&deep, &["sh", "-c", &format!("echo {run} > /root/state")]).success();
+    }
+    world.regen(&["ring", "pack", "alice"]).success();
+    let numbers: Vec<_> = podman.log("alice").iter().map(|entry| entry["seq"].clone()).collect();
+    assert_eq!(numbers, [3, 2]);
+    assert_eq!(podman.run(&ALICE, &["cat", "/root/state"]).success().stdout(), "3\n");
+}
+
+#[test]
+fn a_second_container_of_podman_is_refused_with_the_name_of_the_first() {
+    let world = World::new("p2");
+    let podman = Podman::new(&world);
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    let name = podman.start(&ALICE[1..], script);
+    let id = podman.inspect(&name, "{{.Id}}");
+    let refused = podman.run(&ALICE, &["true"]);
+    assert!(refused.code(126).stderr().contains(&format!("in use by container '{id}'")), "{refused:?}");
+    podman.call(&["restart", "--time", "30", &name]).success();
+    eventually("it is up again", || podman.call(&["logs", &name]).stdout().matches("up\n").count() == 2);
+    podman.call(&["rm", "--force", "--time", "30", &name]).success();
+    podman.run(&ALICE, &["true"]).success();
+}
