@@ -25,10 +25,17 @@ pub(super) fn of_directory(path: &Path) -> Result<Base> {
         return Err(Error::new(Kind::Invalid, operation(), "it is not a directory"));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").context(operation)?;
-    let Some(lowers) = lower_directories(&mounts, &path) else {
+    let Some(Mounted { mut lowers, upper }) = mounted_overlay(&mounts, &path) else {
         let fingerprint = format!("dir:{}#{}", path.display(), metadata.ino());
         return Ok(Base { fingerprint, lasting: vec![path.clone()], directories: vec![path] });
     };
+    // Docker shortens long lists of layers to names below its own directory, in which the container's is.
+    let home = path.ancestors().nth(2).unwrap_or(&path);
+    if let (Some(first), Some(upper)) = (lowers.first(), upper)
+        && fs::canonicalize(home.join(first)).is_ok_and(|first| is_initial_layer(&first, &home.join(upper)))
+    {
+        lowers.remove(0);
+    }
     Ok(Base { fingerprint: of_lowers(&lowers), directories: vec![path], lasting: lowers })
 }
 
@@ -65,8 +72,29 @@ pub(super) fn of_image(store: &Store, diff_ids: &[Digest]) -> Base {
     Base { fingerprint: format!("image:{}", &digest.hex()[..16]), lasting: directories.clone(), directories }
 }
 
-/// The lower directories of the overlay that is mounted right at `path`, uppermost first.
-fn lower_directories(mountinfo: &str, path: &Path) -> Option<Vec<PathBuf>> {
+/// What is known of a mounted overlay.
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted {
+    /// Uppermost first.
+    lowers: Vec<PathBuf>,
+    upper: Option<PathBuf>,
+}
+
+/// Docker puts a layer between the image and each container, with the files that it mounts over: `ID-init/diff` under
+/// `ID/diff`. It goes with the container, and says nothing about the image.
+fn is_initial_layer(lower: &Path, upper: &Path) -> bool {
+    let split = |path: &Path| {
+        let layer = path.parent()?;
+        Some((layer.parent()?.to_owned(), layer.file_name()?.to_str()?.to_owned()))
+    };
+    match (split(lower), split(upper)) {
+        (Some((there, init)), Some((here, id))) => there == here && init == id + "-init",
+        _ => false,
+    }
+}
+
+/// The overlay that is mounted right at `path`.
+fn mounted_overlay(mountinfo: &str, path: &Path) -> Option<Mounted> {
     let path = path.to_str()?;
     // Of several mounts over each other, the last is the one that is seen.
     let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(path))?;
@@ -75,11 +103,12 @@ fn lower_directories(mountinfo: &str, path: &Path) -> Option<Vec<PathBuf>> {
     if details.next()? != "overlay" {
         return None;
     }
-    let options = details.nth(1)?.split(',');
-    let values = options.filter_map(|option| option.split_once('=').filter(|(key, _)| key.starts_with("lowerdir")));
+    let options: Vec<_> = details.nth(1)?.split(',').filter_map(|option| option.split_once('=')).collect();
+    let lowers = options.iter().filter(|(key, _)| key.starts_with("lowerdir"));
     // Newer kernels list each lower for itself, older ones all of them with colons between.
-    let lowers: Vec<_> = values.flat_map(|(_, value)| value.split(':')).map(PathBuf::from).collect();
-    (!lowers.is_empty()).then_some(lowers)
+    let lowers: Vec<_> = lowers.flat_map(|(_, value)| value.split(':')).map(PathBuf::from).collect();
+    let upper = options.iter().find(|(key, _)| *key == "upperdir").map(|(_, value)| PathBuf::from(value));
+    (!lowers.is_empty()).then_some(Mounted { lowers, upper })
 }
 
 #[cfg(test)]
@@ -91,10 +120,21 @@ mod tests {
         let table = "36 28 0:31 / /c/merged rw,relatime - overlay overlay \
                      rw,lowerdir=/l/A:/l/B,upperdir=/c/diff,workdir=/c/work,index=off\n\
                      37 28 8:1 / /plain rw - ext4 /dev/sda rw";
-        let lowers = lower_directories(table, Path::new("/c/merged"));
-        assert_eq!(lowers, Some(vec!["/l/A".into(), "/l/B".into()]));
-        assert_eq!(lower_directories(table, Path::new("/plain")), None);
-        assert_eq!(lower_directories(table, Path::new("/c")), None);
+        let mounted = mounted_overlay(table, Path::new("/c/merged")).unwrap();
+        assert_eq!(mounted.lowers, [Path::new("/l/A"), Path::new("/l/B")]);
+        assert_eq!(mounted.upper.as_deref(), Some(Path::new("/c/diff")));
+        assert_eq!(mounted_overlay(table, Path::new("/plain")), None);
+        assert_eq!(mounted_overlay(table, Path::new("/c")), None);
+    }
+
+    #[test]
+    fn the_layer_that_docker_makes_for_each_container_is_not_the_images() {
+        let upper = Path::new("/d/overlay2/c1/diff");
+        assert!(is_initial_layer(Path::new("/d/overlay2/c1-init/diff"), upper));
+        for other in ["/d/overlay2/c2-init/diff", "/e/overlay2/c1-init/diff", "/d/overlay2/c1/diff", "/", "/d"] {
+            assert!(!is_initial_layer(Path::new(other), upper), "{other}");
+        }
+        assert!(!is_initial_layer(Path::new("/"), Path::new("/")));
     }
 
     #[test]

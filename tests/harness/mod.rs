@@ -238,6 +238,11 @@ impl Running {
         read_text(&self.stdout)
     }
 
+    /// What it has said on standard error so far.
+    pub fn complaints(&self) -> String {
+        read_text(&self.stderr)
+    }
+
     /// Waits until it has printed this.
     pub fn wait_for(&mut self, text: &str) {
         let deadline = Instant::now() + LIMIT;
