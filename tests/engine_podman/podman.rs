@@ -50,6 +50,8 @@ impl<'a> Podman<'a> {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("podman");
         command.env("CONTAINERS_CONF", self.path("containers.conf"));
+        // Where its monitor leaves a file of a container that took too much memory.
+        command.current_dir(self.world.base());
         command.arg("--root").arg(self.path("podman")).arg("--runroot").arg(self.path("r"));
         command.arg("--tmpdir").arg(self.path("t")).args(["--runtime", "regen"]).args(arguments);
         command
