@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Uid, User};
+
 use crate::cli::{CgroupManager, Global, Rootless};
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result, quote};
@@ -9,6 +11,7 @@ use crate::ids::Name;
 use crate::ops::request::{RingRequest, parse_depth};
 use crate::ops::{self, Place};
 use crate::runtime::StateRoot;
+use crate::sys::user_namespace::outside;
 
 /// The places and choices of one call.
 #[derive(Debug)]
@@ -50,9 +53,10 @@ impl World {
             Some(root) => absolute(root)?,
             None => default_root(rootless, directory_variable("XDG_RUNTIME_DIR"))?,
         };
+        let home = directory_variable("HOME").or_else(|| rootless.then(home_of_caller).flatten());
         let store = match &global.store {
             Some(store) => absolute(store)?,
-            None => default_store(rootless, directory_variable("XDG_DATA_HOME"), directory_variable("HOME"))?,
+            None => default_store(rootless, directory_variable("XDG_DATA_HOME"), home)?,
         };
         let place = Place {
             root: StateRoot::new(root),
@@ -78,8 +82,22 @@ fn is_rootless(flag: Rootless) -> bool {
     match flag {
         Rootless::True => true,
         Rootless::False => false,
-        Rootless::Auto => !nix::unistd::geteuid().is_root(),
+        Rootless::Auto => !nix::unistd::geteuid().is_root() || is_root_of_a_users_namespace(),
     }
+}
+
+/// podman calls its runtime as root of the user namespace of an ordinary user, with little more in its environment than
+/// the directory for what runs. Root of a system container has none, or is called root.
+fn is_root_of_a_users_namespace() -> bool {
+    let named_root = std::env::var_os("USER").is_some_and(|user| user == "root");
+    outside(0).is_some() && directory_variable("XDG_RUNTIME_DIR").is_some() && !named_root
+}
+
+/// The home directory of the user that this one is outside of the user namespace: engines do not always name it.
+fn home_of_caller() -> Option<PathBuf> {
+    let uid = nix::unistd::geteuid();
+    let user = User::from_uid(outside(uid.as_raw()).map_or(uid, Uid::from_raw));
+    user.ok().flatten().map(|user| user.dir).filter(|home| home.is_absolute())
 }
 
 fn default_root(rootless: bool, runtime_directory: Option<PathBuf>) -> Result<PathBuf> {

@@ -16,11 +16,14 @@ pub mod worker;
 
 use std::path::PathBuf;
 
+use nix::unistd::{Uid, User};
+
 use crate::config::Config;
 use crate::error::{Context, Result};
 use crate::ids::Name;
 use crate::runtime::StateRoot;
 use crate::store::Store;
+use crate::sys::user_namespace::outside;
 
 /// Where and for whom something is done.
 #[derive(Debug, Clone)]
@@ -47,16 +50,20 @@ impl Place {
     }
 }
 
-/// The owner of the rings of the calling user: `root`, or the user's name, or the number of one without a name.
+/// The owner of the rings of the calling user: `root`, or the user's name, or the number of one without a name. Root of a
+/// user namespace that a user of this machine has made, as podman does for them, is that user.
 ///
 /// # Errors
 /// Those of looking into the user database.
 pub fn caller() -> Result<Name> {
     let uid = nix::unistd::geteuid();
+    let outside = outside(uid.as_raw()).filter(|_| uid.is_root()).map(Uid::from_raw);
+    let name_of = |uid: Uid| {
+        let user = User::from_uid(uid).context(|| format!("look up user {uid}"))?;
+        Ok(user.and_then(|user| user.name.parse().ok()))
+    };
     if uid.is_root() {
-        return "root".parse();
+        return outside.map_or(Ok(None), name_of)?.map_or_else(|| "root".parse(), Ok);
     }
-    let user = nix::unistd::User::from_uid(uid).context(|| format!("look up user {uid}"))?;
-    let name = user.and_then(|user| user.name.parse().ok());
-    name.map_or_else(|| format!("uid{uid}").parse(), Ok)
+    name_of(uid)?.map_or_else(|| format!("uid{uid}").parse(), Ok)
 }

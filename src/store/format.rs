@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::fs::{Durability, read_capped, replace_file};
+use crate::sys::xattr::OverlayClass;
 
 const NAME: &str = "format.json";
 const VERSION: u32 = 1;
+/// Layers of this store have `user.overlay.` attributes: it was made without the right to `trusted.` ones.
+const USER_CLASS: &str = "userxattr";
 const CAP: u64 = 64 * 1024;
 
 /// Version and features of something on disk. Features in a list that this regen does not know mean: `compatible`,
@@ -24,8 +27,8 @@ pub struct Format {
 /// Whether there is a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// One that this regen understands.
-    Present,
+    /// One that this regen understands, and how its overlay attributes are spelled.
+    Present(OverlayClass),
     /// None.
     Absent,
 }
@@ -38,7 +41,23 @@ impl Default for Format {
 }
 
 impl Format {
-    /// Refuses what this regen would misunderstand. This version knows no features yet, so each one is unknown.
+    fn of_store(class: OverlayClass) -> Self {
+        let incompatible = match class {
+            OverlayClass::Trusted => Vec::new(),
+            OverlayClass::User => vec![USER_CLASS.to_owned()],
+        };
+        Self { incompatible, ..Self::default() }
+    }
+
+    fn class(&self) -> OverlayClass {
+        if self.incompatible.iter().any(|feature| feature == USER_CLASS) {
+            OverlayClass::User
+        } else {
+            OverlayClass::Trusted
+        }
+    }
+
+    /// Refuses what this regen would misunderstand.
     ///
     /// # Errors
     /// [`Kind::Unsupported`], naming version or features.
@@ -50,6 +69,7 @@ impl Format {
             return newer(format!("it has format version {}, this regen knows {VERSION}", self.version));
         }
         let mut unknown = self.incompatible.clone();
+        unknown.retain(|feature| feature != USER_CLASS);
         unknown.extend(self.read_only_compatible.iter().cloned());
         if !unknown.is_empty() {
             return newer(format!("it uses features that this regen does not know: {}", unknown.join(", ")));
@@ -68,10 +88,28 @@ pub(super) fn check(store: &Path) -> Result<Found> {
     };
     let format: Format = serde_json::from_slice(&content).context(|| format!("{operation}: read {}", quote(&path)))?;
     format.check(&operation)?;
-    Ok(Found::Present)
+    Ok(Found::Present(format.class()))
 }
 
-pub(super) fn write(store: &Path) -> Result<()> {
-    let text = serde_json::to_vec(&Format::default()).context(|| "write the store's format")?;
+pub(super) fn write(store: &Path, class: OverlayClass) -> Result<()> {
+    let text = serde_json::to_vec(&Format::of_store(class)).context(|| "write the store's format")?;
     replace_file(store, NAME, &text, Durability::Durable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_says_how_its_attributes_are_spelled() {
+        for class in [OverlayClass::Trusted, OverlayClass::User] {
+            let directory = tempfile::tempdir().unwrap();
+            assert_eq!(check(directory.path()).unwrap(), Found::Absent);
+            write(directory.path(), class).unwrap();
+            assert_eq!(check(directory.path()).unwrap(), Found::Present(class));
+        }
+        let newer = Format { incompatible: vec![USER_CLASS.into(), "holes".into()], ..Format::default() };
+        let line = newer.check("open").unwrap_err().to_string();
+        assert!(line.contains("does not know: holes"), "{line}");
+    }
 }

@@ -24,14 +24,20 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Result, quote};
+use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::fs::{Durability, replace_file};
 use crate::sys::lock::{Lock, Sharing};
+use crate::sys::user_namespace::outside;
 use crate::sys::xattr::OverlayClass;
 
 pub use file_system::{check as check_file_system, nearest};
 pub use layer::{Layers, Stage};
 pub use run::{Run, RunRecord};
+
+/// How overlay attributes are spelled by somebody like us: `trusted.` ones are for root of the initial user namespace.
+fn own_class() -> OverlayClass {
+    if nix::unistd::geteuid().is_root() && outside(0).is_none() { OverlayClass::Trusted } else { OverlayClass::User }
+}
 
 /// An opened store.
 #[derive(Debug, Clone)]
@@ -47,17 +53,23 @@ impl Store {
     /// [`crate::error::Kind::Unsupported`] if a newer regen wrote it, or if its file system cannot hold an upper;
     /// else those of making directories.
     pub fn open(directory: &Path) -> Result<Self> {
-        let store = Self { directory: directory.to_owned(), class: OverlayClass::Trusted };
-        if format::check(directory)? == format::Found::Present {
-            return Ok(store);
+        let own = own_class();
+        if let format::Found::Present(class) = format::check(directory)? {
+            if (class, own) == (OverlayClass::Trusted, OverlayClass::User) {
+                let cause = "its layers have attributes that only root of the whole machine can read";
+                return Err(Error::new(Kind::Unsupported, format!("open store {}", quote(directory)), cause)
+                    .next("give another --store"));
+            }
+            return Ok(Self { directory: directory.to_owned(), class });
         }
+        let store = Self { directory: directory.to_owned(), class: own };
         file_system::check(directory)?;
         for part in ["", "layers", "runs", "rings"] {
             make_directory(&directory.join(part))?;
         }
         let _lock = store.lock_for_collection()?;
         if format::check(directory)? == format::Found::Absent {
-            format::write(directory)?;
+            format::write(directory, own)?;
         }
         Ok(store)
     }
@@ -68,7 +80,7 @@ impl Store {
     /// As [`Store::open`], but nothing is made.
     pub fn open_existing(directory: &Path) -> Result<Option<Self>> {
         match format::check(directory)? {
-            format::Found::Present => Self::open(directory).map(Some),
+            format::Found::Present(_) => Self::open(directory).map(Some),
             format::Found::Absent => Ok(None),
         }
     }

@@ -1,4 +1,4 @@
-//! A user namespace made only for its maps: what an idmapped mount is given.
+//! User namespaces: what ours is called outside, and one made only for its maps, for an idmapped mount.
 
 use std::fs::{self, File};
 use std::io;
@@ -35,6 +35,28 @@ pub fn create(uids: &[Range], gids: &[Range]) -> Result<OwnedFd> {
     drop(hold);
     reap(pid).context(operation)?;
     made
+}
+
+/// What a user id of this process's user namespace is in the one around it; `None` if this is the initial namespace, or
+/// the id is not mapped.
+#[must_use]
+pub fn outside(uid: u32) -> Option<u32> {
+    // Where /proc is missing nothing is known, and the ids are taken for what they are.
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if is_initial(&map) { None } else { translate(&map, uid) }
+}
+
+fn is_initial(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn translate(map: &str, uid: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (inside, outside, size) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let offset = uid.checked_sub(inside).filter(|offset| *offset < size)?;
+        outside.checked_add(offset)
+    })
 }
 
 fn prepare(pid: libc::pid_t, uids: &[Range], gids: &[Range]) -> io::Result<OwnedFd> {
@@ -81,6 +103,15 @@ fn reap(pid: libc::pid_t) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_translated_range_by_range() {
+        let map = "         0       1001          1\n         1     100000      65536\n";
+        assert_eq!([0, 1, 65536].map(|uid| translate(map, uid)), [Some(1001), Some(100_000), Some(165_535)]);
+        assert_eq!([65537, u32::MAX].map(|uid| translate(map, uid)), [None; 2]);
+        assert_eq!(translate("0 4294967290 10", 9), None);
+        assert!(is_initial("         0          0 4294967295\n") && !is_initial(map) && !is_initial(""));
+    }
 
     #[test]
     fn privileged_the_namespace_has_the_maps_and_leaves_no_child() {
