@@ -6,8 +6,11 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "help shows optional parts in brackets, as they are typed")]
 
 pub mod doctor;
+pub mod events;
 pub mod install;
+pub mod ps;
 pub mod ring;
+pub mod update;
 
 use std::path::PathBuf;
 
@@ -116,6 +119,16 @@ pub enum Command {
     Exec(Exec),
     /// List containers
     List(List),
+    /// List the processes of a container
+    Ps(ps::Ps),
+    /// Stop every process of a container where it is
+    Pause(Container),
+    /// Let a paused container go on
+    Resume(Container),
+    /// Change the limits of a container
+    Update(update::Update),
+    /// Tell what a container uses, and when it ran out of memory
+    Events(events::Events),
     /// Write a config.json to begin with
     Spec(Spec),
     /// Print what this runtime can do

@@ -7,6 +7,7 @@ mod completions;
 mod create;
 mod delete;
 mod doctor;
+mod events;
 mod exec;
 mod features;
 mod hook_relay;
@@ -15,7 +16,9 @@ mod kill;
 mod list;
 mod log;
 mod man;
+mod pause;
 mod progress;
+mod ps;
 mod ring;
 mod run;
 mod saved;
@@ -23,6 +26,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod update;
 mod worker;
 mod world;
 
@@ -100,6 +104,11 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Run(arguments) => run::run(&world()?, arguments),
         Command::Exec(arguments) => exec::run(&world()?, arguments),
         Command::List(arguments) => list::run(&world()?, arguments).map(|()| 0),
+        Command::Ps(arguments) => ps::run(&world()?, arguments).map(|()| 0),
+        Command::Pause(arguments) => pause::pause(&world()?, arguments).map(|()| 0),
+        Command::Resume(arguments) => pause::resume(&world()?, arguments).map(|()| 0),
+        Command::Update(arguments) => update::run(&world()?, arguments).map(|()| 0),
+        Command::Events(arguments) => events::run(&world()?, arguments).map(|()| 0),
         Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
         Command::Ring(arguments) => ring::run(&world()?, arguments),

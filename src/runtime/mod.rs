@@ -18,6 +18,7 @@
 //!   stop-requested       the last signal that somebody sent on purpose; absent if nobody did
 //!   engine/config.json   the derived specification, which the engine reads
 //!   engine/ID/           the engine's own files; nothing in there is trusted
+//!   resources.json       the limits that hold, once they were updated
 //!   exec/RANDOM/ID/      the same for one exec, gone when it runs
 //! ```
 //!
@@ -31,6 +32,7 @@
 mod create;
 mod delete;
 mod engine;
+mod event;
 mod exec;
 mod executor;
 pub mod features;
@@ -39,11 +41,13 @@ mod hook;
 mod kill;
 mod leftover;
 mod list;
+mod pause;
 mod pty;
 mod record;
 mod rootfs;
 mod start;
 mod state;
+mod update;
 
 use std::path::{Path, PathBuf};
 
@@ -51,15 +55,18 @@ use crate::ids::ContainerId;
 
 pub use create::{CreateRequest, Created, Stdio, create};
 pub use delete::{Stop, remove, stop};
+pub use event::{Event, stats, watch};
 pub use exec::{ExecOutcome, ExecRequest, exec};
 pub use foreground::wait_foreground;
 pub use hook::relay;
 pub use kill::{kill, stop_requested};
 pub use leftover::{Leftover, leftovers};
 pub use list::{Listed, list};
+pub use pause::{pause, processes, resume};
 pub use pty::Pty;
 pub use start::start;
 pub use state::{ContainerState, Status, spec, state};
+pub use update::update;
 
 /// The directory under which the states of containers lie (`--root`).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use crate::bundle;
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Result, quote};
 use crate::ids::ContainerId;
-use crate::runtime::StateRoot;
 use crate::runtime::record::{self, Phase, Record};
+use crate::runtime::{StateRoot, update};
 use crate::sys::fs::read_capped;
 use crate::sys::process::Identity;
 
@@ -89,7 +89,7 @@ pub fn state(root: &StateRoot, id: &ContainerId) -> Result<ContainerState> {
     Ok(describe(record, status))
 }
 
-/// The specification that the container was made with, as the engine got it.
+/// The specification that the container was made with, as the engine got it, with the limits that hold now.
 ///
 /// # Errors
 /// As [`state`].
@@ -97,7 +97,9 @@ pub fn spec(root: &StateRoot, id: &ContainerId) -> Result<Spec> {
     Record::load(root, id)?;
     let path = record::engine(root, id).join(bundle::CONFIG);
     let bytes = read_capped(&path, 64 << 20)?;
-    bundle::parse(&bytes).context(|| format!("read {}", quote(&path)))
+    let mut spec = bundle::parse(&bytes).context(|| format!("read {}", quote(&path)))?;
+    update::amend(root, id, &mut spec)?;
+    Ok(spec)
 }
 
 fn describe(record: Record, status: Status) -> ContainerState {
@@ -129,8 +131,8 @@ pub(super) fn status(record: &Record) -> Result<Status> {
     }
     Ok(match record.phase {
         Phase::Creating => Status::Creating,
+        Phase::Created | Phase::Running if record.cgroup.is_frozen() => Status::Paused,
         Phase::Created => Status::Created,
-        Phase::Running if record.cgroup.is_frozen() => Status::Paused,
         Phase::Running => Status::Running,
     })
 }

@@ -3,6 +3,7 @@
 //! What rustix and nix offer safely is used directly by the rooms above; here is only what they lack, and what
 //! must be done in one way everywhere (a file that appears whole, a lock, a mount).
 
+pub mod alarm;
 pub mod bpf;
 pub mod detach;
 pub mod exe;
