@@ -86,3 +86,26 @@ fn docker_can_have_an_entry_for_each_ring() {
     install(&world, &root, &["docker", "--ring", "../x"]).fails_with(1, "name");
     install(&world, &root, &["docker", "--binary", "/nowhere"]).fails_with(1, "no such file");
 }
+
+#[test]
+fn containerd_reads_what_was_added_to_its_file_beside_what_was_there() {
+    let world = World::new("ic");
+    let root = machine(&world);
+    let file = root.join("etc/containerd/config.toml");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    // As Debian's package has it.
+    let old = "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\"]\n    \
+               [plugins.\"io.containerd.grpc.v1.cri\".cni]\n      bin_dir = \"/usr/lib/cni\"\n";
+    fs::write(&file, old).unwrap();
+    install(&world, &root, &["containerd"]).success();
+    let mut command = std::process::Command::new("containerd");
+    command.arg("--config").arg(&file).args(["config", "dump"]);
+    let dump: toml::Table = world.finish(command).success().stdout().parse().unwrap();
+    let cri = &dump["plugins"]["io.containerd.grpc.v1.cri"];
+    assert_eq!(cri["cni"]["bin_dir"].as_str(), Some("/usr/lib/cni"));
+    let runtime = &cri["containerd"]["runtimes"]["regen"];
+    assert_eq!(runtime["options"]["BinaryName"].as_str(), Some(REGEN));
+    assert_eq!(runtime["pod_annotations"][0].as_str(), Some("run.regen.*"));
+    install(&world, &root, &["containerd", "--undo"]).success();
+    assert_eq!(fs::read_to_string(&file).unwrap(), old);
+}

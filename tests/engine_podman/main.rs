@@ -6,6 +6,7 @@
 mod data;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod install;
 mod isolation;
 mod life;
 mod podman;
