@@ -22,6 +22,15 @@ fn a_container_of_docker_lives_through_all_its_verbs() {
     assert_eq!(read.success().stdout(), format!("{}\n50\n", 64 << 20));
     let stats = docker.call(&["stats", "--no-stream", "--format", "{{.MemUsage}}", &name]);
     assert!(stats.success().stdout().ends_with("/ 64MiB\n"), "{stats:?}");
+    docker.call(&["update", "--memory", "80m", "--memory-swap", "80m", &name]).success();
+    let read = docker.call(&["exec", &name, "cat", limits[0]]);
+    assert_eq!(read.success().stdout(), format!("{}\n", 80 << 20));
+    docker.call(&["pause", &name]).success();
+    assert_eq!(docker.inspect(&name, "{{.State.Status}}"), "paused");
+    docker.call(&["unpause", &name]).success();
+    assert_eq!(docker.inspect(&name, "{{.State.Status}}"), "running");
+    let top = docker.call(&["top", &name, "-o", "pid,args"]);
+    assert!(top.success().stdout().contains("usr1"), "{top:?}");
     docker.call(&["kill", "--signal", "USR1", &name]).success();
     eventually("the signal came", || docker.call(&["logs", &name]).stdout().ends_with("usr1\n"));
     docker.call(&["restart", "--time", "30", &name]).success();
@@ -29,7 +38,8 @@ fn a_container_of_docker_lives_through_all_its_verbs() {
     docker.call(&["stop", "--time", "30", &name]).success();
     assert_eq!(docker.inspect(&name, "{{.State.Status}} {{.State.ExitCode}}"), "exited 7");
     let filter = format!("container={name}");
-    let restarted = ["create", "start", "kill", "kill", "die", "stop", "start", "restart", "kill", "die", "stop"];
+    let restarted = ["kill", "kill", "die", "stop", "start", "restart", "kill", "die", "stop"];
+    let expected = [&["create", "start", "update", "pause", "unpause", "top"][..], &restarted].concat();
     eventually("the daemon has told of everything", || {
         // It prints what has happened until now, and ends.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -37,7 +47,7 @@ fn a_container_of_docker_lives_through_all_its_verbs() {
         let events = ["events", "--since", "0", "--until", &now, "--filter", &filter, "--format", "{{.Action}}"];
         let events = docker.call(&events);
         let events = events.success().stdout().lines().filter(|event| !event.starts_with("exec"));
-        events.eq(restarted)
+        events.eq(expected.iter().copied())
     });
     docker.call(&["rm", &name]).success();
 }

@@ -20,6 +20,9 @@ fn podman_limits_a_container_and_counts_what_it_takes() {
     let stats = podman.call(&["stats", "--no-stream", "--format", "{{.PIDs}} {{.MemLimit}} {{.MemUsageBytes}}", &name]);
     let words: Vec<_> = stats.success().stdout().split_whitespace().collect();
     assert_eq!(words[..2], ["1", "33554432"], "{stats:?}");
+    podman.call(&["update", "--memory", "48m", "--cpu-shares", "400", &name]).success();
+    assert_eq!(read("memory/memory.limit_in_bytes"), (48 << 20).to_string());
+    assert_eq!((read("cpu/cpu.shares"), read("pids/pids.max")), ("400".into(), "20".into()));
     podman.call(&["rm", "--force", "--time", "0", &name]).success();
     // The limit holds, and the one who went over it is killed.
     let greedy = ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1; echo $?"];

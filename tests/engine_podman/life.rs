@@ -72,6 +72,25 @@ fn podman_has_terminals_for_containers_and_for_processes_in_them() {
 }
 
 #[test]
+fn podman_pauses_a_container_and_lets_it_go_on() {
+    let world = World::new("pp");
+    let podman = Podman::new(&world);
+    let name = podman.start(&[], "i=0; echo up; while :; do i=$((i+1)); echo $i > /root/count; done");
+    let root = format!("/proc/{}/root/root/count", podman.inspect(&name, "{{.State.Pid}}"));
+    let count = || std::fs::read_to_string(&root).unwrap();
+    podman.call(&["pause", &name]).success();
+    assert_eq!(podman.inspect(&name, "{{.State.Status}}"), "paused");
+    let before = count();
+    assert!(podman.call(&["exec", &name, "true"]).code != 0, "an exec in a paused container has to be refused");
+    assert_eq!(count(), before);
+    podman.call(&["unpause", &name]).success();
+    assert_eq!(podman.inspect(&name, "{{.State.Status}}"), "running");
+    eventually("it goes on", || count() != before);
+    podman.call(&["pause", &name]).success();
+    podman.call(&["rm", "--force", "--time", "0", &name]).success();
+}
+
+#[test]
 fn a_process_that_podman_starts_first_reaps_and_passes_signals_on() {
     let world = World::new("pi");
     let podman = Podman::new(&world);
