@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import parts, report
+from measure import parts, pod, report
 from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
@@ -16,6 +16,7 @@ PARTS = {
     "rollback": (parts.rollback, 40, True),
     "seal": (parts.seal, 9, True),
     "pack": (parts.pack, 5, True),
+    "pod": (pod.pod, 40, False),
 }
 
 

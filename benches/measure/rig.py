@@ -49,7 +49,7 @@ class Rig:
         for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
             (self.rootfs / name).mkdir(parents=True)
         shutil.copy(shutil.which("busybox"), self.rootfs / "bin/busybox")
-        for applet in ("sh", "true", "echo", "cp", "sync"):
+        for applet in ("sh", "true", "echo", "cp", "dd", "sync"):
             (self.rootfs / "bin" / applet).symlink_to("busybox")
 
     def make_bundle(self, name, arguments):

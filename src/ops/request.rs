@@ -12,10 +12,11 @@ use crate::ring::selector::{Selector, Target};
 use crate::ring::{Limits, Rebase};
 
 const PREFIX: &str = "run.regen.";
-/// What containerd says about the containers of a pod.
-const KUBERNETES_TYPE: &str = "io.kubernetes.cri.container-type";
-const KUBERNETES_CONTAINER: &str = "io.kubernetes.cri.container-name";
-const KUBERNETES_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+/// What an engine of Kubernetes says about the containers of a pod: kind, the container's name, the pod's namespace.
+const CONTAINERD: [&str; 3] =
+    ["io.kubernetes.cri.container-type", "io.kubernetes.cri.container-name", "io.kubernetes.cri.sandbox-namespace"];
+const CRIO: [&str; 3] =
+    ["io.kubernetes.cri-o.ContainerType", "io.kubernetes.container.name", "io.kubernetes.pod.namespace"];
 /// What is known behind [`PREFIX`]; a container of a pod that is called like one of these can't have a ring of another name.
 const KNOWN: [&str; 7] = ["ring", "ring.at", "ring.depth", "ring.max-bytes", "ring.create", "ring.mode", "ring.rebase"];
 
@@ -70,12 +71,43 @@ pub fn choose(
     limits: &config::Ring,
 ) -> Result<Option<RingRequest>> {
     let named = parse_annotations(annotations, owner, limits)?;
-    Ok(named.or(default.filter(|_| !is_sandbox(annotations))))
+    let Some(default) = default else { return Ok(named) };
+    let sandbox = Member::read(annotations)?.is_some_and(|member| member.is_sandbox());
+    Ok(named.or(Some(default).filter(|_| !sandbox)))
 }
 
-/// The container that only holds a pod's namespaces has nothing to save.
-fn is_sandbox(annotations: &HashMap<String, String>) -> bool {
-    annotations.get(KUBERNETES_TYPE).is_some_and(|kind| kind == "sandbox")
+/// A container's place in a pod, as the engine has it.
+struct Member<'a> {
+    kind: &'a str,
+    container: Option<&'a str>,
+    namespace: &'a str,
+}
+
+impl<'a> Member<'a> {
+    /// `None` if the container is in no pod of Kubernetes. podman's pods have a kind as CRI-O's have, but no namespace.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if two engines say that the pod is theirs. CRI-O hands on what the pod's author says in
+    /// containerd's name, and containerd may have been told to do likewise: then it is not known who owns the ring.
+    fn read(annotations: &'a HashMap<String, String>) -> Result<Option<Self>> {
+        let get = |key: &str| annotations.get(key).map(String::as_str);
+        let of = |[kind, container, namespace]: [&str; 3]| {
+            Some(Self { kind: get(kind)?, container: get(container), namespace: get(namespace)? })
+        };
+        match (of(CONTAINERD), of(CRIO)) {
+            (Some(_), Some(_)) => {
+                let cause = format!("annotations {} and {} contradict each other", CONTAINERD[0], CRIO[0]);
+                Err(Error::new(Kind::Invalid, "find out whose pod it is", cause)
+                    .next("take those out of the pod that its engine did not set"))
+            }
+            (member, None) | (None, member) => Ok(member),
+        }
+    }
+
+    /// The container that only holds the pod's namespaces has nothing to save.
+    fn is_sandbox(&self) -> bool {
+        self.kind == "sandbox"
+    }
 }
 
 /// Reads the `run.regen.*` annotations of a container; `None` if it asks for no ring.
@@ -87,10 +119,21 @@ pub fn parse_annotations(
     owner: &Name,
     limits: &config::Ring,
 ) -> Result<Option<RingRequest>> {
-    if is_sandbox(annotations) {
+    if !annotations.keys().any(|key| key.starts_with(PREFIX)) {
         return Ok(None);
     }
-    let container = annotations.get(KUBERNETES_CONTAINER).map(String::as_str);
+    let member = Member::read(annotations)?;
+    if member.as_ref().is_some_and(Member::is_sandbox) {
+        return Ok(None);
+    }
+    let container = member.as_ref().and_then(|member| member.container);
+    // Pods own rings by their Kubernetes namespace; everybody else is who calls.
+    let owner = match &member {
+        Some(member) => format!("k8s.{}", member.namespace).parse().map_err(|error: Error| {
+            error.during(format!("read whose pod it is, of namespace '{}'", member.namespace.escape_debug()))
+        })?,
+        None => owner.clone(),
+    };
     let Some(ring) = ring_name(annotations, container, owner)? else {
         // A misspelt name must not silently mean "not saved".
         check_known(annotations, container)?;
@@ -118,7 +161,7 @@ fn shown(key: &str, value: &str) -> String {
     format!("read annotation {key}='{}'", value.escape_debug())
 }
 
-fn ring_name(annotations: &HashMap<String, String>, container: Option<&str>, owner: &Name) -> Result<Option<RingName>> {
+fn ring_name(annotations: &HashMap<String, String>, container: Option<&str>, owner: Name) -> Result<Option<RingName>> {
     let own = container.map(|container| format!("ring.{container}")).filter(|name| !KNOWN.contains(&name.as_str()));
     let chosen = own.and_then(|name| annotations.get_key_value(&format!("{PREFIX}{name}")));
     let Some((key, value)) = chosen.or_else(|| annotations.get_key_value("run.regen.ring")) else { return Ok(None) };
@@ -131,18 +174,9 @@ fn ring_name(annotations: &HashMap<String, String>, container: Option<&str>, own
         (None, Some(container)) => format!("{value}-{container}"),
         _ => value.clone(),
     };
-    let owner = owner_of(annotations, owner).map_err(|error| error.during(operation()))?;
     let check = || value.parse::<Name>().and_then(|_| text.parse());
     let name = check().map_err(|error| error.during(operation()))?;
     Ok(Some(RingName { owner, name }))
-}
-
-/// Pods own rings by their Kubernetes namespace; everybody else is who calls.
-fn owner_of(annotations: &HashMap<String, String>, caller: &Name) -> Result<Name> {
-    match annotations.get(KUBERNETES_NAMESPACE) {
-        Some(namespace) => format!("k8s.{namespace}").parse(),
-        None => Ok(caller.clone()),
-    }
 }
 
 fn check_known(annotations: &HashMap<String, String>, container: Option<&str>) -> Result<()> {
@@ -283,7 +317,7 @@ mod tests {
         };
         assert_eq!(chosen("org.example.x", "1").as_deref(), Some("root/mine"));
         assert_eq!(chosen("run.regen.ring", "theirs").as_deref(), Some("root/theirs"));
-        assert_eq!(chosen(KUBERNETES_TYPE, "sandbox"), None);
+        assert_eq!(chosen(CONTAINERD[0], "container").as_deref(), Some("root/mine"));
     }
 
     #[test]
@@ -329,19 +363,41 @@ mod tests {
         }
     }
 
+    fn of_pod<'a>(engine: [&'a str; 3], kind: &'a str, container: &'a str) -> Vec<(&'a str, &'a str)> {
+        vec![(engine[0], kind), (engine[1], container), (engine[2], "team"), ("run.regen.ring", "app")]
+    }
+
     #[test]
     fn each_container_of_a_pod_has_a_ring_of_its_own_that_its_namespace_owns() {
-        let pod = [(KUBERNETES_NAMESPACE, "team"), (KUBERNETES_TYPE, "container"), ("run.regen.ring", "app")];
-        let with = |container| {
-            let mut pairs = pod.to_vec();
-            pairs.push((KUBERNETES_CONTAINER, container));
-            pairs.push(("run.regen.ring.db", "data"));
-            pairs
-        };
-        assert_eq!(ring(&with("web")), "k8s.team/app-web");
-        assert_eq!(ring(&with("db")), "k8s.team/data");
-        let create = [&with("create")[..], &[("run.regen.ring.create", "never")]].concat();
-        assert_eq!(ring(&create), "k8s.team/app-create", "the setting is not a ring's name");
-        assert_eq!(read(&[("run.regen.ring", "app"), (KUBERNETES_TYPE, "sandbox")]).unwrap(), None);
+        for engine in [CONTAINERD, CRIO] {
+            let with =
+                |container| [&of_pod(engine, "container", container)[..], &[("run.regen.ring.db", "data")]].concat();
+            assert_eq!(ring(&with("web")), "k8s.team/app-web");
+            assert_eq!(ring(&with("db")), "k8s.team/data");
+            let create = [&with("create")[..], &[("run.regen.ring.create", "never")]].concat();
+            assert_eq!(ring(&create), "k8s.team/app-create", "the setting is not a ring's name");
+            let only: Vec<_> = with("web").into_iter().filter(|(key, _)| *key != "run.regen.ring").collect();
+            assert_eq!(read(&only).unwrap(), None, "only the other container has one");
+        }
+    }
+
+    #[test]
+    fn what_holds_the_namespaces_of_a_pod_has_no_ring() {
+        let owner = "root".parse().unwrap();
+        let default = RingRequest::parse("mine", &owner).unwrap();
+        for engine in [CONTAINERD, CRIO] {
+            let pairs = of_pod(engine, "sandbox", "POD");
+            let annotations = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            let limits = config::Config::default().ring;
+            assert_eq!(choose(&annotations, Some(default.clone()), &owner, &limits).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_speaks_for_another_engine_is_refused() {
+        let forged = [&of_pod(CRIO, "container", "web")[..], &of_pod(CONTAINERD, "container", "web")].concat();
+        assert!(read(&forged).unwrap_err().to_string().contains("contradict"));
+        let podman = [(CRIO[0], "container"), ("run.regen.ring", "app")];
+        assert_eq!(ring(&podman), "root/app", "podman says that much of its pods");
     }
 }

@@ -159,6 +159,12 @@ impl Cri {
         self.call::<_, StatsAnswer>("ContainerStats", Id { id: id.into() }).unwrap().stats.unwrap()
     }
 
+    /// Changes what a container may use.
+    pub fn update(&self, id: &str, resources: Resources) -> Result<(), Status> {
+        let request = UpdateResources { id: id.into(), linux: Some(resources) };
+        self.call::<_, Empty>("UpdateContainerResources", request).map(drop)
+    }
+
     /// The log of a container that is called so, in a pod of this name, as containerd writes it.
     pub fn log(&self, pod: &str, container: &str) -> String {
         let path = self.logs.join(pod).join(format!("{container}.log"));

@@ -40,6 +40,24 @@ fn ctr_enters_signals_measures_and_removes_a_container() {
 }
 
 #[test]
+fn ctr_pauses_and_lists_the_processes_of_a_container() {
+    let world = World::new("cp");
+    let containerd = Containerd::new(&world);
+    containerd.run(&["--detach"], "a", &["sh", "-c", SERVICE]).success();
+    let shown = |state: &str| containerd.ctr(&["tasks", "ls"]).success().stdout().contains(state);
+    containerd.ctr(&["tasks", "pause", "a"]).success();
+    assert!(shown("PAUSED"));
+    containerd.ctr(&["tasks", "resume", "a"]).success();
+    assert!(shown("RUNNING"));
+    let processes = containerd.ctr(&["tasks", "ps", "a"]);
+    assert!(processes.success().stdout().lines().count() >= 2, "{processes:?}");
+    containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", "--all", "a"]).success();
+    eventually("the task ended", || shown("STOPPED"));
+    let removed = containerd.ctr(&["tasks", "rm", "a"]);
+    assert!(removed.success().stderr().contains("exit code 137"), "{removed:?}");
+}
+
+#[test]
 fn ctr_gives_a_container_a_terminal() {
     let world = World::new("cy");
     let containerd = Containerd::new(&world);

@@ -292,3 +292,12 @@ pub struct Usage {
     #[prost(message, optional, tag = "2")]
     pub used: Option<Number>,
 }
+
+/// `UpdateContainerResourcesRequest`
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateResources {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, optional, tag = "2")]
+    pub linux: Option<Resources>,
+}

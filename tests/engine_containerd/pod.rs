@@ -158,7 +158,7 @@ fn a_container_that_takes_too_much_memory_is_told_of() {
 }
 
 #[test]
-fn the_limits_of_a_container_are_set() {
+fn the_limits_of_a_container_are_set_and_changed() {
     let world = World::new("pu");
     let containerd = Containerd::new(&world);
     let cri = containerd.cri();
@@ -182,6 +182,9 @@ fn the_limits_of_a_container_are_set() {
     };
     assert_eq!(read("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
     assert_eq!((read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.shares")), ("50000".into(), "512".into()));
+    cri.update(&id, limit(96, 80_000)).unwrap();
+    assert_eq!(read("memory", "memory.limit_in_bytes"), (96 << 20).to_string());
+    assert_eq!(read("cpu", "cpu.cfs_quota_us"), "80000");
     cri.remove_pod(&sandbox);
 }
 

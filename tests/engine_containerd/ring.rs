@@ -122,6 +122,22 @@ fn a_container_that_kubelet_starts_again_goes_on_from_its_ring() {
 }
 
 #[test]
+fn an_annotation_for_one_container_gives_the_others_no_ring() {
+    let world = World::new("ro");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let pod = cri.pod("team", "web").annotate("run.regen.ring.app", "web").annotate("run.regen.ring.depth", "3");
+    let sandbox = cri.run_pod(&pod).unwrap();
+    for name in ["init", "app", "side"] {
+        let id = cri.run(&sandbox, &pod, shell(name, "echo written >/root/state"));
+        assert_eq!(cri.wait(&id).exit_code, 0);
+    }
+    cri.remove_pod(&sandbox);
+    assert_eq!(rings(&world), ["k8s.team/web"]);
+    assert_eq!(world.ring_json(&["ls"])[0]["depth"], 3);
+}
+
+#[test]
 fn a_newer_image_below_a_ring_is_refused_unless_the_pod_says_that_it_is_meant() {
     let world = World::new("rb");
     let containerd = Containerd::new(&world);
