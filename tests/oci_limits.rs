@@ -5,19 +5,29 @@
 mod harness;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use harness::{World, eventually};
 use serde_json::{Value, json};
 
-/// A file of a container's cgroup on version 1.
-fn file(controller: &str, id: &str, name: &str) -> PathBuf {
-    Path::new("/sys/fs/cgroup").join(controller).join(id).join(name)
+fn is_version_1() -> bool {
+    Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists()
 }
 
-fn read(controller: &str, id: &str, name: &str) -> String {
-    fs::read_to_string(file(controller, id, name)).unwrap().trim().to_owned()
+/// What a file of a container's cgroup says: `CONTROLLER/FILE` on version 1, `FILE` on version 2.
+fn read(id: &str, name: &str) -> String {
+    let (controller, file) = name.split_once('/').unwrap_or(("", name));
+    let path = Path::new("/sys/fs/cgroup").join(controller).join(id).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+}
+
+/// Looks at `FILE=VALUE` words for the version that is here.
+fn check(id: &str, version_1: &[&str], version_2: &[&str]) {
+    for expected in if is_version_1() { version_1 } else { version_2 } {
+        let (file, value) = expected.split_once('=').unwrap();
+        assert_eq!(read(id, file), value, "{file}");
+    }
 }
 
 #[test]
@@ -99,31 +109,37 @@ fn ps_shows_the_containers_processes_and_no_others() {
 fn every_flag_of_update_reaches_its_file() {
     let world = World::new("update");
     let id = world.sleeper("a");
-    if !file("memory", &id, "cgroup.procs").exists() {
-        world.delete(&id);
-        return;
-    }
     let update = |flags: &[&str]| {
         world.regen(&[&["update"], flags, &[&id]].concat()).success();
     };
-    let mebibytes = |count: u64| (count << 20).to_string();
     update(&["--memory", "64M", "--memory-reservation", "32m", "--pids-limit", "21"]);
-    assert_eq!(read("memory", &id, "memory.limit_in_bytes"), mebibytes(64));
-    assert_eq!(read("memory", &id, "memory.soft_limit_in_bytes"), mebibytes(32));
-    assert_eq!(read("pids", &id, "pids.max"), "21");
+    check(
+        &id,
+        &["memory/memory.limit_in_bytes=67108864", "memory/memory.soft_limit_in_bytes=33554432", "pids/pids.max=21"],
+        &["memory.max=67108864", "memory.low=33554432", "pids.max=21"],
+    );
     update(&["--cpu-share", "333", "--cpu-period", "50000", "--cpu-quota", "40000", "--cpu-burst", "1000"]);
-    assert_eq!(read("cpu", &id, "cpu.shares"), "333");
-    assert_eq!(read("cpu", &id, "cpu.cfs_period_us"), "50000");
-    assert_eq!(read("cpu", &id, "cpu.cfs_quota_us"), "40000");
-    assert_eq!(read("cpu", &id, "cpu.cfs_burst_us"), "1000");
+    check(
+        &id,
+        &[
+            "cpu/cpu.shares=333",
+            "cpu/cpu.cfs_period_us=50000",
+            "cpu/cpu.cfs_quota_us=40000",
+            "cpu/cpu.cfs_burst_us=1000",
+        ],
+        &["cpu.weight=13", "cpu.max=40000 50000", "cpu.max.burst=1000"],
+    );
     update(&["--cpuset-cpus", "0", "--cpuset-mems", "0", "--kernel-memory", "1G"]);
-    assert_eq!(read("cpuset", &id, "cpuset.cpus"), "0");
-    update(&["--cpu-quota", "-1", "--cpu-burst", "0", "--pids-limit", "-1"]);
-    assert_eq!(read("cpu", &id, "cpu.cfs_quota_us"), "-1");
-    assert_eq!(read("pids", &id, "pids.max"), "max");
-    assert_eq!(read("memory", &id, "memory.limit_in_bytes"), mebibytes(64), "what was not given changed");
+    check(&id, &["cpuset/cpuset.cpus=0"], &["cpuset.cpus=0"]);
+    update(&["--cpu-burst", "0"]);
+    update(&["--cpu-quota", "-1", "--pids-limit", "-1"]);
+    check(
+        &id,
+        &["cpu/cpu.cfs_quota_us=-1", "pids/pids.max=max", "memory/memory.limit_in_bytes=67108864"],
+        &["cpu.max=max 50000", "pids.max=max", "memory.max=67108864"],
+    );
     update(&["--cpu-idle", "1"]);
-    assert_eq!(read("cpu", &id, "cpu.idle"), "1");
+    check(&id, &["cpu/cpu.idle=1"], &["cpu.idle=1"]);
     world.regen(&["update", "--l3-cache-schema", "L3:0=f", &id]).fails_with(1, "not supported");
     world.regen(&["update", "--memory", "abc", &id]).fails_with(2, "invalid size: 'abc'");
     world.delete(&id);
@@ -133,19 +149,15 @@ fn every_flag_of_update_reaches_its_file() {
 fn limits_come_from_a_file_or_standard_input_and_are_remembered() {
     let world = World::new("updatefile");
     let id = world.sleeper("a");
-    if !file("memory", &id, "cgroup.procs").exists() {
-        world.delete(&id);
-        return;
-    }
     let limits = json!({"memory": {"limit": 96 << 20}, "pids": {"limit": 0}, "devices": [{"allow": true}]}).to_string();
     world.regen_with_input(&["update", "--resources", "-", &id], limits.as_bytes()).success();
-    assert_eq!(read("memory", &id, "memory.limit_in_bytes"), (96 << 20).to_string());
+    check(&id, &["memory/memory.limit_in_bytes=100663296"], &["memory.max=100663296"]);
     let path = world.base().join("limits.json");
     fs::write(&path, json!({"cpu": {"period": 30000}}).to_string()).unwrap();
     world.regen(&["update", "-r", path.to_str().unwrap(), &id]).success();
     // Each half of the pair was given alone.
     world.regen(&["update", "--cpu-quota", "15000", &id]).success();
-    assert_eq!(read("cpu", &id, "cpu.cfs_period_us"), "30000");
+    check(&id, &["cpu/cpu.cfs_period_us=30000", "cpu/cpu.cfs_quota_us=15000"], &["cpu.max=15000 30000"]);
     let kept: Value =
         serde_json::from_slice(&fs::read(world.state_directory(&id).join("resources.json")).unwrap()).unwrap();
     assert_eq!(kept["cpu"], json!({"period": 30000, "quota": 15000}));
@@ -203,7 +215,7 @@ fn runcs_numbers(world: &World) -> Option<Value> {
 /// The names of all fields, but not of those that depend on what the container did.
 fn fields(prefix: &str, value: &Value) -> Vec<String> {
     let Value::Object(map) = value else { return vec![prefix.to_owned()] };
-    let changing = ["raw", "usage", "max", "cache", "hugetlb"];
+    let changing = ["raw", "usage", "max", "cache", "hugetlb", "ioServiceBytesRecursive", "ioServicedRecursive"];
     let named = map.iter().flat_map(|(name, value)| fields(&format!("{prefix}/{name}"), value));
     named.filter(|name| !changing.iter().any(|word| name.ends_with(&format!("/{word}")))).collect()
 }
