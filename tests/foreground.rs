@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 
-use harness::{World, eventually};
+use harness::{World, cgroup_of, count_members, eventually};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::Signal;
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -216,7 +216,8 @@ fn a_terminal_is_real_has_the_callers_size_and_follows_it() {
     session.type_text("sleep 0.2; stty size\n");
     session.wait_for("11 22");
     // Control-C is a byte for the program inside, not a signal for the runtime.
-    let members = || fs::read_to_string(format!("/sys/fs/cgroup/pids/{id}/cgroup.procs")).unwrap().lines().count();
+    let cgroup = cgroup_of(world.pid(&id));
+    let members = || count_members(&cgroup);
     eventually("the shell is alone", || members() == 1);
     session.type_text("sleep 1000\n");
     eventually("the sleep runs", || members() == 2);

@@ -6,7 +6,7 @@ mod harness;
 
 use std::fs;
 
-use harness::{World, eventually};
+use harness::{World, cgroup_of, count_members, eventually};
 use serde_json::{Value, json};
 
 #[test]
@@ -89,10 +89,10 @@ fn kill_all_reaches_processes_that_share_the_hosts_pid_namespace() {
     });
     let id = world.id("a");
     world.regen(&["run", "-d", "--bundle", bundle.text(), &id]).success();
-    let members = || fs::read_to_string(format!("/sys/fs/cgroup/pids/{id}/cgroup.procs")).unwrap().lines().count();
-    eventually("all three run", || members() == 3);
+    let cgroup = cgroup_of(world.pid(&id));
+    eventually("all three run", || count_members(&cgroup) == 3);
     world.regen(&["kill", "--all", &id, "KILL"]).success();
-    eventually("all are gone", || members() == 0);
+    eventually("all are gone", || count_members(&cgroup) == 0);
     world.regen(&["delete", &id]).success();
 }
 

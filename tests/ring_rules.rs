@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use harness::{Output, World, eventually};
+use harness::{Output, World, cgroup_of, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -215,7 +215,7 @@ fn a_process_in_another_pid_namespace_keeps_the_state_pending() {
     let world = World::new("visitor");
     for in_cgroup in [false, true] {
         let (id, pid) = writer(&world, "alice", "one");
-        let cgroup = Path::new("/sys/fs/cgroup/pids").join(&id);
+        let cgroup = cgroup_of(pid);
         let mut visitor = visitor(pid, in_cgroup.then_some(cgroup.as_path()));
         end(&world, &id);
         let output = world.regen(&["delete", &id]);

@@ -84,7 +84,8 @@ impl Process {
         let number = Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Invalid, operation(), "not a process id"))?;
         match pidfd_open(number, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Some(Self { pidfd, pid })),
-            Err(Errno::SRCH) => Ok(None),
+            // Kernels before 6.15 say EINVAL of a process that has ended and whose number is still in use, by its group.
+            Err(Errno::SRCH | Errno::INVAL) => Ok(None),
             Err(errno) => Err(errno).context(operation),
         }
     }

@@ -30,8 +30,12 @@ use serde_json::{Value, json};
 /// The program under test.
 pub const REGEN: &str = env!("CARGO_BIN_EXE_regen");
 
-/// No command takes longer, on a slow machine with everything else running; one that does is killed and told of.
-const LIMIT: Duration = Duration::from_secs(60);
+/// No command takes longer, on a slow machine with everything else running; one that does is killed and told of. An
+/// emulated machine gives another number of seconds.
+fn limit() -> Duration {
+    let seconds = std::env::var("REGEN_OCI_TEST_LIMIT").map_or(60, |text| text.parse().unwrap());
+    Duration::from_secs(seconds)
+}
 
 /// A state root, a store, a root file system and bundles, all under one directory that goes with it.
 #[derive(Debug)]
@@ -183,7 +187,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        leaks::wait_for_workers(&self.base, LIMIT);
+        leaks::wait_for_workers(&self.base, limit());
         let found = leaks::find_lasting(&self.base, &self.prefix);
         if !found.is_empty() {
             leaks::clean(&self.base, &self.prefix);
@@ -245,7 +249,7 @@ impl Running {
 
     /// Waits until it has printed this.
     pub fn wait_for(&mut self, text: &str) {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + limit();
         while !self.so_far().contains(text) {
             if self.child.try_wait().unwrap().is_some() || Instant::now() > deadline {
                 let (out, err) = (self.so_far(), read_text(&self.stderr));
@@ -263,7 +267,7 @@ impl Running {
 
     /// Waits for its end.
     pub fn finish(mut self) -> Output {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + limit();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
@@ -330,7 +334,7 @@ impl Output {
 /// Waits until something is so.
 #[track_caller]
 pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit();
     while !so() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -342,6 +346,24 @@ pub fn process_status(pid: i32, field: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with(&format!("{field}:"))).unwrap();
     line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+/// The cgroup of a process: that of its number of processes, or the only one where there is but version 2.
+pub fn cgroup_of(pid: i32) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let find = |controllers: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        lines.find(|(names, _)| names.split(',').any(|name| name == controllers)).map(|(_, path)| &path[1..])
+    };
+    match find("pids") {
+        Some(path) => Path::new("/sys/fs/cgroup/pids").join(path),
+        None => Path::new("/sys/fs/cgroup").join(find("").unwrap()),
+    }
+}
+
+/// How many processes are in a cgroup.
+pub fn count_members(cgroup: &Path) -> usize {
+    fs::read_to_string(cgroup.join("cgroup.procs")).unwrap().lines().count()
 }
 
 /// A specification as an engine would write it: namespaces of its own, the usual mounts, no terminal.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{LIMIT, Output, World, leaks, read_text};
+use super::{Output, World, leaks, limit, read_text};
 
 impl World {
     /// The path of the shared root file system, as an argument.
@@ -57,7 +57,7 @@ impl World {
     #[track_caller]
     pub fn pack(&self) {
         self.ring(&["pack"]).success();
-        leaks::wait_for_workers(self.base(), LIMIT);
+        leaks::wait_for_workers(self.base(), limit());
     }
 
     /// The entries of a ring, newest first.

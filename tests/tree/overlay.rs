@@ -25,7 +25,13 @@ impl Overlay {
     fn mount(upper: Option<(&Path, &Path)>, lowers: &[&Path], class: OverlayClass) -> Self {
         let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
         let set = |key: &str, value: &Path| fsconfig_set_string(fs.as_fd(), key, value).unwrap();
-        lowers.iter().for_each(|lower| set("lowerdir+", lower));
+        // Kernels before 6.7 take them in one parameter only, which holds 255 bytes.
+        let joined = lowers.iter().map(|lower| lower.to_str().unwrap()).collect::<Vec<_>>().join(":");
+        if joined.len() < 256 {
+            set("lowerdir", Path::new(&joined));
+        } else {
+            lowers.iter().for_each(|lower| set("lowerdir+", lower));
+        }
         if let Some((upper, work)) = upper {
             set("upperdir", upper);
             set("workdir", work);
