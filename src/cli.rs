@@ -146,9 +146,6 @@ pub enum Command {
     /// Pack what was sealed (the runtime's own use)
     #[command(hide = true)]
     Worker,
-    /// Stand before a hook (the runtime's own use)
-    #[command(hide = true, name = "hook-relay")]
-    HookRelay(HookRelay),
 }
 
 /// A container, and nothing else.
@@ -381,18 +378,6 @@ pub struct Man {
     /// Where to write them; made if it is not there
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
-}
-
-/// `hook-relay`
-#[derive(Debug, Args)]
-pub struct HookRelay {
-    /// The user's bundle
-    pub bundle: PathBuf,
-    /// The hook's program
-    pub program: PathBuf,
-    /// Its arguments, from the zeroth on
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub arguments: Vec<String>,
 }
 
 fn parse_user(text: &str) -> Result<(u32, Option<u32>), String> {

@@ -16,7 +16,7 @@ use std::path::Path;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What sort of failure this is, for the few callers that decide by it and for exit codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// The command line itself is wrong (exit status 2).
     Usage,
@@ -44,8 +44,9 @@ pub enum Kind {
     System,
 }
 
-/// A failure: operation with object, cause, and what to do next.
-#[derive(Debug)]
+/// A failure: operation with object, cause, and what to do next. A process that is to become a container's sends its
+/// own to the one that made it.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Error {
     kind: Kind,
     operation: String,

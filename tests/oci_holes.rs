@@ -1,4 +1,4 @@
-//! The doors that the engine leaves open, each with a test that goes through it if it is not closed.
+//! Doors that a runtime may leave open, each with a test that goes through it if it is not closed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -44,7 +44,10 @@ fn an_image_with_symlinks_for_directories_touches_nothing_on_the_host() {
                     }
                 });
                 let output = world.regen(&["run", "--bundle", bundle.text(), &world.id("a")]);
-                output.fails_with(1, "symlink");
+                // What is covered by a mount of the container's own leads nowhere.
+                if output.code != 0 || mounts && !link.contains('/') {
+                    output.fails_with(1, "symlink");
+                }
                 assert_eq!(names(&host), before, "{link} -> {}", target.display());
                 assert!(names(&host.join("pts")).is_empty());
                 assert_eq!(fs::read_to_string(host.join("ptmx")).unwrap(), "the host's");
@@ -150,10 +153,9 @@ fn a_reused_pid_is_never_signalled() {
     for (start, boot) in [(start + 1, boot.trim()), (start, other_boot)] {
         let id = world.sleeper("a");
         let own = world.pid(&id);
-        let path = world.state_directory(&id).join("init.json");
-        let mut init: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        init["process"] = json!({"pid": pid, "start_time": start, "boot_id": boot});
-        fs::write(path, init.to_string()).unwrap();
+        let path = world.state_directory(&id).join("init");
+        fs::remove_file(&path).unwrap();
+        symlink(format!("{pid}.{start}.{boot}"), path).unwrap();
         assert_eq!(world.status(&id), "stopped");
         world.regen(&["kill", &id, "KILL"]).fails_with(1, "container not running");
         world.regen(&["exec", &id, "true"]).fails_with(1, "container not running");
@@ -174,8 +176,8 @@ fn a_torn_state_is_named_and_forced_away() {
         ("record.json", |path| fs::write(path, "").unwrap()),
         ("record.json", |path| fs::remove_file(path).unwrap()),
         ("record.json", |path| fs::write(path, "{\"format\":99}").unwrap()),
-        ("init.json", |path| fs::write(path, "").unwrap()),
-        ("init.json", |path| fs::write(path, "{\"process\":{\"pid\":1").unwrap()),
+        ("init", |path| fs::remove_file(path).and_then(|()| fs::write(path, "")).unwrap()),
+        ("init", |path| fs::remove_file(path).and_then(|()| symlink("1.2", path)).unwrap()),
     ];
     for (file, tear) in tears {
         let id = world.sleeper("a");
@@ -190,21 +192,6 @@ fn a_torn_state_is_named_and_forced_away() {
         world.delete(&id);
         eventually("its process is gone", || !Path::new(&format!("/proc/{pid}")).exists());
     }
-}
-
-#[test]
-fn what_the_engine_wrote_itself_is_not_trusted() {
-    let world = World::new("enginestate");
-    let id = world.sleeper("a");
-    let engine = world.state_directory(&id).join("engine").join(&id);
-    for file in ["state.json", "youki_config.json"] {
-        fs::write(engine.join(file), "{").unwrap();
-    }
-    assert_eq!(world.status(&id), "running");
-    world.regen(&["exec", &id, "true"]).success();
-    world.regen(&["kill", &id, "KILL"]).success();
-    eventually("it stops", || world.status(&id) == "stopped");
-    world.regen(&["delete", &id]).success();
 }
 
 #[test]

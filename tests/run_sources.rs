@@ -145,7 +145,7 @@ fn the_images_config_is_honoured_and_the_caller_goes_before_it() {
     assert_eq!(run(&world, &layout.reference("cmd"), &[], &[]).success().stdout(), "/made/anew\n");
     run(&world, &layout.reference("cmd"), &["--ring", "alice"], &[]).success();
     assert_eq!(world.ring_json(&["ls"])[0]["entries"], 0, "that it was made is no change");
-    run(&world, &layout.reference("cmd"), &["--workdir", "/etc/passwd/x"], &[]).fails_with(1, "working directory");
+    run(&world, &layout.reference("cmd"), &["--workdir", "/etc/passwd/x"], &[]).fails_with(1, "cwd");
     assert_eq!(run(&world, &layout.reference("cmd"), &[], &["echo", "x"]).success().stdout(), "x\n");
     layout.image("nothing", vec![(tar(), Form::Gzip)], &json!({}));
     run(&world, &layout.reference("nothing"), &[], &[]).fails_with(1, "command");

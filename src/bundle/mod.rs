@@ -1,15 +1,13 @@
-//! Bundles: `config.json` read and checked, and the pure rewriting of one specification into another.
+//! Bundles: `config.json` read and checked, and what is made of it.
 //!
 //! ```text
 //! load        DIR/config.json  ──parse, validate──>  Bundle { directory, spec }
-//! derive      the user's spec  ──pure────────────>   the spec that the engine gets, and the hooks that we run
 //! process     exec's wishes    ──pure────────────>   a process of its own for a running container
 //! template    nothing          ──pure────────────>   the spec of `spec`, and of runs without a bundle
 //! ```
 //!
 //! Only [`Bundle::load`] reads a file; everything else is a function from values to values.
 
-pub mod derive;
 pub mod process;
 pub mod template;
 mod validate;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Spec};
 
-use crate::bundle::{derive, validate};
+use crate::bundle::validate;
 use crate::error::{Error, Kind, Result};
 
 /// What an exec asks for. Everything that is not given is the container's.
@@ -67,19 +67,18 @@ pub fn plan(spec: &Spec, wishes: &Wishes) -> Result<Process> {
     }
     let added = wishes.capabilities.iter().map(|name| parse_capability(name)).collect::<Result<Capabilities>>()?;
     if !added.is_empty() {
-        let sets = process.capabilities().clone().unwrap_or_else(derive::no_capabilities);
+        let sets = process.capabilities().clone().unwrap_or_else(no_capabilities);
         process.set_capabilities(Some(add_capabilities(sets, &added)));
     }
     complete(process)
 }
 
-/// Checks a process that the caller wrote whole (`--process FILE`) and makes it mean what it means for runc.
+/// Checks a process that the caller wrote whole (`--process FILE`).
 ///
 /// # Errors
 /// [`Kind::Invalid`] for a process that makes no sense.
-pub fn complete(mut process: Process) -> Result<Process> {
+pub fn complete(process: Process) -> Result<Process> {
     validate::check_process(&process)?;
-    derive::normalize_process(&mut process);
     Ok(process)
 }
 
@@ -106,6 +105,12 @@ fn parse_capability(name: &str) -> Result<Capability> {
         let operation = format!("read capability '{}'", name.escape_debug());
         Error::new(Kind::Invalid, operation, "there is none of that name")
     })
+}
+
+fn no_capabilities() -> LinuxCapabilities {
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(None).set_effective(None).set_inheritable(None).set_permitted(None).set_ambient(None);
+    sets
 }
 
 /// Bounding, effective and permitted grow; ambient only where something is inheritable, as the kernel wants it.
@@ -156,7 +161,7 @@ mod tests {
         assert_eq!(plan_with(&wishes()).no_new_privileges(), Some(true));
         let mut spec = starter(Privilege::Root);
         spec.process_mut().as_mut().unwrap().set_no_new_privileges(Some(false));
-        assert_eq!(plan(&spec, &wishes()).unwrap().no_new_privileges(), None);
+        assert_eq!(plan(&spec, &wishes()).unwrap().no_new_privileges(), Some(false));
         let process = plan(&spec, &Wishes { no_new_privileges: true, ..wishes() }).unwrap();
         assert_eq!(process.no_new_privileges(), Some(true));
     }

@@ -15,9 +15,6 @@ pub(super) fn check(spec: &Spec) -> Result<()> {
         Some(root) if root.path().as_os_str().is_empty() => return Err(refuse("root.path", "it is empty")),
         Some(_) => {}
     }
-    if spec.linux().is_none() {
-        return Err(refuse("linux", "it is missing"));
-    }
     match spec.process() {
         None => Err(refuse("process", "it is missing")),
         Some(process) => check_process(process),
@@ -60,11 +57,10 @@ mod tests {
 
     #[test]
     fn each_missing_piece_is_named() {
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 8] = [
             ("ociVersion", |v| v["ociVersion"] = "2.0.0".into()),
             ("ociVersion", |v| drop(v.as_object_mut().unwrap().remove("ociVersion"))),
             ("root", |v| drop(v.as_object_mut().unwrap().remove("root"))),
-            ("linux", |v| drop(v.as_object_mut().unwrap().remove("linux"))),
             ("process", |v| drop(v.as_object_mut().unwrap().remove("process"))),
             ("process.args", |v| v["process"]["args"] = serde_json::json!([])),
             ("process.args[0]", |v| v["process"]["args"] = serde_json::json!([""])),

@@ -10,7 +10,6 @@ mod doctor;
 mod events;
 mod exec;
 mod features;
-mod hook_relay;
 mod install;
 mod kill;
 mod list;
@@ -117,6 +116,5 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),
         Command::Man(arguments) => man::run(arguments).map(|()| 0),
         Command::Worker => worker::run(&world()?).map(|()| 0),
-        Command::HookRelay(arguments) => Err(hook_relay::run(arguments)),
     }
 }

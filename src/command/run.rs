@@ -10,7 +10,7 @@ use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Source, Supervised, Wish};
 use crate::ops::save;
-use crate::runtime::{self, CreateRequest, Stdio};
+use crate::runtime::{self, CreateRequest, Starter, Stdio};
 use crate::sys::process::check_preserved_fds;
 use crate::sys::signal::Blocked;
 
@@ -21,14 +21,18 @@ pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
     let wish = wish(world, arguments)?;
     let id = &arguments.id;
     if arguments.detach {
-        load::create(&world.place, wish, |request| making(request))?;
-        return runtime::start(&world.place.root, id).map(|()| 0).inspect_err(|_| discard(world, id));
+        let live = load::create(&world.place, wish, |request| {
+            making(request);
+            request.starter = Starter::Creator;
+        })?;
+        return live.created.start(&world.place.root, id).map(|()| 0).inspect_err(|_| discard(world, id));
     }
     // From here on a signal is not ours to die of: it is the container's.
     let signals = Blocked::all()?;
     let mask = signals.before();
     let live = load::create(&world.place, wish, |request| {
         making(request);
+        request.starter = Starter::Creator;
         request.mask = Some(mask);
         if wants_terminal(request) {
             request.stdio = Stdio::Pty;

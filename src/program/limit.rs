@@ -44,15 +44,11 @@ pub(super) fn plan(
 }
 
 impl Limits {
-    /// Sets them on a child of ours, which therefore keeps its pid.
+    /// Sets on a child of ours, which therefore keeps its pid, what it cannot set itself.
     pub(super) fn apply(&self, pid: i32) -> Result<()> {
-        let child = child(pid)?;
-        for (kind, limit) in &self.resources {
-            prlimit(Some(child), resource(*kind), *limit).context(|| {
-                let shown =
-                    |bound: Option<u64>| bound.map_or_else(|| "unlimited".to_owned(), |number| number.to_string());
-                format!("set rlimit {kind} to {} (soft) and {} (hard)", shown(limit.current), shown(limit.maximum))
-            })?;
+        match self.namespace {
+            UserNamespace::Other => self.bound(Some(child(pid)?))?,
+            UserNamespace::Own => {}
         }
         let Some(score) = self.oom_score_adj else { return Ok(()) };
         match fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
@@ -65,6 +61,26 @@ impl Limits {
             }
             result => result.context(|| format!("set oom score adjustment {score}")),
         }
+    }
+
+    /// Sets on the calling process what needs its rights, before it loses them: nobody else may, without
+    /// CAP_SYS_RESOURCE, once it is another user.
+    pub(super) fn apply_own(&self) -> Result<()> {
+        match self.namespace {
+            UserNamespace::Own => self.bound(None),
+            UserNamespace::Other => Ok(()),
+        }
+    }
+
+    fn bound(&self, process: Option<Pid>) -> Result<()> {
+        for (kind, limit) in &self.resources {
+            prlimit(process, resource(*kind), *limit).context(|| {
+                let shown =
+                    |bound: Option<u64>| bound.map_or_else(|| "unlimited".to_owned(), |number| number.to_string());
+                format!("set rlimit {kind} to {} (soft) and {} (hard)", shown(limit.current), shown(limit.maximum))
+            })?;
+        }
+        Ok(())
     }
 }
 

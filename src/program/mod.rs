@@ -4,7 +4,7 @@
 //! Kernel::observe   what this kernel and this caller can do                       parent
 //! plan              process and linux of the specification ──pure──> Plan         parent; the filter is compiled here
 //! Plan::pin         CPUs of an exec until it has joined the container's cgroup    parent
-//! Plan::limit       rlimits, oom score, CPUs after that                           parent, which has the right to
+//! Plan::limit       oom score, CPUs after that, rlimits in a user namespace       parent, which has the right to
 //! Plan::prepare     labels, no_new_privs, scheduler, directory, user, capabilities, the look for the program   child
 //! Plan::execute     signals, filter, execve(2)                                                                 child
 //! ```
@@ -169,9 +169,9 @@ impl Plan {
         limit::pin(pid, self.affinity.initial.as_ref())
     }
 
-    /// Sets resource limits, oom score adjustment and last CPUs of the child, from outside: in a user namespace of its
-    /// own it could not raise any. After it joined its cgroups; the later before `execute` the better, as the limits
-    /// bind our own steps too.
+    /// Sets oom score adjustment and last CPUs of the child, and in a user namespace of its own, where it could not
+    /// raise any, resource limits, from outside. After it joined its cgroups; the later before `execute` the better, as
+    /// the limits bind our own steps too.
     ///
     /// # Errors
     /// Those of prlimit(2), sched_setaffinity(2) and of writing to /proc.
@@ -198,6 +198,7 @@ impl Plan {
         self.credentials.set_umask();
         self.sets.bound(self.known)?;
         let home = directory::home_of(self.credentials.uid());
+        self.limits.apply_own()?;
         self.credentials.assume()?;
         // As the user, but with every right that the process will have.
         self.sets.apply(self.extra())?;

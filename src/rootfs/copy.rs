@@ -29,7 +29,10 @@ pub(super) fn fill(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let to = open_directory(to, c".").context(|| "open the tmpfs")?;
     let before = statat(&from, "", AtFlags::EMPTY_PATH).context(|| "look at it")?;
     copy_directory(&from, &to, &mut Linked::new())?;
-    copy_attributes((&from, c"."), (&to, c"."), &before).context(|| "copy its attributes")
+    let own = statat(&to, "", AtFlags::EMPTY_PATH).context(|| "look at the tmpfs")?;
+    copy_attributes((&from, c"."), (&to, c"."), &before).context(|| "copy its attributes")?;
+    // The mode it was mounted with: that of the directory, unless its options say another.
+    rustix::fs::fchmod(&to, Mode::from_raw_mode(own.st_mode)).context(|| "set its mode")
 }
 
 fn open_directory(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {

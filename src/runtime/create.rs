@@ -5,21 +5,21 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::container::{ContainerStatus, State};
-use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::Spec;
+use serde_json::value::RawValue;
 
-use crate::bundle::derive::{Derived, Surroundings, derive};
-use crate::cgroup::{self, Cgroup, Manager};
+use crate::cgroup::{self, Cgroup, Creation, Entrance, Manager};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
-use crate::runtime::executor::Program;
+use crate::rootfs::{Around, Hierarchy, Pivot};
 use crate::runtime::record::{self, Phase, Record};
-use crate::runtime::{Pty, StateRoot, delete, engine, pty, rootfs};
-use crate::sys::process::{Identity, Process, join_session_keyring, kill_children};
-use crate::sys::{exe, signal};
+use crate::runtime::spawn::{self, Born, Order, Plan, Privilege};
+use crate::runtime::{Pty, StateRoot, delete, start};
+use crate::sys::channel::{Channel, Listener};
+use crate::sys::fs::open_path;
+use crate::sys::process::{Identity, Process, kill_children};
+use crate::sys::signal;
 
 /// Where the standard streams of the container's program go.
 #[derive(Debug, Default)]
@@ -40,6 +40,16 @@ pub enum Stdio {
     Pty,
 }
 
+/// Who will start a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Starter {
+    /// Whoever calls [`super::start()`], in whatever process.
+    #[default]
+    Anybody,
+    /// The process that creates it, by [`Created::start`]. If that dies before, the container's process ends.
+    Creator,
+}
+
 /// What a container is made from.
 #[derive(Debug)]
 pub struct CreateRequest {
@@ -47,7 +57,7 @@ pub struct CreateRequest {
     pub id: ContainerId,
     /// The user's bundle, absolute: shown in the state and to hooks.
     pub bundle: PathBuf,
-    /// The user's specification; what the engine needs to have changed in it is changed here.
+    /// The specification. Relative paths in it start at the bundle.
     pub spec: Spec,
     /// A socket that gets the terminal's other end; exactly if the process wants a terminal and nobody here keeps it.
     pub console_socket: Option<PathBuf>,
@@ -63,6 +73,8 @@ pub struct CreateRequest {
     pub systemd_cgroup: bool,
     /// The program's standard streams.
     pub stdio: Stdio,
+    /// Who will start it.
+    pub starter: Starter,
     /// The signal mask that the program starts with; the caller's own if none. For callers that block signals before.
     pub mask: Option<SigSet>,
     /// Whatever the caller wants to find again in [`super::ContainerState::attachment`].
@@ -84,6 +96,7 @@ impl CreateRequest {
             no_new_keyring: false,
             systemd_cgroup: false,
             stdio: Stdio::Inherit,
+            starter: Starter::Anybody,
             mask: None,
             attachment: None,
         }
@@ -99,6 +112,8 @@ pub struct Created {
     pub cgroup: Cgroup,
     /// The near end of its terminal, for [`Stdio::Pty`].
     pub pty: Option<Pty>,
+    /// The way to its process, for [`Starter::Creator`].
+    pub(super) channel: Option<Channel>,
 }
 
 /// Makes a container. On failure nothing of it is left.
@@ -112,28 +127,30 @@ pub fn create(root: &StateRoot, mut request: CreateRequest) -> Result<Created> {
     let id = request.id.clone();
     let operation = || format!("create container '{id}'");
     check_terminal(&request).context(operation)?;
-    let around = Surroundings {
-        id: &id,
-        bundle: &request.bundle,
-        relay: Path::new(exe::SELF),
-        systemd_cgroup: request.systemd_cgroup,
-    };
-    let derived = derive(request.spec.clone(), around);
-    let record = plan_record(&request, &derived).context(operation)?;
-    rootfs::check(&record.rootfs, &derived.spec).context(operation)?;
-    rootfs::make_working_directory(&record.rootfs, &derived.spec).context(operation)?;
+    let mut record = plan_record(&request).context(operation)?;
+    let plan = plan(&request, &record).context(operation)?;
     record.cgroup.check_free().context(operation)?;
 
     let lock = record::claim(root, &id)?;
-    let made = build(root, record, derived, &mut request);
-    match made {
-        Ok(created) => Ok(created),
-        Err(error) => {
-            // What went wrong is what is reported; what clean-up leaves behind is logged.
-            undo(root, &id);
-            drop(lock);
-            Err(error.during(operation()))
-        }
+    let made = match enclose(root, &mut record, &request) {
+        Ok(entrance) => build(root, &mut record, plan, entrance, &mut request).inspect_err(|_| {
+            report(&id, kill_children());
+            report(&id, delete::clear_cgroup(&record.cgroup));
+        }),
+        // A cgroup that could not be made is gone, or another's.
+        Err(error) => Err(error),
+    };
+    made.map_err(|error| {
+        report(&id, record::discard(root, &id));
+        drop(lock);
+        error.during(operation())
+    })
+}
+
+/// What went wrong is what the caller is told; what clean-up leaves behind is logged.
+fn report(id: &ContainerId, result: Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!("clean up after the failed creation of '{id}': {error}");
     }
 }
 
@@ -157,107 +174,111 @@ fn check_terminal(request: &CreateRequest) -> Result<()> {
     }
 }
 
-fn plan_record(request: &CreateRequest, derived: &Derived) -> Result<Record> {
-    let spec = &derived.spec;
+fn plan_record(request: &CreateRequest) -> Result<Record> {
+    let spec = &request.spec;
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let manager = if request.systemd_cgroup { Manager::Systemd } else { Manager::Cgroupfs };
     let cgroup = cgroup::plan(cgroup::Request { id: &request.id, path, manager })?;
+    let hooks = spec.hooks().clone().unwrap_or_default();
+    let text = serde_json::to_string(spec).and_then(RawValue::from_string).context(|| "write the specification")?;
+    let root = spec.root().as_ref().map(|root| root.path().as_path()).unwrap_or(Path::new("rootfs"));
     Ok(Record {
         format: Record::format(),
         id: request.id.clone(),
         phase: Phase::default(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),
-        rootfs: spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default(),
+        rootfs: request.bundle.join(root),
         init: None,
         created: Utc::now(),
         owner: nix::unistd::geteuid().as_raw(),
         cgroup,
         annotations: spec.annotations().clone(),
-        hooks: derived.hooks.clone(),
+        poststart: hooks.poststart().clone().unwrap_or_default(),
+        poststop: hooks.poststop().clone().unwrap_or_default(),
         keyring: !request.no_new_keyring,
+        chroot: request.no_pivot,
         attachment: request.attachment.clone(),
+        spec: text,
     })
 }
 
-/// Everything between the claim of the id and a container that is `created`.
-fn build(root: &StateRoot, mut record: Record, derived: Derived, request: &mut CreateRequest) -> Result<Created> {
+fn plan(request: &CreateRequest, record: &Record) -> Result<Plan> {
+    let directories = record.cgroup.directories.iter();
+    let cgroups: Vec<Hierarchy> = directories
+        .map(|directory| Hierarchy { controllers: directory.controllers.clone(), directory: directory.path.clone() })
+        .collect();
+    let pivot = if request.no_pivot { Pivot::Move } else { Pivot::Pivot };
+    spawn::plan(&request.spec, &Around { bundle: &request.bundle, rootfs: &record.rootfs, cgroups: &cgroups, pivot })
+}
+
+/// Puts the container on record, and makes its cgroups.
+fn enclose(root: &StateRoot, record: &mut Record, request: &CreateRequest) -> Result<Entrance> {
     // First on disk, so that a creator that is killed leaves a container that `delete --force` can take apart.
     record.begin(root)?;
-    let id = request.id.clone();
-    let bundle = record::engine(root, &id);
-    record::write_config(&bundle, &derived.spec)?;
-    if record.keyring {
-        join_session_keyring(&keyring_name(&id))?;
-    }
-    let console = match request.stdio {
-        Stdio::Pty => Some(pty::Console::listen(&root.container(&id))?),
-        Stdio::Inherit | Stdio::Files { .. } => None,
-    };
-    let socket = match &console {
-        Some(console) => Some(console.path().to_owned()),
-        None => request.console_socket.clone(),
-    };
-    let program = Program {
-        mask: match request.mask {
-            Some(mask) => mask,
-            None => signal::current_mask()?,
-        },
-        start_container: start_container_hooks(&record, &derived),
-        seccomp: None,
-        report: false,
-    };
-    let mut builder = ContainerBuilder::new(id.to_string(), SyscallType::Linux)
-        .with_root_path(&bundle)
-        .map_err(|error| engine::explain(&error, "prepare the engine".to_owned()))?
-        .with_console_socket(socket)
-        .with_preserved_fds(i32::try_from(request.preserve_fds).unwrap_or(i32::MAX))
-        .with_executor(program);
-    if let Stdio::Files { stdin, stdout, stderr } = std::mem::take(&mut request.stdio) {
-        builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
-    }
-    let container = builder
-        .as_init(bundle)
-        .with_systemd(request.systemd_cgroup)
-        .with_detach(true)
-        .with_no_pivot(request.no_pivot)
-        .build()
-        .map_err(|error| engine::explain(&error, "start its first process".to_owned()))?;
-    let pty = console.map(|console| console.receive()).transpose()?;
-    let pid = container.pid().map(nix::unistd::Pid::as_raw).unwrap_or_default();
-    let init = Identity::of(pid).context(|| "look at its first process")?;
-    if record.cgroup.manager == Manager::Systemd {
-        record.cgroup.locate(pid)?;
-    }
-    if let Some(path) = &request.pid_file {
-        write_pid_file(path, pid)?;
-    }
-    record.complete(root, init.clone())?;
-    Ok(Created { init, cgroup: record.cgroup, pty })
-}
-
-/// Hooks inside the container cannot go through our program, which is not there; they are run by the executor.
-fn start_container_hooks(record: &Record, derived: &Derived) -> Option<(Vec<oci_spec::runtime::Hook>, State)> {
-    let hooks = derived.hooks.start_container.clone();
-    if hooks.is_empty() {
-        return None;
-    }
-    let mut state = State::new(record.id.as_str(), ContainerStatus::Created, Some(1), record.bundle.clone());
-    state.annotations.clone_from(&record.annotations);
-    Some((hooks, state))
-}
-
-/// Takes apart what a failed creation left: processes, cgroup, directory.
-fn undo(root: &StateRoot, id: &ContainerId) {
-    let report = |result: Result<()>| {
-        if let Err(error) = result {
-            tracing::warn!("clean up after the failed creation of '{id}': {error}");
+    let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let planned = record.cgroup.directories.clone();
+    let entrance = match record.cgroup.create(resources, Privilege::of_caller().refusal())? {
+        Creation::Made(entrance) => entrance,
+        Creation::Refused(reason) => {
+            tracing::debug!("container '{}' has no cgroup: {reason}", record.id);
+            Entrance::default()
         }
     };
-    report(kill_children());
-    let cgroup = Record::load(root, id).map(|record| record.cgroup);
-    report(cgroup.and_then(|cgroup| delete::clear_cgroup(&cgroup)));
-    report(record::discard(root, id));
+    if record.cgroup.directories != planned {
+        record.moved(root)?;
+    }
+    Ok(entrance)
+}
+
+/// Everything from there to a container that is `created`.
+fn build(
+    root: &StateRoot,
+    record: &mut Record,
+    plan: Plan,
+    entrance: Entrance,
+    request: &mut CreateRequest,
+) -> Result<Created> {
+    let id = request.id.clone();
+    let starter = match request.starter {
+        Starter::Anybody => Some(Listener::bind(open_path(&root.container(&id))?, start::SOCKET)?),
+        Starter::Creator => None,
+    };
+    let order = Order {
+        stdio: std::mem::take(&mut request.stdio),
+        console_socket: request.console_socket.clone(),
+        closed_from: first_closed(request.preserve_fds),
+        keyring: record.keyring.then(|| keyring_name(&id)),
+        mask: request.mask.map_or_else(signal::current_mask, Ok)?,
+        starter,
+        privilege: Privilege::of_caller(),
+        resources: request.spec.linux().as_ref().and_then(|linux| linux.resources().clone()),
+    };
+    let planned = record.cgroup.directories.clone();
+    let Born { process, channel, pty } = spawn::bear(record, plan, entrance, order)?;
+    if record.cgroup.directories != planned {
+        record.moved(root)?;
+    }
+    let init = Identity::of(process.pid()).context(|| "look at its first process")?;
+    if let Some(path) = &request.pid_file {
+        write_pid_file(path, process.pid())?;
+    }
+    record.complete(root, init.clone())?;
+    let channel = match request.starter {
+        Starter::Anybody => {
+            spawn::release(&channel)?;
+            None
+        }
+        Starter::Creator => Some(channel),
+    };
+    Ok(Created { init, cgroup: record.cgroup.clone(), pty, channel })
+}
+
+/// The first descriptor that a program does not get: after the standard streams come those of socket activation, and
+/// those that the caller asks for.
+pub(super) fn first_closed(preserve_fds: u32) -> u32 {
+    let listening = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok()).unwrap_or(0);
+    3_u32.saturating_add(listening).saturating_add(preserve_fds)
 }
 
 /// As runc calls it, so that tools that look for it find it.

@@ -5,16 +5,11 @@
 
 use std::time::Duration;
 
-use libcontainer::container::ContainerStatus;
-use libcontainer::oci_spec::runtime::Spec;
-
-use crate::bundle;
-use crate::cgroup::{self, Cgroup, Manager};
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::record::{self, Record};
 use crate::runtime::{StateRoot, Status, hook, kill, state};
-use crate::sys::fs::read_capped;
 use crate::sys::signal::Signal;
 
 /// How long a killed process may take to die: memory of many gigabytes takes seconds to give back.
@@ -44,7 +39,9 @@ pub fn stop(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     let _lock = record::lock(root, id)?;
     let record = match Record::load(root, id) {
         Ok(record) => record,
-        Err(error) if error.kind() == Kind::Damaged && force => return salvage(root, id)?.kill_all(LIMIT),
+        Err(error) if error.kind() == Kind::Damaged && force => {
+            return record::salvage_cgroup(root, id)?.kill_all(LIMIT);
+        }
         Err(error) => return Err(error),
     };
     match state::status(&record)? {
@@ -83,7 +80,7 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     let record = match Record::load(root, id) {
         Ok(record) => record,
         Err(error) if error.kind() == Kind::Damaged => {
-            clear_cgroup(&salvage(root, id)?).context(operation)?;
+            clear_cgroup(&record::salvage_cgroup(root, id)?).context(operation)?;
             return record::discard(root, id);
         }
         Err(error) => return Err(error),
@@ -101,8 +98,9 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
     }
     record::discard(root, id)?;
     drop(lock);
-    for hook in &record.hooks.poststop {
-        if let Err(error) = hook::run(std::slice::from_ref(hook), &record, ContainerStatus::Stopped) {
+    let state = hook::State::of(&record, Status::Stopped, None);
+    for hook in &record.poststop {
+        if let Err(error) = hook::run("poststop", std::slice::from_ref(hook), &state, hook::on_host(&record, None)) {
             tracing::warn!("poststop hook of container '{id}': {error}");
         }
     }
@@ -113,14 +111,4 @@ pub fn remove(root: &StateRoot, id: &ContainerId, how: Stop) -> Result<()> {
 pub(super) fn clear_cgroup(cgroup: &Cgroup) -> Result<()> {
     cgroup.kill_all(LIMIT)?;
     cgroup.remove(LIMIT)
-}
-
-/// The cgroup of a container whose record is unreadable, from the specification that the engine got. A pid from
-/// there could belong to anybody by now; a cgroup's name could not.
-fn salvage(root: &StateRoot, id: &ContainerId) -> Result<Cgroup> {
-    let path = record::engine(root, id).join(bundle::CONFIG);
-    let spec: Option<Spec> = read_capped(&path, 64 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let path = spec.and_then(|spec| spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()));
-    let manager = Manager::Cgroupfs;
-    cgroup::plan(cgroup::Request { id, path: path.as_deref(), manager })
 }

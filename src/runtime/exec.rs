@@ -1,28 +1,23 @@
-//! Exec: one more process in a running container.
-//!
-//! The engine reads what it needs from files under a directory of this exec's own, which is gone as soon as the
-//! process runs: the container's own files are never written by an exec. Two things the engine leaves out are done
-//! here: the container's user namespace is joined, and its seccomp filter is loaded.
+//! Exec: one more process in a running container. Nothing of it is written anywhere.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::container::{ContainerStatus, State};
-use libcontainer::syscall::syscall::SyscallType;
-use oci_spec::runtime::{Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
+use nix::sys::signal::SigSet;
+use oci_spec::runtime::Process;
 
-use crate::cgroup::Manager;
-use crate::error::{Context, Error, Kind, Result};
+use crate::cgroup::Cgroup;
+use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
-use crate::runtime::create::{keyring_name, write_pid_file};
-use crate::runtime::executor::{FOR_LOADING, Filter, Program};
-use crate::runtime::record::{self, Record};
-use crate::runtime::{Pty, StateRoot, Status, engine, foreground, pty, state};
-use crate::sys::fs::{by_descriptor, memory_file, random_id};
-use crate::sys::process::{self, ExitStatus, join_session_keyring, kill_children};
+use crate::runtime::create::{first_closed, keyring_name, write_pid_file};
+use crate::runtime::record::Record;
+use crate::runtime::spawn::exec as tenant;
+use crate::runtime::{Pty, StateRoot, Status, foreground, state};
+use crate::sys::process::{self, ExitStatus};
 use crate::sys::signal::{self, Blocked};
+
+/// How long a process that has lost its namespaces is given to be dead.
+const DYING: Duration = Duration::from_millis(200);
 
 /// What to run in a container.
 #[derive(Debug)]
@@ -62,20 +57,13 @@ pub fn exec(root: &StateRoot, id: &ContainerId, request: ExecRequest) -> Result<
     let record = Record::load(root, id)?;
     check_state(&record, request.ignore_paused)?;
     check_terminal(&request).context(operation)?;
-    let spec = state::spec(root, id)?;
-    let plan = plan(&spec, &request.process).context(operation)?;
-    let directory = Directory::make(root, id).context(operation)?;
     if request.detach {
-        let mask = signal::current_mask()?;
-        launch(&record, &request, plan, &directory, mask).context(operation)?;
+        launch(&record, &request, signal::current_mask()?).context(operation)?;
         return Ok(ExecOutcome::Detached);
     }
     // Blocked before the process exists: a signal that comes meanwhile is kept for it.
     let signals = Blocked::all()?;
-    let (pid, pty) = launch(&record, &request, plan, &directory, signals.before()).context(operation)?;
-    drop(directory);
-    let child = process::Process::open(pid)?
-        .ok_or_else(|| Error::new(Kind::State, operation(), format!("process {pid} is gone")))?;
+    let (child, pty) = launch(&record, &request, signals.before()).context(operation)?;
     foreground::attend(&child, signals, pty.as_ref(), |_| ()).map(ExecOutcome::Exited)
 }
 
@@ -100,199 +88,76 @@ fn check_terminal(request: &ExecRequest) -> Result<()> {
     }
 }
 
-/// What the engine gets, and what it leaves to the executor.
-#[derive(Debug)]
-struct Plan {
-    spec: Spec,
-    process: Process,
-    filter: Option<Filter>,
-}
-
-/// Decides what the engine joins, and which capabilities the process must have for a moment longer than it keeps
-/// them: without no_new_privs only CAP_SYS_ADMIN may load a filter.
-fn plan(container: &Spec, wanted: &Process) -> Result<Plan> {
-    let linux = container.linux().clone().unwrap_or_default();
-    // The user namespace is joined before the engine begins, which would make a new one.
-    let joined = |namespace: &LinuxNamespace| namespace.typ() != LinuxNamespaceType::User;
-    let namespaces = linux.namespaces().iter().flatten().filter(|namespace| joined(namespace)).cloned().collect();
-    let mut lean = Linux::default();
-    lean.set_resources(None)
-        .set_devices(None)
-        .set_masked_paths(None)
-        .set_readonly_paths(None)
-        .set_namespaces(Some(namespaces))
-        .set_cgroups_path(linux.cgroups_path().clone())
-        .set_personality(linux.personality().clone());
-    let mut process = wanted.clone();
-    let filter = linux.seccomp().clone().map(|seccomp| plan_filter(seccomp, &mut process)).transpose()?;
-    let mut spec = Spec::default();
-    // The engine insists on a root that exists on the host; the container's may be visible inside only.
-    let mut root = oci_spec::runtime::Root::default();
-    root.set_path(PathBuf::from("/"));
-    spec.set_root(Some(root))
-        .set_version(container.version().clone())
-        .set_mounts(None)
-        .set_hostname(None)
-        .set_process(Some(process.clone()))
-        .set_linux(Some(lean));
-    Ok(Plan { spec, process, filter })
-}
-
-fn plan_filter(seccomp: LinuxSeccomp, process: &mut Process) -> Result<Filter> {
-    if libcontainer::seccomp::is_notify(&seccomp) {
-        let cause = "the container's filter reports to a listener, and that is only set up for its first process";
-        return Err(Error::new(Kind::Unsupported, "load the container's seccomp filter", cause));
-    }
-    if process.no_new_privileges() == Some(true) {
-        return Ok(Filter { seccomp, keep: None });
-    }
-    let keep = process.capabilities().clone().unwrap_or_default();
-    let with = |set: &Option<Capabilities>| Some(set.iter().flatten().copied().chain(FOR_LOADING).collect());
-    let mut sets = keep.clone();
-    sets.set_bounding(with(keep.bounding()))
-        .set_effective(with(keep.effective()))
-        .set_permitted(with(keep.permitted()));
-    process.set_capabilities(Some(sets));
-    Ok(Filter { seccomp, keep: Some(keep) })
-}
-
-/// Starts the process; returns its pid and, if it has a terminal that we show, that.
-fn launch(
-    record: &Record,
-    request: &ExecRequest,
-    plan: Plan,
-    directory: &Directory,
-    mask: nix::sys::signal::SigSet,
-) -> Result<(i32, Option<Pty>)> {
-    let init = record.init()?;
-    directory.write(record, &plan.spec)?;
-    let file = memory_file("process", &serde_json::to_vec(&plan.process).context(|| "write the process")?)?;
-    let console = match (plan.process.terminal(), request.detach) {
-        (Some(true), false) => Some(pty::Console::listen(&directory.path)?),
-        _ => None,
+/// Starts the process; returns it and, if it has a terminal that we show, that.
+fn launch(record: &Record, request: &ExecRequest, mask: SigSet) -> Result<(process::Process, Option<Pty>)> {
+    let not_running = || Error::new(Kind::State, "find its first process", "container not running");
+    let init = record.init()?.open()?.ok_or_else(not_running)?;
+    let spec = record.spec()?;
+    let entered = || {
+        let plan = tenant::plan(&spec, &request.process, &init)?;
+        let cgroup = below(&record.cgroup, request.sub_cgroup.as_deref())?;
+        let order = tenant::Order {
+            record,
+            init: &init,
+            entrance: cgroup.open()?,
+            console_socket: request.console_socket.as_deref(),
+            closed_from: first_closed(request.preserve_fds),
+            keyring: record.keyring.then(|| keyring_name(&record.id)),
+            mask,
+        };
+        tenant::spawn(plan, order)
     };
-    let socket = console.as_ref().map(|console| console.path().to_owned()).or_else(|| request.console_socket.clone());
-    if record.keyring {
-        join_session_keyring(&keyring_name(&record.id))?;
+    let (process, pty) = entered().map_err(|error| match error.kind() {
+        // A dying container has no namespaces any more, and kills who is in them, before it is seen to be dead.
+        Kind::System | Kind::State | Kind::NotFound if init.wait_end(DYING).unwrap_or(false) => not_running(),
+        _ => error,
+    })?;
+    if let Some(path) = &request.pid_file {
+        write_pid_file(path, process.pid())?;
     }
-    join_user_namespace(init.pid)?;
-    let program = Program { mask, start_container: None, seccomp: plan.filter, report: true };
-    let built = ContainerBuilder::new(record.id.to_string(), SyscallType::Linux)
-        .with_root_path(&directory.path)
-        .map_err(|error| engine::explain(&error, "prepare the engine".to_owned()))?
-        .with_console_socket(socket)
-        .with_preserved_fds(i32::try_from(request.preserve_fds).unwrap_or(i32::MAX))
-        .with_executor(program)
-        .as_tenant()
-        .with_process(Some(by_descriptor(&file)))
-        .with_sub_cgroup(request.sub_cgroup.clone())
-        .with_ignore_paused(request.ignore_paused)
-        .with_detach(true)
-        .build();
-    let finish = || -> Result<(i32, Option<Pty>)> {
-        let pid = built.map_err(|error| engine::explain(&error, "start the process".to_owned()))?.as_raw();
-        let pty = console.map(pty::Console::receive).transpose()?;
-        if let Some(path) = &request.pid_file {
-            write_pid_file(path, pid)?;
+    Ok((process, pty))
+}
+
+/// A cgroup below the container's: `PATH`, or `CONTROLLER[,CONTROLLER]:PATH` for some of the hierarchies.
+fn below(cgroup: &Cgroup, wish: Option<&str>) -> Result<Cgroup> {
+    let mut cgroup = cgroup.clone();
+    let Some(wish) = wish else { return Ok(cgroup) };
+    let (controllers, path) = wish.split_once(':').map_or((None, wish), |(left, path)| (Some(left), path));
+    let parts = Path::new(path).components();
+    if parts.clone().any(|part| matches!(part, Component::ParentDir | Component::Prefix(_))) {
+        let cause = "it leads out of the container's cgroup";
+        return Err(Error::new(Kind::Invalid, format!("use cgroup {}", quote(path)), cause));
+    }
+    let relative: PathBuf = parts.filter(|part| matches!(part, Component::Normal(_))).collect();
+    for directory in &mut cgroup.directories {
+        let wanted = controllers.is_none_or(|controllers| {
+            controllers.split(',').any(|wanted| directory.controllers.split(',').any(|has| has == wanted))
+        });
+        if wanted {
+            directory.path.push(&relative);
         }
-        Ok((pid, pty))
-    };
-    finish().inspect_err(|_| {
-        if let Err(error) = kill_children() {
-            tracing::warn!("clean up after a failed exec in '{}': {error}", record.id);
-        }
-    })
-}
-
-/// The engine joins every namespace of the container but its user namespace, and would run the process with the
-/// host's root in it. Joined here, for good: this process has nothing else to do.
-fn join_user_namespace(pid: i32) -> Result<()> {
-    let operation = || "join the container's user namespace";
-    let path = format!("/proc/{pid}/ns/user");
-    let theirs = fs::metadata(&path).context(operation)?;
-    let ours = fs::metadata("/proc/self/ns/user").context(operation)?;
-    if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
-        return Ok(());
     }
-    let namespace = File::open(&path).context(operation)?;
-    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWUSER).context(operation)
-}
-
-/// A directory for the engine's files of one exec, removed on drop.
-#[derive(Debug)]
-struct Directory {
-    path: PathBuf,
-}
-
-impl Directory {
-    fn make(root: &StateRoot, id: &ContainerId) -> Result<Self> {
-        let name: String = random_id()?.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = root.container(id).join("exec").join(name);
-        let engine = path.join(id.as_str());
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&engine).context(|| "make a directory for it")?;
-        Ok(Self { path })
-    }
-
-    /// What the engine wants to read: a state that says "running", and a specification.
-    fn write(&self, record: &Record, spec: &Spec) -> Result<()> {
-        record::write_config(&self.path, spec)?;
-        let pid = record.init()?.pid;
-        let mut state = State::new(record.id.as_str(), ContainerStatus::Running, Some(pid), self.path.clone());
-        state.use_systemd = record.cgroup.manager == Manager::Systemd;
-        state
-            .save(&self.path.join(record.id.as_str()))
-            .map_err(|error| Error::new(Kind::System, "write the engine's state", error.to_string()))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // What stays goes with the container's own directory.
-        let _ = fs::remove_dir_all(&self.path);
-    }
+    Ok(cgroup)
 }
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::Capability;
-
     use super::*;
-    use crate::bundle::process::{Wishes, plan as plan_process};
-    use crate::bundle::template::{Privilege, starter};
-
-    fn container(no_new_privileges: bool) -> Spec {
-        let mut value = serde_json::to_value(starter(Privilege::Root)).unwrap();
-        value["linux"]["seccomp"] = serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW"});
-        value["process"]["noNewPrivileges"] = no_new_privileges.into();
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn plan_ls(spec: &Spec) -> Plan {
-        let wishes = Wishes { args: vec!["ls".to_owned()], ..Wishes::default() };
-        plan(spec, &plan_process(spec, &wishes).unwrap()).unwrap()
-    }
+    use crate::cgroup::{Directory, Manager};
 
     #[test]
-    fn loading_a_filter_without_no_new_privs_needs_capabilities_that_are_given_up_again() {
-        let planned = plan_ls(&container(false));
-        let bounding = planned.process.capabilities().clone().unwrap().bounding().clone().unwrap();
-        assert!(bounding.contains(&Capability::SysAdmin));
-        let keep = planned.filter.unwrap().keep.unwrap();
-        assert!(!keep.bounding().clone().unwrap().contains(&Capability::SysAdmin));
-    }
-
-    #[test]
-    fn with_no_new_privs_nothing_is_added() {
-        let planned = plan_ls(&container(true));
-        let bounding = planned.process.capabilities().clone().unwrap().bounding().clone().unwrap();
-        assert!(!bounding.contains(&Capability::SysAdmin));
-        assert!(planned.filter.unwrap().keep.is_none());
-    }
-
-    #[test]
-    fn the_engine_gets_no_mounts_hooks_or_filter_of_the_container() {
-        let planned = plan_ls(&container(true));
-        assert!(planned.spec.mounts().is_none() && planned.spec.hooks().is_none());
-        assert!(planned.spec.linux().as_ref().unwrap().seccomp().is_none());
+    fn a_cgroup_below_the_containers_may_be_one_of_some_controllers_and_never_above() {
+        let directory =
+            |controllers: &str, path: &str| Directory { controllers: controllers.into(), path: path.into() };
+        let directories = vec![directory("cpu,cpuacct", "/c/box"), directory("memory", "/m/box")];
+        let cgroup = Cgroup { path: "/box".into(), manager: Manager::Cgroupfs, directories };
+        let paths = |wish| -> Vec<PathBuf> {
+            below(&cgroup, wish).unwrap().directories.into_iter().map(|directory| directory.path).collect()
+        };
+        let expect = |one: &str, other: &str| vec![PathBuf::from(one), PathBuf::from(other)];
+        assert_eq!(paths(None), expect("/c/box", "/m/box"));
+        assert_eq!(paths(Some("/a/b")), expect("/c/box/a/b", "/m/box/a/b"));
+        assert_eq!(paths(Some("cpu:a")), expect("/c/box/a", "/m/box"));
+        assert!(below(&cgroup, Some("../other")).is_err());
     }
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
-use crate::runtime::{Created, Pty, StateRoot, create, kill, start};
+use crate::runtime::{Created, Pty, StateRoot, create, kill};
 use crate::sys::process::{ExitStatus, Process};
 use crate::sys::signal::{Blocked, Signal};
 use crate::sys::tty::{RawMode, copy_size};
@@ -23,7 +23,7 @@ const CHUNK: usize = 4096;
 /// Control-D: end of file, for whoever reads the terminal line by line.
 const END_OF_FILE: u8 = 4;
 
-/// Starts a container that this process created, and stays with it until its first process has ended.
+/// Starts a container that this process created for itself, and stays with it until its first process has ended.
 ///
 /// `signals` were blocked before the creation ([`super::CreateRequest::mask`] is what was in force before); each that
 /// arrives is sent on. The caller deletes the container, whatever this returns.
@@ -35,7 +35,7 @@ pub fn wait_foreground(root: &StateRoot, id: &ContainerId, created: &Created, si
     if let Some(pty) = &created.pty {
         copy_size(io::stdin().as_fd(), pty.as_fd())?;
     }
-    start(root, id)?;
+    created.start(root, id)?;
     attend(&init, signals, created.pty.as_ref(), |signal| {
         if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)
             && let Err(error) = kill::note(root, id, signal)

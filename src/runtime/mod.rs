@@ -1,4 +1,4 @@
-//! The life of one container: create, start, signal, exec, stop, remove. The only user of libcontainer ("the engine").
+//! The life of one container: create, start, signal, exec, stop, remove.
 //!
 //! ```text
 //!              create              start               its program ends
@@ -12,14 +12,14 @@
 //! ```text
 //! ROOT/ID/               made with O_EXCL, mode 0700: of two creators exactly one wins
 //!   lock                 fcntl(2)
-//!   record.json          what it is: bundle, cgroup, hooks
-//!   init.json            its first process, once there is one: pid, start time, boot id
+//!   cgroup               symlink: where its cgroups are, for when the record is damaged
+//!   record.json          what it is: specification, bundle, cgroups, later hooks
+//!   cgroups.json         where its cgroups are, if not where the record says (systemd's, or some could not be made)
+//!   start                socket on which its first process waits; not if its creator starts it
+//!   init                 symlink: its first process, once there is one: pid, start time, boot id
 //!   started              its program was started
 //!   stop-requested       the last signal that somebody sent on purpose; absent if nobody did
-//!   engine/config.json   the derived specification, which the engine reads
-//!   engine/ID/           the engine's own files; nothing in there is trusted
 //!   resources.json       the limits that hold, once they were updated
-//!   exec/RANDOM/ID/      the same for one exec, gone when it runs
 //! ```
 //!
 //! Rules:
@@ -27,14 +27,12 @@
 //! - A process is signalled through a pidfd that was opened first and then compared with the recorded start time and
 //!   boot id, so a pid that was given to another process is never hit.
 //! - What is dead stays dead: status is computed from the record and /proc, and not stored.
-//! - One operation per process, single-threaded: the engine forks, and changes the working directory.
+//! - One operation per process, single-threaded: processes are made by clone3(2) and go on in Rust (see `spawn`).
 
 mod create;
 mod delete;
-mod engine;
 mod event;
 mod exec;
-mod executor;
 pub mod features;
 mod foreground;
 mod hook;
@@ -44,7 +42,7 @@ mod list;
 mod pause;
 mod pty;
 mod record;
-mod rootfs;
+mod spawn;
 mod start;
 mod state;
 mod update;
@@ -53,12 +51,11 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
 
-pub use create::{CreateRequest, Created, Stdio, create};
+pub use create::{CreateRequest, Created, Starter, Stdio, create};
 pub use delete::{Stop, remove, stop};
 pub use event::{Event, stats, watch};
 pub use exec::{ExecOutcome, ExecRequest, exec};
 pub use foreground::wait_foreground;
-pub use hook::relay;
 pub use kill::{kill, stop_requested};
 pub use leftover::{Leftover, leftovers};
 pub use list::{Listed, list};

@@ -1,8 +1,10 @@
 //! What we know of a container, on disk.
 //!
 //! Each file is written once and never replaced, so a reader without a lock sees it whole or not at all, and what is
-//! there tells how far the container has come: `record.json` alone, it is being created; `init.json`, it was; and
-//! `started`. (Replacing a file by rename would cost a write-back to disk each time on ext4.)
+//! there tells how far the container has come: `record.json` alone, it is being created; `init`, it was; and
+//! `started`. (Replacing a file by rename would cost a write-back to disk each time on ext4.) What is short is the
+//! target of a symlink: that appears whole in one call, and takes no block that would have to be freed again, which
+//! costs milliseconds on a file system that discards at once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,11 +12,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use oci_spec::runtime::{Hook, Spec};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::bundle::derive::OwnHooks;
-use crate::cgroup::{Cgroup, Directory};
-use crate::error::{Context, Error, Kind, Result};
+use crate::bundle;
+use crate::cgroup::{self, Cgroup, Directory, Manager};
+use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::runtime::StateRoot;
 use crate::sys::fs::{Durability, read_capped, replace_file};
@@ -22,9 +26,11 @@ use crate::sys::lock::DirectoryLock;
 use crate::sys::process::Identity;
 
 const FILE: &str = "record.json";
-const INIT: &str = "init.json";
+const INIT: &str = "init";
 const STARTED: &str = "started";
-const FORMAT: u32 = 1;
+const CGROUP: &str = "cgroup";
+const CGROUPS: &str = "cgroups.json";
+const FORMAT: u32 = 2;
 /// No container's id begins like this.
 pub(super) const TRASH: &str = "~";
 /// Annotations and hooks are the user's, so there is no small bound.
@@ -63,20 +69,21 @@ pub(super) struct Record {
     pub cgroup: Cgroup,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<HashMap<String, String>>,
-    #[serde(default)]
-    pub hooks: OwnHooks,
+    /// Hooks for later: the others are run by the creator.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
     /// Whether execs join the container's session keyring.
     pub keyring: bool,
+    /// Whether its root was entered by chroot(2), so that an exec has to do so too.
+    #[serde(default)]
+    pub chroot: bool,
     /// Whatever the creator wants to find again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<serde_json::Value>,
-}
-
-/// The content of `init.json`: what is known once the container's first process is there.
-#[derive(Debug, Serialize, Deserialize)]
-struct Init {
-    process: Identity,
-    cgroups: Vec<Directory>,
+    /// The specification that it is made with; most commands have no need to take it apart.
+    pub spec: Box<RawValue>,
 }
 
 impl Record {
@@ -111,16 +118,20 @@ impl Record {
             Ok(record) => record,
             Err(error) => return damaged(format!("{FILE} is damaged: {error}")),
         };
-        let bytes = match read_capped(&directory.join(INIT), CAP) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(record),
+        match read_capped(&directory.join(CGROUPS), CAP) {
+            Ok(bytes) => match serde_json::from_slice::<Vec<Directory>>(&bytes) {
+                Ok(directories) => record.cgroup.directories = directories,
+                Err(error) => return damaged(format!("{CGROUPS} is damaged: {error}")),
+            },
+            Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error),
-        };
-        match serde_json::from_slice::<Init>(&bytes) {
-            Ok(init) => {
-                record.init = Some(init.process);
-                record.cgroup.directories = init.cgroups;
-            }
+        }
+        match fs::read_link(directory.join(INIT)) {
+            Ok(target) => match target.to_str().and_then(|text| text.parse().ok()) {
+                Some(process) => record.init = Some(process),
+                None => return damaged(format!("{INIT} is damaged")),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(record),
             Err(error) => return damaged(format!("{INIT} is damaged: {error}")),
         }
         record.phase = if directory.join(STARTED).exists() { Phase::Running } else { Phase::Created };
@@ -128,16 +139,27 @@ impl Record {
     }
 
     /// Writes what is known before the container's first process exists. The caller holds the container's lock, for
-    /// this as for the next two.
+    /// this as for the next ones.
     pub(super) fn begin(&self, root: &StateRoot) -> Result<()> {
+        // For whoever finds the record damaged.
+        let manager = match self.cgroup.manager {
+            Manager::Cgroupfs => "cgroupfs",
+            Manager::Systemd => "systemd",
+            Manager::Disabled => "disabled",
+        };
+        self.link(root, CGROUP, &format!("{manager}:{}", self.cgroup.path.display()))?;
         self.write(root, FILE, &serde_json::to_vec(self).context(|| self.operation())?)
+    }
+
+    /// Writes where its cgroups are, which turned out otherwise than `begin` has it.
+    pub(super) fn moved(&self, root: &StateRoot) -> Result<()> {
+        self.write(root, CGROUPS, &serde_json::to_vec(&self.cgroup.directories).context(|| self.operation())?)
     }
 
     /// Writes what is known from then on: it is created.
     pub(super) fn complete(&mut self, root: &StateRoot, process: Identity) -> Result<()> {
-        let init = Init { process, cgroups: self.cgroup.directories.clone() };
-        self.write(root, INIT, &serde_json::to_vec(&init).context(|| self.operation())?)?;
-        self.init = Some(init.process);
+        self.link(root, INIT, &process.to_string())?;
+        self.init = Some(process);
         self.phase = Phase::Created;
         Ok(())
     }
@@ -151,6 +173,19 @@ impl Record {
     fn write(&self, root: &StateRoot, name: &str, bytes: &[u8]) -> Result<()> {
         // The state root is rebuilt after a boot, so nothing has to outlive one.
         replace_file(&root.container(&self.id), name, bytes, Durability::Volatile).context(|| self.operation())
+    }
+
+    fn link(&self, root: &StateRoot, name: &str, target: &str) -> Result<()> {
+        std::os::unix::fs::symlink(target, root.container(&self.id).join(name)).context(|| self.operation())
+    }
+
+    /// The specification.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if it is none.
+    pub(super) fn spec(&self) -> Result<Spec> {
+        bundle::parse(self.spec.get().as_bytes())
+            .context(|| format!("read the specification of container '{}'", self.id))
     }
 
     fn operation(&self) -> String {
@@ -241,15 +276,26 @@ pub(super) fn does_not_exist(id: &ContainerId) -> Error {
     Error::new(Kind::NotFound, format!("find container '{id}'"), "container does not exist")
 }
 
-/// Where the engine finds its bundle, and under its id keeps its own state.
-pub(super) fn engine(root: &StateRoot, id: &ContainerId) -> PathBuf {
-    root.container(id).join("engine")
-}
-
-/// Writes a config.json for the engine under a fresh directory.
-pub(super) fn write_config(directory: &Path, spec: &oci_spec::runtime::Spec) -> Result<()> {
-    let operation = || "write the derived config.json";
-    let bytes = serde_json::to_vec(spec).context(operation)?;
-    fs::create_dir_all(directory).context(operation)?;
-    fs::write(directory.join(crate::bundle::CONFIG), bytes).context(operation)
+/// The cgroup of a container whose record is unreadable. A pid from there could belong to anybody by now; a cgroup's
+/// name could not.
+///
+/// # Errors
+/// [`Kind::Damaged`] if not even that is left.
+pub(super) fn salvage_cgroup(root: &StateRoot, id: &ContainerId) -> Result<Cgroup> {
+    let link = root.container(id).join(CGROUP);
+    let operation = || format!("find the cgroup of container '{id}'");
+    let target = match fs::read_link(&link) {
+        Ok(target) => target,
+        // It was never made.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => PathBuf::from("disabled:"),
+        Err(error) => return Err(error).context(operation),
+    };
+    let (manager, path) = target.to_str().and_then(|text| text.split_once(':')).unwrap_or_default();
+    let manager = match manager {
+        "cgroupfs" => Manager::Cgroupfs,
+        "systemd" => Manager::Systemd,
+        "disabled" => Manager::Disabled,
+        _ => return Err(Error::new(Kind::Damaged, operation(), format!("{} is damaged", quote(&link)))),
+    };
+    cgroup::plan(cgroup::Request { id, path: Some(Path::new(path)), manager })
 }

@@ -1,26 +1,36 @@
 //! Start: the waiting process becomes the container's program.
 
-use std::io::Write;
-use std::os::unix::net::UnixStream;
-
-use libcontainer::container::ContainerStatus;
-use rustix::fs::{Mode, OFlags};
-
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::record::{self, Record};
-use crate::runtime::{StateRoot, Status, hook, state};
-use crate::sys::fs::by_descriptor;
+use crate::runtime::{Created, StateRoot, Status, hook, spawn, state};
+use crate::sys::channel::Channel;
+use crate::sys::fs::open_path;
 use crate::sys::signal::Signal;
 
-/// The socket on which the engine's init waits, in the engine's directory.
-const NOTIFY: &str = "notify.sock";
+/// The socket on which a container's first process waits, in the container's directory.
+pub(super) const SOCKET: &str = "start";
 
 /// Starts a created container and runs its poststart hooks.
 ///
 /// # Errors
-/// [`Kind::State`] if it is not `created`. If a poststart hook fails, the container is killed.
+/// [`Kind::State`] if it is not `created`, [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for the
+/// program. If a poststart hook fails, the container is killed.
 pub fn start(root: &StateRoot, id: &ContainerId) -> Result<()> {
+    begin(root, id, None)
+}
+
+impl Created {
+    /// Starts the container that the calling process has just created, for [`super::Starter::Creator`].
+    ///
+    /// # Errors
+    /// As [`start`].
+    pub fn start(&self, root: &StateRoot, id: &ContainerId) -> Result<()> {
+        begin(root, id, self.channel.as_ref())
+    }
+}
+
+fn begin(root: &StateRoot, id: &ContainerId, channel: Option<&Channel>) -> Result<()> {
     let operation = || format!("start container '{id}'");
     let lock = record::lock(root, id)?;
     let mut record = Record::load(root, id)?;
@@ -34,14 +44,19 @@ pub fn start(root: &StateRoot, id: &ContainerId) -> Result<()> {
         }
         Status::Creating => return Err(Error::new(Kind::State, operation(), "it is still being created")),
     }
-    notify(root, id).context(operation)?;
+    match channel {
+        Some(channel) => spawn::start(channel),
+        None => connect(root, id).and_then(|channel| spawn::start(&channel)),
+    }
+    .context(operation)?;
     record.started(root)?;
     // A hook may ask for the state, or even delete the container.
     drop(lock);
-    if record.hooks.poststart.is_empty() {
+    if record.poststart.is_empty() {
         return Ok(());
     }
-    hook::run(&record.hooks.poststart, &record, ContainerStatus::Running).map_err(|error| {
+    let state = hook::State::of(&record, Status::Running, record.init.as_ref().map(|init| init.pid));
+    hook::run("poststart", &record.poststart, &state, hook::on_host(&record, None)).map_err(|error| {
         let killed = record.init().and_then(|init| init.open()).and_then(|process| match process {
             Some(process) => process.signal(Signal::KILL).map(drop),
             None => Ok(()),
@@ -49,16 +64,15 @@ pub fn start(root: &StateRoot, id: &ContainerId) -> Result<()> {
         if let Err(error) = killed {
             tracing::warn!("kill container '{id}' after a failed hook: {error}");
         }
-        error.during("run poststart hooks").during(operation())
+        error.during(operation())
     })
 }
 
-/// Says "go" to the process that waits. The socket's path may be longer than an address may be.
-fn notify(root: &StateRoot, id: &ContainerId) -> Result<()> {
-    let operation = || "wake its first process";
-    let directory = record::engine(root, id).join(id.as_str());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let handle = rustix::fs::open(&directory, flags, Mode::empty()).context(operation)?;
-    let mut stream = UnixStream::connect(by_descriptor(&handle).join(NOTIFY)).context(operation)?;
-    stream.write_all(b"start container").context(operation)
+/// Reaches the process that waits.
+fn connect(root: &StateRoot, id: &ContainerId) -> Result<Channel> {
+    let directory = open_path(&root.container(id))?;
+    Channel::connect(&directory, SOCKET).map_err(|error| match error.kind() {
+        Kind::NotFound => Error::new(Kind::State, "reach its first process", "only its creator, 'run', can start it"),
+        _ => error,
+    })
 }

@@ -8,13 +8,11 @@ use chrono::{DateTime, Utc};
 use oci_spec::runtime::Spec;
 use serde::Serialize;
 
-use crate::bundle;
 use crate::cgroup::Cgroup;
-use crate::error::{Context, Result, quote};
+use crate::error::Result;
 use crate::ids::ContainerId;
-use crate::runtime::record::{self, Phase, Record};
+use crate::runtime::record::{Phase, Record};
 use crate::runtime::{StateRoot, update};
-use crate::sys::fs::read_capped;
 use crate::sys::process::Identity;
 
 /// The status words of the runtime specification, and runc's `paused`.
@@ -89,15 +87,12 @@ pub fn state(root: &StateRoot, id: &ContainerId) -> Result<ContainerState> {
     Ok(describe(record, status))
 }
 
-/// The specification that the container was made with, as the engine got it, with the limits that hold now.
+/// The specification that the container was made with, with the limits that hold now.
 ///
 /// # Errors
 /// As [`state`].
 pub fn spec(root: &StateRoot, id: &ContainerId) -> Result<Spec> {
-    Record::load(root, id)?;
-    let path = record::engine(root, id).join(bundle::CONFIG);
-    let bytes = read_capped(&path, 64 << 20)?;
-    let mut spec = bundle::parse(&bytes).context(|| format!("read {}", quote(&path)))?;
+    let mut spec = Record::load(root, id)?.spec()?;
     update::amend(root, id, &mut spec)?;
     Ok(spec)
 }

@@ -5,11 +5,14 @@
 
 pub mod alarm;
 pub mod bpf;
+pub mod channel;
+pub mod clone;
 pub mod detach;
 pub mod exe;
 pub mod fs;
 pub mod lock;
 pub mod mount;
+pub mod namespace;
 pub mod process;
 pub mod schedule;
 pub mod seccomp;

@@ -1,8 +1,10 @@
 //! Processes by identity, not by number: a pid alone may belong to somebody else by the time it is used.
 
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,6 +24,28 @@ pub struct Identity {
     pub start_time: u64,
     /// `/proc/sys/kernel/random/boot_id` of the boot that the two belong to.
     pub boot_id: String,
+}
+
+/// `PID START BOOT`, in one word: `12.3456.0f0e…`.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.pid, self.start_time, self.boot_id)
+    }
+}
+
+impl FromStr for Identity {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut fields = text.splitn(3, '.');
+        let parsed = (|| {
+            let (pid, start, boot) = (fields.next()?, fields.next()?, fields.next()?);
+            Some(Self { pid: pid.parse().ok()?, start_time: start.parse().ok()?, boot_id: boot.to_owned() })
+        })();
+        parsed.filter(|identity| identity.pid > 0 && !identity.boot_id.is_empty()).ok_or_else(|| {
+            Error::new(Kind::Damaged, format!("read process '{}'", text.escape_debug()), "it names none")
+        })
+    }
 }
 
 /// What `/proc/PID/stat` says of a process.
@@ -90,6 +114,17 @@ impl Process {
         }
     }
 
+    /// A handle that the kernel gave out together with the process.
+    pub(super) fn adopt(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pidfd, pid }
+    }
+
+    /// Its pid, in the caller's pid namespace.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Sends a signal. `Ok(false)` if the process has ended.
     ///
     /// # Errors
@@ -152,6 +187,15 @@ pub enum ExitStatus {
     Code(u8),
     /// This signal ended it.
     Signal(i32),
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "with status {code}"),
+            Self::Signal(signal) => write!(f, "by signal {signal}"),
+        }
+    }
 }
 
 impl ExitStatus {
@@ -251,6 +295,32 @@ pub fn join_session_keyring(name: &str) -> Result<()> {
     match (result, std::io::Error::last_os_error()) {
         (-1, error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
         (-1, error) => Err(error).context(operation),
+        (serial, _) => let_possessors_search(serial).context(operation),
+    }
+}
+
+/// Whoever is in the session may find it, also as another user, as every runtime has it.
+fn let_possessors_search(serial: libc::c_long) -> std::io::Result<()> {
+    const KEYCTL_DESCRIBE: libc::c_long = 6;
+    const KEYCTL_SETPERM: libc::c_long = 5;
+    const USER_SEARCH: libc::c_ulong = 0x0008_0000;
+    let mut text = [0_u8; 256];
+    // SAFETY: keyctl(DESCRIBE, serial, buffer, size) writes at most `size` bytes into the buffer, which outlives it.
+    let length = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len()) };
+    if length == -1 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // "type;uid;gid;permissions;description", the permissions in hexadecimal.
+    let text = String::from_utf8_lossy(&text);
+    let Some(permissions) = text.split(';').nth(3).and_then(|field| libc::c_ulong::from_str_radix(field, 16).ok())
+    else {
+        return Ok(());
+    };
+    // SAFETY: keyctl(SETPERM, serial, permissions) takes two numbers.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, permissions | USER_SEARCH) };
+    // One that somebody else owns stays as they want it.
+    match (result, std::io::Error::last_os_error()) {
+        (-1, error) if error.raw_os_error() != Some(libc::EACCES) => Err(error),
         _ => Ok(()),
     }
 }
@@ -293,6 +363,15 @@ mod tests {
         me.start_time += 1;
         assert!(!me.is_alive().unwrap());
         assert!(me.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_identity_is_read_as_it_was_written() {
+        let me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert_eq!(me.to_string().parse::<Identity>().unwrap(), me);
+        for damaged in ["", "1", "1.2", "1.2.", "x.2.b", "0.2.b", "-1.2.b"] {
+            assert!(damaged.parse::<Identity>().is_err(), "{damaged}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::str::FromStr;
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
@@ -182,6 +184,14 @@ pub fn restore_for_exec(mask: &SigSet) -> Result<()> {
     // SAFETY: the default action runs no code of ours.
     unsafe { sigaction(nix::sys::signal::Signal::SIGPIPE, &default) }.context(|| "reset SIGPIPE")?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(mask), None).context(|| "restore the signal mask")
+}
+
+/// Lets a command begin with this signal mask instead of ours.
+pub fn with_mask(command: &mut Command, mask: SigSet) {
+    let set = move || Ok(pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?);
+    // SAFETY: the closure runs between fork and exec and makes one system call: it allocates nothing, takes no lock,
+    // and touches no memory that another thread of the parent could have left half-written.
+    unsafe { command.pre_exec(set) };
 }
 
 /// The mask in force now.
