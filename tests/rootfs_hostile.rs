@@ -95,16 +95,24 @@ fn privileged_other_symlinks_lead_where_they_lead_inside() {
     place.directory("etc");
     // As distributions have it; nothing of where it leads is in the image.
     symlink("../run/systemd/resolve/stub-resolv.conf", place.image("etc/resolv.conf")).unwrap();
+    symlink("/srv/deep", place.image("etc/deep")).unwrap();
     let mounts = json!([
         bind(&place.host("source"), "/absolute/file"),
         bind(&place.host("source"), "/up/from/the/root"),
         bind(&place.host("source"), "/etc/resolv.conf"),
         bind(&place.host("source"), "/../../clean"),
+        bind(&place.host("source"), "/etc/deep/file"),
     ]);
     let inside = place.host("target/file");
     place
         .enter(&spec(&mounts), || {
-            for path in ["/from/the/root", "/run/systemd/resolve/stub-resolv.conf", "/clean", "/etc/resolv.conf"] {
+            for path in [
+                "/from/the/root",
+                "/run/systemd/resolve/stub-resolv.conf",
+                "/clean",
+                "/etc/resolv.conf",
+                "/srv/deep/file",
+            ] {
                 assert_eq!(fs::read_to_string(path).unwrap(), "source", "{path}");
             }
             assert_eq!(fs::read_to_string(inside).unwrap(), "source");
@@ -204,6 +212,13 @@ fn privileged_a_race_in_a_shared_volume_leads_nowhere() {
         fs::create_dir(place.host(directory)).unwrap();
     }
     symlink(place.host("target"), place.host("volume/b")).unwrap();
+    /// Also where the test fails.
+    struct StopAtEnd<'a>(&'a AtomicBool);
+    impl Drop for StopAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     let swapped = std::thread::scope(|scope| {
         let swap = scope.spawn(|| {
@@ -215,6 +230,7 @@ fn privileged_a_race_in_a_shared_volume_leads_nowhere() {
             }
             count
         });
+        let end = StopAtEnd(&stop);
         let mut spec = spec(&json!([bind(&place.host("volume"), "/v"), tmpfs("/v/a/deep/er")]));
         spec["linux"]["readonlyPaths"] = json!(["/v/a/deep"]);
         spec["linux"]["maskedPaths"] = json!(["/v/a/deep/er"]);
@@ -222,7 +238,7 @@ fn privileged_a_race_in_a_shared_volume_leads_nowhere() {
         // That it fails now and then is fine: somebody else is at fault. It must not reach the host.
         let made = (0..150).filter(|_| place.enter(&spec, || ()).is_ok()).count();
         assert!(made > 0, "it went well at least once");
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         swap.join().unwrap()
     });
     assert!(swapped > 150, "there was a race");

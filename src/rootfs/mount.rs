@@ -118,8 +118,7 @@ impl Stage<'_> {
 
     /// The place where a mount goes, made if it is missing, and one where it may go.
     pub(super) fn place(&self, mount: &Mount, make: Make) -> Result<OwnedFd> {
-        let links = if mount.is_strict() { Links::Refuse } else { Links::Follow };
-        let place = self.root.make(&mount.destination, make, links)?;
+        let place = self.root.make(&mount.destination, make, mount.links())?;
         self.check_place(&mount.destination, &place)?;
         Ok(place)
     }
@@ -166,8 +165,7 @@ impl Stage<'_> {
         let (Some(parent), Some(name)) = (mount.destination.parent(), mount.destination.file_name()) else {
             return Err(Error::new(Kind::Invalid, "copy the symlink", "the root cannot be one"));
         };
-        let links = if mount.is_strict() { Links::Refuse } else { Links::Follow };
-        let parent = self.root.make(parent, Make::Directory, links)?;
+        let parent = self.root.make(parent, Make::Directory, mount.links())?;
         match symlinkat(target, &parent, name) {
             Err(Errno::EXIST) if rustix::fs::readlinkat(&parent, name, Vec::new()).is_ok_and(|old| *old == *target) => {
                 Ok(())
@@ -177,18 +175,17 @@ impl Stage<'_> {
     }
 
     fn file_system(&mut self, mount: &mut Mount, kind: &str, source: &str) -> Result<()> {
-        let links = if mount.is_strict() { Links::Refuse } else { Links::Follow };
-        let covered = self.root.open(&mount.destination, links).ok();
-        if let (Some(covered), "tmpfs") = (&covered, kind) {
-            inherit_mode(mount, covered)?;
-        }
-        if let Some(label) = &self.plan.label
-            && !matches!(kind, "proc" | "sysfs")
-            && rustix::fs::statfs("/sys/fs/selinux").is_ok_and(|found| found.f_type == SELINUX_MAGIC)
-        {
-            mount.options.data.push(format!("context=\"{label}\""));
-        }
-        let place = self.place(mount, Make::Directory)?;
+        let place = match self.root.open(&mount.destination, mount.links()) {
+            Ok(covered) => {
+                if kind == "tmpfs" {
+                    inherit_mode(mount, &covered)?;
+                }
+                self.check_place(&mount.destination, &covered)?;
+                covered
+            }
+            Err(_) => self.place(mount, Make::Directory)?,
+        };
+        self.label(mount, kind);
         if file_type(&place).context(|| "look at it")? != FileType::Directory {
             let cause = "a file system must be mounted on an ordinary directory";
             return Err(Error::new(Kind::Invalid, "look at it", cause));
@@ -212,12 +209,22 @@ impl Stage<'_> {
                 self.put(mount, tree, &place)
             }
             Made::Attached => {
-                let found = self.root.open(&mount.destination, links).context(|| "open it again")?;
+                let found = self.root.open(&mount.destination, mount.links()).context(|| "open it again")?;
                 if mount.options.copy_up {
                     copy::fill(&place, &found).context(|| "copy what it covers")?;
                 }
                 self.settle(mount, found)
             }
+        }
+    }
+
+    /// What the mount's files are labelled with, where the kernel has SELinux.
+    fn label(&self, mount: &mut Mount, kind: &str) {
+        if let Some(label) = &self.plan.label
+            && !matches!(kind, "proc" | "sysfs")
+            && rustix::fs::statfs("/sys/fs/selinux").is_ok_and(|found| found.f_type == SELINUX_MAGIC)
+        {
+            mount.options.data.push(format!("context=\"{label}\""));
         }
     }
 
@@ -243,8 +250,7 @@ impl Stage<'_> {
 
     /// Changes what is mounted at a place.
     fn change(&mut self, mount: &Mount) -> Result<()> {
-        let links = if mount.is_strict() { Links::Refuse } else { Links::Follow };
-        let place = self.root.open(&mount.destination, links).context(|| "open it")?;
+        let place = self.root.open(&mount.destination, mount.links()).context(|| "open it")?;
         self.check_place(&mount.destination, &place)?;
         if mount.options.remount && mount.options.bind.is_none() {
             let data = mount.options.data.join(",");

@@ -8,6 +8,7 @@ use rustix::mount::MountPropagationFlags;
 
 use super::device::{self, Devices};
 use super::option::{self, Options};
+use super::root::Links;
 use super::sysctl::{self, Sysctl};
 use super::{Around, Hierarchy, Pivot};
 use crate::error::{Error, Kind, Result, quote};
@@ -103,9 +104,9 @@ impl Plan {
 }
 
 impl Mount {
-    /// Whether its way may lead through no symlink: file systems of the kernel, and everything in the directories that
+    /// Its way may lead through no symlink if it is a file system of the kernel, or goes into the directories that
     /// programs take for the kernel's.
-    pub(super) fn is_strict(&self) -> bool {
+    pub(super) fn links(&self) -> Links {
         let kernel = match &self.form {
             Form::FileSystem { kind, .. } => {
                 matches!(kind.as_str(), "proc" | "sysfs" | "devpts" | "mqueue" | "devtmpfs" | "cgroup2")
@@ -113,12 +114,12 @@ impl Mount {
             Form::Cgroup => true,
             Form::Bind { .. } | Form::Change => false,
         };
-        kernel || is_fixed(&self.destination)
+        if kernel || is_fixed(&self.destination) { Links::Refuse } else { Links::Follow }
     }
 }
 
 /// Whether the path lies in a directory that an image has no say in.
-pub(super) fn is_fixed(path: &Path) -> bool {
+fn is_fixed(path: &Path) -> bool {
     ["/dev", "/proc", "/sys"].iter().any(|fixed| path.starts_with(fixed))
 }
 

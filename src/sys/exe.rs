@@ -16,8 +16,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create, openat};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
+use super::mount::{Depth, set_attributes};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The running binary, also after its file was replaced or renamed; what `current_exe` gives may be a path that
@@ -70,21 +71,7 @@ fn is_sealed() -> io::Result<bool> {
 fn read_only_view() -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, SELF, flags)?;
-    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the path is a NUL-terminated empty string, the structure lives across the call and its size is given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result == -1 {
-        return Err(io::Error::last_os_error());
-    }
+    set_attributes(&tree, MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), Depth::One)?;
     let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
     Ok(openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
