@@ -90,8 +90,8 @@ fn privileged_a_tmpfs_is_filled_in_a_user_namespace() {
     let world = World::new("usercopy");
     fs::write(world.rootfs().join("var/file"), "content").unwrap();
     let mounts = json!([{"destination": "/var", "type": "tmpfs", "source": "t", "options": ["tmpcopyup", "mode=711"]}]);
-    let script = "cat /var/file; stat -c ' %u %g' /var/file; stat -f -c %T /var; echo x >/var/file";
-    assert_eq!(run(&world, &mounts, script).success().stdout(), "content 0 0\ntmpfs\n");
+    let script = "cat /var/file; stat -c ' %u %g' /var/file; stat -c %a /var; stat -f -c %T /var; echo x >/var/file";
+    assert_eq!(run(&world, &mounts, script).success().stdout(), "content 0 0\n711\ntmpfs\n");
     assert_eq!(fs::read_to_string(world.rootfs().join("var/file")).unwrap(), "content");
 }
 

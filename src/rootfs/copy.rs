@@ -19,20 +19,29 @@ use crate::sys::xattr::path_at;
 /// Where the first name of a file with several went: the directory in the copy, and the name there.
 type Linked = HashMap<(u64, u64), (OwnedFd, std::ffi::CString)>;
 
-/// Copies everything in `from` into the empty directory `to`, and makes `to` look like `from`: contents, owners,
-/// modes, times, extended attributes, symlinks, hard links, devices.
+/// Copies everything in `from` into the empty tmpfs `to`, and makes `to` look like `from`: contents, owners, modes,
+/// times, extended attributes, symlinks, hard links, devices. What the tmpfs's own options say of its root (`data`)
+/// stays so.
 ///
 /// # Errors
 /// The name that could not be copied, and why.
-pub(super) fn fill(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+pub(super) fn fill(from: &OwnedFd, to: &OwnedFd, data: &[String]) -> Result<()> {
     let from = open_directory(from, c".").context(|| "open it")?;
     let to = open_directory(to, c".").context(|| "open the tmpfs")?;
-    let before = statat(&from, "", AtFlags::EMPTY_PATH).context(|| "look at it")?;
-    copy_directory(&from, &to, &mut Linked::new())?;
+    let mut top = statat(&from, "", AtFlags::EMPTY_PATH).context(|| "look at it")?;
     let own = statat(&to, "", AtFlags::EMPTY_PATH).context(|| "look at the tmpfs")?;
-    copy_attributes((&from, c"."), (&to, c"."), &before).context(|| "copy its attributes")?;
-    // The mode it was mounted with: that of the directory, unless its options say another.
-    rustix::fs::fchmod(&to, Mode::from_raw_mode(own.st_mode)).context(|| "set its mode")
+    let says = |key: &str| data.iter().any(|word| word.split(',').any(|word| word.starts_with(key)));
+    if says("mode=") {
+        top.st_mode = own.st_mode;
+    }
+    if says("uid=") {
+        top.st_uid = own.st_uid;
+    }
+    if says("gid=") {
+        top.st_gid = own.st_gid;
+    }
+    copy_directory(&from, &to, &mut Linked::new())?;
+    copy_attributes((&from, c"."), (&to, c"."), &top).context(|| "copy its attributes")
 }
 
 fn open_directory(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {

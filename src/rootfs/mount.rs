@@ -204,14 +204,14 @@ impl Stage<'_> {
         match made {
             Made::Detached(tree) => {
                 if mount.options.copy_up {
-                    copy::fill(&place, &tree).context(|| "copy what it covers")?;
+                    copy::fill(&place, &tree, &mount.options.data).context(|| "copy what it covers")?;
                 }
                 self.put(mount, tree, &place)
             }
             Made::Attached => {
                 let found = self.root.open(&mount.destination, mount.links()).context(|| "open it again")?;
                 if mount.options.copy_up {
-                    copy::fill(&place, &found).context(|| "copy what it covers")?;
+                    copy::fill(&place, &found, &mount.options.data).context(|| "copy what it covers")?;
                 }
                 self.settle(mount, found)
             }
