@@ -391,3 +391,30 @@ fn privileged_a_mount_at_the_root_is_the_root() {
     let mut content = String::new();
     assert_eq!(File::open(place.image("below")).unwrap().read_to_string(&mut content).unwrap(), 0);
 }
+
+#[test]
+fn privileged_an_overlay_of_the_specification_may_have_long_options() {
+    let place = Place::new();
+    for (length, name) in [(1, "short"), (250, "long")] {
+        let lower = place.host(&format!("{}/{name}", "x".repeat(length)));
+        fs::create_dir_all(&lower).unwrap();
+        fs::write(lower.join("file"), "lower").unwrap();
+        let work = place.host(&format!("work-{name}"));
+        let upper = place.host(&format!("upper-{name}"));
+        let second = place.host(&format!("second-{name}"));
+        [&work, &upper, &second].into_iter().for_each(|directory| fs::create_dir(directory).unwrap());
+        let option = |key: &str, path: &std::path::Path| format!("{key}={}", path.display());
+        let twice = format!("{}:{}", option("lowerdir", &lower), second.display());
+        let options = [twice, option("upperdir", &upper), option("workdir", &work), "nosuid".to_owned()];
+        let mounts = json!([{"destination": "/o", "type": "overlay", "source": "overlay", "options": options}]);
+        let line = place
+            .enter(&spec(&mounts), || {
+                assert_eq!(fs::read_to_string("/o/file").unwrap(), "lower");
+                fs::write("/o/new", "").unwrap();
+                mounted("/o").unwrap()
+            })
+            .expect(name);
+        assert!(line.kind == "overlay" && line.has("nosuid"), "{line:?}");
+        assert!(upper.join("new").exists());
+    }
+}
