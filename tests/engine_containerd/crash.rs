@@ -10,6 +10,8 @@ use crate::message::EXITED;
 
 /// Changes something, and runs until it is asked to stop.
 const WRITER: &str = "echo kept >/root/state; echo ready; trap 'exit 0' TERM; while :; do sleep 0.05; done";
+/// Changes nothing.
+const READER: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
 
 #[test]
 fn delete_does_not_wait_for_the_pack() {
@@ -44,7 +46,7 @@ fn the_death_of_a_shim_loses_nothing() {
     eventually("containerd cleaned up", || cri.status(&id).state == EXITED);
     cri.remove_pod(&sandbox);
     let sandbox = cri.run_pod(&pod).unwrap();
-    let id = cri.run(&sandbox, &pod, shell("app", WRITER));
+    let id = cri.run(&sandbox, &pod, shell("app", READER));
     assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
     assert_eq!(world.seqs("k8s.team/web-app"), [1]);
     cri.remove_pod(&sandbox);
@@ -57,13 +59,14 @@ fn a_delete_that_dies_with_its_shim_loses_nothing() {
     let cri = containerd.cri();
     let pod = cri.pod("team", "web").annotate("run.regen.ring", "web");
     let sandbox = cri.run_pod(&pod).unwrap();
+    let _shim = containerd.shim(&sandbox);
     std::fs::write(containerd.trap(), "").unwrap();
     let id = cri.run(&sandbox, &pod, shell("app", "echo kept >/root/state"));
     eventually("delete was killed", || !containerd.trap().exists());
     cri.wait(&id);
     cri.remove_pod(&sandbox);
     let sandbox = cri.run_pod(&pod).unwrap();
-    let id = cri.run(&sandbox, &pod, shell("app", WRITER));
+    let id = cri.run(&sandbox, &pod, shell("app", READER));
     assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
     assert_eq!(world.seqs("k8s.team/web-app"), [1]);
     cri.remove_pod(&sandbox);
@@ -89,7 +92,7 @@ fn the_death_of_everything_loses_nothing() {
     let cri = containerd.cri();
     let next = cri.pod("team", "next").annotate("run.regen.ring", "web");
     let sandbox = cri.run_pod(&next).unwrap();
-    let id = cri.run(&sandbox, &next, shell("app", WRITER));
+    let id = cri.run(&sandbox, &next, shell("app", READER));
     assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
     assert_eq!(world.seqs("k8s.team/web-app"), [1]);
     cri.remove_pod(&sandbox);

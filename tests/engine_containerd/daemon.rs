@@ -1,7 +1,9 @@
 //! A containerd of a test's own: its root, its state, its sockets and its runtime, all in the test's world.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,13 +33,15 @@ pub struct Containerd<'a> {
     namespace: String,
     /// The cgroup above the pods.
     parent: String,
+    /// Of shims that a test may kill.
+    sockets: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Containerd<'a> {
     /// Starts it, with both images.
     pub fn new(world: &'a World) -> Self {
         let (namespace, parent) = (world.id("ctr"), world.id("pods"));
-        let mut containerd = Self { world, daemon: None, namespace, parent };
+        let mut containerd = Self { world, daemon: None, namespace, parent, sockets: RefCell::default() };
         containerd.write_runtime();
         containerd.write_network();
         containerd.write_settings();
@@ -214,8 +218,11 @@ disabled_plugins = {skipped:?}
         Cri::new(&self.path("c.sock"), &self.parent, &self.path("logs"))
     }
 
-    /// The shim that has this container, or the pod of which is this sandbox.
+    /// The shim that has this pod, to be killed: nobody but this value then takes its socket away.
     pub fn shim(&self, id: &str) -> Pid {
+        let address = self.path("cs/io.containerd.runtime.v2.task").join(PODS).join(id).join("address");
+        let address = fs::read_to_string(address).unwrap();
+        self.sockets.borrow_mut().push(address.trim_start_matches("unix://").into());
         let of_this = |line: &str| line.contains("containerd-shim") && line.split('\0').any(|word| word == id);
         let processes = fs::read_dir("/proc").unwrap().flatten();
         let mut found = processes.filter_map(|entry| {
@@ -240,6 +247,17 @@ disabled_plugins = {skipped:?}
 
 impl Drop for Containerd<'_> {
     fn drop(&mut self) {
+        // A second panic would end all tests at once; what is left is then taken away, and told of, by the world.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_down()))
+            && !std::thread::panicking()
+        {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Containerd<'_> {
+    fn take_down(&mut self) {
         if self.daemon.is_none() {
             self.start();
         }
@@ -251,6 +269,9 @@ impl Drop for Containerd<'_> {
             let _ = kill(Pid::from_raw(daemon.pid()), Signal::SIGTERM);
             daemon.finish();
         }
+        for socket in self.sockets.take() {
+            let _ = fs::remove_file(socket);
+        }
         // The cgroups above the containers are containerd's, or kubelet's.
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
         for hierarchy in hierarchies {
@@ -261,7 +282,7 @@ impl Drop for Containerd<'_> {
         let states = fs::read_dir(self.path("cr")).into_iter().flatten().flatten();
         for state in states.flat_map(|namespace| fs::read_dir(namespace.path()).into_iter().flatten().flatten()) {
             let kept = state.path().ends_with("@rootfs") || state.file_type().is_ok_and(|kind| !kind.is_dir());
-            assert!(kept || std::thread::panicking(), "state left behind: {}", state.path().display());
+            assert!(kept, "state left behind: {}", state.path().display());
         }
     }
 }
