@@ -7,10 +7,8 @@ use crate::error::Result;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Source, Supervised, Wish};
 use crate::runtime::CreateRequest;
-use crate::sys::process::check_preserved_fds;
 
 pub(super) fn run(world: &World, arguments: &cli::Create) -> Result<()> {
-    check_preserved_fds(arguments.making.preserve_fds)?;
     let making = absolute_making(world, &arguments.making)?;
     let wish = Wish {
         id: arguments.id.clone(),

@@ -8,11 +8,9 @@ use crate::command::world::absolute;
 use crate::error::{Context, Result, quote};
 use crate::runtime::{self, ExecOutcome, ExecRequest};
 use crate::sys::fs::read_capped;
-use crate::sys::process::check_preserved_fds;
 
 /// The process's exit status, or 0 once it runs detached.
 pub(super) fn run(world: &World, arguments: &cli::Exec) -> Result<u8> {
-    check_preserved_fds(arguments.preserve_fds)?;
     let request = ExecRequest {
         process: process(world, arguments)?,
         detach: arguments.detach,

@@ -36,7 +36,9 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Kind, Result};
+use crate::runtime::first_closed;
 use crate::sys::exe;
+use crate::sys::process::{check_preserved_fds, close_inherited};
 
 pub use world::World;
 
@@ -49,7 +51,10 @@ pub fn main() -> ExitCode {
         Err(error) => return explain_usage(&error),
     };
     let log = log::Log::new(&cli.global);
-    let result = early.and_then(|()| log.start()).and_then(|()| dispatch(&cli));
+    let result = early
+        .and_then(|()| close_what_is_not_preserved(&cli.command))
+        .and_then(|()| log.start())
+        .and_then(|()| dispatch(&cli));
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -88,6 +93,20 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
 fn seal_where_needed() -> Result<()> {
     let enters = |argument: std::ffi::OsString| argument == "create" || argument == "run" || argument == "exec";
     if std::env::args_os().skip(1).any(enters) { exe::seal() } else { Ok(()) }
+}
+
+/// What our caller left open by carelessness is nothing to us, and must be nothing to a container: even a process that
+/// only waits for its start has the container's privileges, and its neighbours can look into it. Done before anything
+/// of ours is open.
+fn close_what_is_not_preserved(command: &Command) -> Result<()> {
+    let preserved = match command {
+        Command::Create(arguments) => arguments.making.preserve_fds,
+        Command::Run(arguments) => arguments.making.preserve_fds,
+        Command::Exec(arguments) => arguments.preserve_fds,
+        _ => return Ok(()),
+    };
+    check_preserved_fds(preserved)?;
+    close_inherited(first_closed(preserved))
 }
 
 /// The exit status of a verb that succeeded.

@@ -11,12 +11,10 @@ use crate::image::process::Overrides;
 use crate::ops::load::{self, Source, Supervised, Wish};
 use crate::ops::save;
 use crate::runtime::{self, CreateRequest, Starter, Stdio};
-use crate::sys::process::check_preserved_fds;
 use crate::sys::signal::Blocked;
 
 /// The container's exit status, or 0 once it runs detached.
 pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
-    check_preserved_fds(arguments.making.preserve_fds)?;
     let making = create::absolute_making(world, &arguments.making)?;
     let wish = wish(world, arguments)?;
     let id = &arguments.id;

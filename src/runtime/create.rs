@@ -276,7 +276,8 @@ fn build(
 
 /// The first descriptor that a program does not get: after the standard streams come those of socket activation, and
 /// those that the caller asks for.
-pub(super) fn first_closed(preserve_fds: u32) -> u32 {
+#[must_use]
+pub fn first_closed(preserve_fds: u32) -> u32 {
     let listening = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok()).unwrap_or(0);
     3_u32.saturating_add(listening).saturating_add(preserve_fds)
 }

@@ -51,7 +51,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
 
-pub use create::{CreateRequest, Created, Starter, Stdio, create};
+pub use create::{CreateRequest, Created, Starter, Stdio, create, first_closed};
 pub use delete::{Stop, remove, stop};
 pub use event::{Event, stats, watch};
 pub use exec::{ExecOutcome, ExecRequest, exec};

@@ -157,6 +157,12 @@ impl Listener {
     }
 }
 
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// An address holds 107 bytes, and a path any number: the directory is named by its descriptor.
 fn address(directory: impl AsFd, name: &str) -> Result<SocketAddrUnix> {
     SocketAddrUnix::new(by_descriptor(directory).join(name)).context(|| format!("name socket '{name}'"))

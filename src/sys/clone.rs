@@ -108,6 +108,40 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context(|| "mark descriptors for closing") }
 }
 
+/// Closes every descriptor from `first` on but these. For a cloned process, which has copies of all that its maker had
+/// open, and never returns into the frames that own them; what it owns itself is either among these or dropped before.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn close_all_but(first: u32, kept: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut numbers: Vec<u32> = kept.iter().map(|kept| kept.as_raw_fd().cast_unsigned()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    for (from, to) in gaps(first.max(3), &numbers) {
+        // SAFETY: who owns these descriptors is in frames that this process never returns to, so nobody uses or closes
+        // the numbers again; a call that did would get EBADF, and reaches no memory.
+        let result = unsafe { libc::close_range(from, to, 0) };
+        if result == -1 {
+            return Err(std::io::Error::last_os_error()).context(|| "close what the maker had open");
+        }
+    }
+    Ok(())
+}
+
+/// The ranges from `first` on that leave out these numbers, which are in order.
+fn gaps(first: u32, kept: &[u32]) -> Vec<(u32, u32)> {
+    let mut gaps = Vec::new();
+    let mut from = first;
+    for number in kept.iter().copied().filter(|number| *number >= first) {
+        if from < number {
+            gaps.push((from, number - 1));
+        }
+        from = number.saturating_add(1);
+    }
+    gaps.push((from, u32::MAX));
+    gaps
+}
+
 /// Puts `source` in the place of one of the standard streams, 0 to 2, where it outlives the execution of a program.
 ///
 /// # Errors
@@ -125,6 +159,13 @@ pub fn replace_stream(source: BorrowedFd<'_>, stream: i32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_is_left_out_of_what_is_closed() {
+        assert_eq!(gaps(3, &[]), [(3, u32::MAX)]);
+        assert_eq!(gaps(3, &[3, 4, 9]), [(5, 8), (10, u32::MAX)]);
+        assert_eq!(gaps(5, &[3, 7]), [(5, 6), (8, u32::MAX)]);
+    }
     use crate::sys::process::ExitStatus;
 
     fn plain() -> Birth<'static> {

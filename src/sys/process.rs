@@ -325,6 +325,18 @@ fn let_possessors_search(serial: libc::c_long) -> std::io::Result<()> {
     }
 }
 
+/// Closes every descriptor from `first` on that this process was started with. The first thing that a program does: what
+/// it opened itself would be closed under its hands.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn close_inherited(first: u32) -> Result<()> {
+    // SAFETY: nothing in this process owns a descriptor beyond the standard streams yet, as the caller promises; a
+    // closed number that is used all the same gives EBADF, and reaches no memory.
+    let result = unsafe { libc::close_range(first.max(3), libc::c_uint::MAX, 0) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context(|| "close inherited descriptors") }
+}
+
 /// Checks that the caller passed what it promised with `--preserve-fds`: descriptors 3 to 2 + `count` are open.
 /// Called before anything else is opened, or a file of ours would take a missing one's place and leak.
 ///

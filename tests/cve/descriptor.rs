@@ -1,8 +1,11 @@
 //! CVE-2024-21626: a descriptor of the host's that the runtime, or whoever called it, left open, and a working directory
 //! that leads through it.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+
+use serde_json::json;
 
 use crate::harness::{Output, World};
 use crate::{host_directory, shell_in, with_leaked_descriptors};
@@ -73,4 +76,31 @@ fn programs_find_no_descriptor_open_but_their_own() {
     let output = with_leaked_descriptors(&world, &host, &["exec", &id, "sh", "-c", script]);
     assert_eq!(output.success().stdout(), own);
     world.delete(&id);
+}
+
+/// A container that waits for `start` has its program's privileges already, so a neighbour with the same ones can
+/// reach through `/proc/PID/fd` whatever it has open.
+#[test]
+fn a_container_that_waits_has_nothing_of_the_host_open() {
+    let world = World::new("21626-waits");
+    let host = host_directory(&world);
+    let bundle = world.bundle(|spec| spec["process"]["args"] = json!(["true"]));
+    let id = world.id("a");
+    with_leaked_descriptors(&world, &host, &["create", "--bundle", bundle.text(), &id]).success();
+    let process = Path::new("/proc").join(world.pid(&id).to_string());
+    for entry in fs::read_dir(process.join("fd")).unwrap() {
+        let link = entry.unwrap();
+        let number: u32 = link.file_name().to_str().unwrap().parse().unwrap();
+        let target = fs::read_link(link.path()).unwrap();
+        let anonymous = !target.is_absolute() || target == Path::new("/dev/null");
+        let standard = number <= 2;
+        assert!(standard || anonymous || is_inside(&target, &process), "descriptor {number} is {}", target.display());
+    }
+    world.delete(&id);
+}
+
+/// Whether the container could name it itself: its own kernel file systems, or the file that runs, which is read-only.
+fn is_inside(target: &Path, process: &Path) -> bool {
+    let own = ["/proc", "/dev/pts"].iter().any(|directory| target.starts_with(directory));
+    own || fs::read_link(process.join("exe")).is_ok_and(|exe| exe == target && target == Path::new("/"))
 }

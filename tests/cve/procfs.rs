@@ -8,10 +8,81 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::harness::World;
-use crate::{add_mount, assert_untouched, create_amid, host_directory, image, run, shell_in};
+use crate::harness::ring::picture;
+use crate::{add_mount, assert_untouched, create_amid, drop_mounts, host_directory, image, run, shell_in};
+
+/// A directory that looks like /proc to somebody who does not look closely.
+fn fake_proc(world: &World) -> PathBuf {
+    let fake = world.base().join("fake");
+    for directory in
+        ["self/attr/apparmor", "self/fd", "thread-self/attr/apparmor", "1/attr", "sys/kernel", "sys/net/ipv4"]
+    {
+        fs::create_dir_all(fake.join(directory)).unwrap();
+    }
+    for file in ["exec", "current", "keycreate", "apparmor/exec"] {
+        for process in ["self", "thread-self"] {
+            fs::write(fake.join(process).join("attr").join(file), "").unwrap();
+        }
+    }
+    fs::write(fake.join("sys/kernel/msgmax"), "").unwrap();
+    fake
+}
 
 fn set_something(spec: &mut Value) {
     spec["linux"]["sysctl"] = json!({"kernel.msgmax": "4321"});
+}
+
+#[test]
+fn a_volume_in_the_place_of_proc_is_refused() {
+    let world = World::new("16884-volume");
+    let fake = fake_proc(&world);
+    let before = picture(&fake);
+    for kind in ["bind", "tmpfs"] {
+        for destination in ["/proc", "/proc/", "//proc/.", "/tmp/../proc"] {
+            let bundle = shell_in(&world, &world.rootfs(), "true", |spec| {
+                drop_mounts(spec, |place| place == "/proc");
+                let source = fake.to_str().unwrap();
+                let options = if kind == "bind" { json!(["rbind", "rw"]) } else { json!([]) };
+                add_mount(
+                    spec,
+                    json!({"destination": destination, "type": kind, "source": source, "options": options}),
+                );
+                set_something(spec);
+            });
+            run(&world, &bundle).fails_with(1, "proc");
+            assert_eq!(picture(&fake), before, "something was written into the volume");
+        }
+    }
+}
+
+#[test]
+fn a_mount_over_what_the_runtime_writes_to_is_refused() {
+    let world = World::new("52881-over");
+    let fake = fake_proc(&world);
+    let before = picture(&fake);
+    let file = fake.join("self/attr/exec");
+    let cases = [
+        ("/proc/self/attr", "bind", fake.join("self/attr")),
+        ("/proc/self/attr/exec", "bind", file.clone()),
+        ("/proc/self/attr/apparmor/exec", "bind", file.clone()),
+        ("/proc/thread-self/attr/exec", "bind", file.clone()),
+        ("/proc/self", "tmpfs", "tmpfs".into()),
+        ("/proc/1/attr", "tmpfs", "tmpfs".into()),
+        ("/proc/self/fd", "bind", fake.join("self/fd")),
+        ("/proc/sys", "tmpfs", "tmpfs".into()),
+        ("/proc/sys/kernel", "bind", fake.join("sys/kernel")),
+        ("/proc/sys/kernel/msgmax", "bind", fake.join("sys/kernel/msgmax")),
+    ];
+    for (destination, kind, source) in cases {
+        let bundle = shell_in(&world, &world.rootfs(), "true", |spec| {
+            let options = if kind == "bind" { json!(["rbind", "rw"]) } else { json!([]) };
+            let source = source.to_str().unwrap();
+            add_mount(spec, json!({"destination": destination, "type": kind, "source": source, "options": options}));
+            set_something(spec);
+        });
+        run(&world, &bundle).fails_with(1, "/proc");
+        assert_eq!(picture(&fake), before, "{destination}: something was written into the volume");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::runtime::create::Stdio;
 use crate::runtime::hook::{self, Place, State};
 use crate::runtime::record::Record;
 use crate::sys::channel::{Channel, Listener};
-use crate::sys::clone::{self, Birth, Parent, close_on_exec_from, replace_stream};
+use crate::sys::clone::{self, Birth, Parent, close_all_but, close_on_exec_from, replace_stream};
 use crate::sys::namespace::{NEW_TIME, loopback_up};
 use crate::sys::process::join_session_keyring;
 
@@ -89,7 +89,7 @@ impl Init<'_> {
         // Whoever is in the same pid namespace must not look into us, or take over what we have open.
         hide()?;
         setsid().context(|| "begin a session")?;
-        self.entrance.enter()?;
+        std::mem::take(&mut self.entrance).enter()?;
         if namespaces.new.contains(CloneFlags::CLONE_NEWCGROUP) {
             unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "make a cgroup namespace")?;
         }
@@ -128,8 +128,8 @@ impl Init<'_> {
             terminal::attach(pair.far.as_fd())?;
         }
         entered.finish()?;
-        if let Stdio::Files { stdin, stdout, stderr } = &self.stdio {
-            for (file, stream) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
+        if let Stdio::Files { stdin, stdout, stderr } = std::mem::take(&mut self.stdio) {
+            for (file, stream) in [(&stdin, 0), (&stdout, 1), (&stderr, 2)] {
                 replace_stream(file.as_fd(), stream)?;
             }
         }
@@ -140,7 +140,12 @@ impl Init<'_> {
 
     /// Until somebody says so. Whoever says it hears what comes of it.
     fn await_start(&mut self) -> Result<()> {
-        let Some(starter) = self.starter.take() else { return self.await_word(Word::Start) };
+        let starter = self.starter.take();
+        // What the maker had open when it made us. We have given up our privileges by now, so neighbours with the same
+        // ones may come to look into us however well we hide.
+        let kept = [Some(self.channel.as_fd()), starter.as_ref().map(AsFd::as_fd)];
+        close_all_but(self.closed_from, &kept.into_iter().flatten().collect::<Vec<_>>())?;
+        let Some(starter) = starter else { return self.await_word(Word::Start) };
         self.await_word(Word::Listen)?;
         loop {
             let caller = starter.accept()?;
