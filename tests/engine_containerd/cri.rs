@@ -63,7 +63,11 @@ impl Cri {
             hostname: String::new(),
             log_directory: self.logs.join(name).to_str().unwrap().into(),
             annotations: HashMap::new(),
-            linux: Some(PodLinux { cgroup_parent: self.parent.clone(), security: Some(security) }),
+            linux: Some(PodLinux {
+                cgroup_parent: self.parent.clone(),
+                security: Some(security),
+                sysctls: HashMap::new(),
+            }),
         }
     }
 
@@ -179,6 +183,12 @@ impl Pod {
         self
     }
 
+    /// With a kernel parameter of its own.
+    pub fn tune(mut self, key: &str, value: &str) -> Self {
+        self.linux.as_mut().unwrap().sysctls.insert(key.into(), value.into());
+        self
+    }
+
     /// That may have privileged containers.
     pub fn privilege(mut self) -> Self {
         self.linux.as_mut().and_then(|linux| linux.security.as_mut()).unwrap().privileged = true;
@@ -211,6 +221,19 @@ impl Container {
     /// With another security context.
     pub fn secure(mut self, change: impl FnOnce(&mut Security)) -> Self {
         change(self.linux.as_mut().and_then(|linux| linux.security.as_mut()).unwrap());
+        self
+    }
+
+    /// With a directory or file of the node.
+    pub fn mount(mut self, host: &Path, container: &str, change: impl FnOnce(&mut Mount)) -> Self {
+        let mut mount = Mount {
+            container_path: container.into(),
+            host_path: host.to_str().unwrap().into(),
+            readonly: false,
+            propagation: 0,
+        };
+        change(&mut mount);
+        self.mounts.push(mount);
         self
     }
 

@@ -17,6 +17,9 @@ pub const EXITED: i32 = 2;
 /// `SecurityProfile.ProfileType`: containerd's own filter.
 pub const RUNTIME_DEFAULT: i32 = 0;
 
+/// `MountPropagation`: what the node mounts later is seen in the container.
+pub const HOST_TO_CONTAINER: i32 = 1;
+
 /// What has nothing to say.
 #[derive(Clone, PartialEq, Message)]
 pub struct Empty {}
@@ -63,6 +66,8 @@ pub struct PodLinux {
     pub cgroup_parent: String,
     #[prost(message, optional, tag = "2")]
     pub security: Option<SandboxSecurity>,
+    #[prost(map = "string, string", tag = "3")]
+    pub sysctls: HashMap<String, String>,
 }
 
 /// `LinuxSandboxSecurityContext`
@@ -126,12 +131,27 @@ pub struct Container {
     pub image: Option<Image>,
     #[prost(string, repeated, tag = "3")]
     pub command: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    pub mounts: Vec<Mount>,
     #[prost(string, tag = "11")]
     pub log_path: String,
     #[prost(bool, tag = "14")]
     pub tty: bool,
     #[prost(message, optional, tag = "15")]
     pub linux: Option<ContainerLinux>,
+}
+
+/// `Mount`
+#[derive(Clone, PartialEq, Message)]
+pub struct Mount {
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    #[prost(string, tag = "2")]
+    pub host_path: String,
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+    #[prost(int32, tag = "5")]
+    pub propagation: i32,
 }
 
 /// `LinuxContainerConfig`

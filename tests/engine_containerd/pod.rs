@@ -1,9 +1,13 @@
 //! Pods and their containers, as kubelet handles them.
 
+use nix::mount::MsFlags;
+
 use crate::cri::shell;
 use crate::daemon::Containerd;
 use crate::harness::{World, eventually};
-use crate::message::{CONTAINER, Container, EXITED, NODE, NamespaceOption, POD, RUNNING, Resources, Usage};
+use crate::message::{
+    CONTAINER, Container, EXITED, HOST_TO_CONTAINER, NODE, NamespaceOption, POD, RUNNING, Resources, Usage,
+};
 
 /// Ends with 7 when it is asked to stop.
 const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
@@ -126,6 +130,40 @@ fn containers_of_a_pod_share_the_namespaces_that_it_says() {
 }
 
 #[test]
+fn volumes_are_mounted_as_the_pod_says() {
+    let world = World::new("pv");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let volume = world.base().join("volume");
+    std::fs::create_dir_all(volume.join("inner")).unwrap();
+    std::fs::write(volume.join("file"), "of the node\n").unwrap();
+    // containerd hands on only mounts of what is shared, as everything is under systemd.
+    let none = None::<&str>;
+    nix::mount::mount(Some(&volume), &volume, none, MsFlags::MS_BIND, none).unwrap();
+    nix::mount::mount(none, &volume, none, MsFlags::MS_SHARED, none).unwrap();
+    let pod = cri.pod("default", "web");
+    let sandbox = cri.run_pod(&pod).unwrap();
+    let container = shell("app", SERVICE)
+        .mount(&volume, "/data", |_| {})
+        .mount(&volume, "/read", |mount| mount.readonly = true)
+        .mount(&volume.join("file"), "/etc/app/settings", |mount| mount.readonly = true)
+        .mount(&volume, "/later", |mount| mount.propagation = HOST_TO_CONTAINER);
+    let id = cri.run(&sandbox, &pod, container);
+    assert_eq!(cri.shell(&id, "cat /etc/app/settings /read/file"), "of the node\nof the node\n");
+    cri.shell(&id, "echo written >/data/new; ! touch /read/x 2>/dev/null; ! touch /etc/app/settings 2>/dev/null");
+    assert_eq!(std::fs::read_to_string(volume.join("new")).unwrap(), "written\n");
+    let inner = volume.join("inner");
+    nix::mount::mount(Some("x"), &inner, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    std::fs::write(inner.join("x"), "").unwrap();
+    let seen = cri.exec(&id, &["sh", "-c", "ls /later/inner /data/inner"]);
+    nix::mount::umount(&inner).unwrap();
+    let seen = String::from_utf8(seen.unwrap().stdout).unwrap();
+    assert_eq!(seen.matches('x').count(), 1, "only where it was asked for: {seen}");
+    cri.remove_pod(&sandbox);
+    nix::mount::umount(&volume).unwrap();
+}
+
+#[test]
 fn a_container_of_a_pod_may_have_a_terminal() {
     let world = World::new("pt");
     let containerd = Containerd::new(&world);
@@ -193,7 +231,8 @@ fn a_pod_may_be_isolated_from_the_node_in_every_namespace() {
     let world = World::new("pi");
     let containerd = Containerd::new(&world);
     let cri = containerd.cri();
-    let pod = cri.pod("default", "web").share(POD, CONTAINER);
+    let port = ("net.ipv4.ip_unprivileged_port_start", "/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let pod = cri.pod("default", "web").share(POD, CONTAINER).tune(port.0, "80");
     let sandbox = cri.run_pod(&pod).unwrap();
     let container = shell("app", SERVICE).secure(|security| {
         security.namespaces = Some(NamespaceOption { network: POD, pid: CONTAINER, ipc: POD });
@@ -205,5 +244,7 @@ fn a_pod_may_be_isolated_from_the_node_in_every_namespace() {
         assert_ne!(inside.trim_end(), own.to_str().unwrap());
     }
     assert_eq!(cri.shell(&id, "cat /proc/1/comm"), "sh\n");
+    assert_eq!(cri.shell(&id, &format!("cat {}", port.1)), "80\n");
+    assert_ne!(std::fs::read_to_string(port.1).unwrap(), "80\n");
     cri.remove_pod(&sandbox);
 }

@@ -138,6 +138,23 @@ fn an_annotation_for_one_container_gives_the_others_no_ring() {
 }
 
 #[test]
+fn volumes_are_no_part_of_a_ring() {
+    let world = World::new("rv");
+    let containerd = Containerd::new(&world);
+    let cri = containerd.cri();
+    let volume = world.base().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let pod = cri.pod("team", "web").annotate("run.regen.ring.app", "web");
+    let sandbox = cri.run_pod(&pod).unwrap();
+    let script = "echo outside >/data/state; echo inside >/root/state";
+    let container = shell("app", script).mount(&volume, "/data", |_| {});
+    assert_eq!(cri.wait(&cri.run(&sandbox, &pod, container)).exit_code, 0);
+    cri.remove_pod(&sandbox);
+    assert_eq!(std::fs::read_to_string(volume.join("state")).unwrap(), "outside\n");
+    assert_eq!(run(&cri, &pod, "app", "cat /root/state; ls -A /data"), "inside\n");
+}
+
+#[test]
 fn a_newer_image_below_a_ring_is_refused_unless_the_pod_says_that_it_is_meant() {
     let world = World::new("rb");
     let containerd = Containerd::new(&world);
