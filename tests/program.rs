@@ -237,22 +237,18 @@ fn an_exec_takes_over_what_it_leaves_open_and_is_bound_to_its_cpus() {
 }
 
 #[test]
-fn the_working_directory_is_made_for_the_first_process_only() {
+fn a_working_directory_that_cannot_be_entered_is_told_in_runcs_words() {
     let place = tempfile::tempdir().unwrap();
-    let directory = place.path().join("a/b");
-    let mut exec = shell("pwd", json!({"cwd": directory}), json!({}));
-    exec["container"] = exec["process"].clone();
-    let text = result_of(&child(&exec).output().unwrap());
-    let wanted =
-        format!("chdir to cwd (\"{}\") set in config.json failed: no such file or directory", directory.display());
-    assert!(text.ends_with(&wanted), "{text}");
-    // Made with runc's mask, not with the process's.
-    let user = json!({"uid": 0, "gid": 0, "umask": 0o077});
-    assert_eq!(run("pwd", json!({"cwd": directory, "user": user}), json!({})), directory.to_str().unwrap());
-    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o755);
-    let file = place.path().join("file");
+    let (missing, file) = (place.path().join("missing"), place.path().join("file"));
     fs::write(&file, "").unwrap();
-    assert!(run("pwd", json!({"cwd": file}), json!({})).ends_with("failed: not a directory"));
+    for (directory, cause) in [(&missing, "no such file or directory"), (&file, "not a directory")] {
+        let shown = directory.display();
+        let wanted = format!("chdir to cwd (\"{shown}\") set in config.json failed: {cause}");
+        let text = run("pwd", json!({"cwd": directory}), json!({}));
+        assert!(text.ends_with(&wanted), "{text}");
+    }
+    let inside = place.path().canonicalize().unwrap();
+    assert_eq!(run("pwd", json!({"cwd": inside}), json!({})), inside.to_str().unwrap());
 }
 
 #[test]

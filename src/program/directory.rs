@@ -1,13 +1,11 @@
 //! The working directory, entered without leaving the container.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{chdir, getcwd};
 
-use super::Role;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Whether the directory was entered.
@@ -19,33 +17,9 @@ pub(super) enum Entry {
     AsUser,
 }
 
-/// Whether a missing directory is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// With everything above it, as runc does for a container's first process.
-    Make,
-    /// It is an error.
-    Refuse,
-}
-
-impl From<Role<'_>> for Missing {
-    fn from(role: Role<'_>) -> Self {
-        match role {
-            Role::Init => Self::Make,
-            Role::Exec { .. } => Self::Refuse,
-        }
-    }
-}
-
 /// Enters the directory with the rights of root, if it lets root in.
-pub(super) fn enter(path: &Path, missing: Missing) -> Result<Entry> {
-    let mut result = chdir(path);
-    if result == Err(Errno::NOENT) && missing == Missing::Make {
-        // On a read-only root this fails, and the directory is still missing: that is then said.
-        let _ = DirBuilder::new().recursive(true).mode(0o755).create(path);
-        result = chdir(path);
-    }
-    match result {
+pub(super) fn enter(path: &Path) -> Result<Entry> {
+    match chdir(path) {
         Ok(()) => Ok(Entry::Done),
         Err(Errno::ACCESS | Errno::PERM) => Ok(Entry::AsUser),
         Err(errno) => refuse(path, errno),

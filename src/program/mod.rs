@@ -45,7 +45,7 @@ use crate::sys::signal::restore_for_exec;
 /// Whose last steps these are.
 #[derive(Debug, Clone, Copy)]
 pub enum Role<'a> {
-    /// The container's first process. Its working directory is made if it is missing.
+    /// The container's first process.
     Init,
     /// One more process; what it leaves open (scheduler, I/O priority) is that of the container's process.
     Exec {
@@ -109,7 +109,6 @@ pub struct Plan {
     sets: capability::Sets,
     filter: Option<seccomp::Filter>,
     command: lookup::Command,
-    missing: directory::Missing,
     image: Option<lookup::Image>,
 }
 
@@ -139,7 +138,6 @@ pub fn plan(process: &Process, linux: Option<&Linux>, role: Role<'_>, kernel: &K
         sets,
         filter: linux.and_then(|linux| linux.seccomp().as_ref()).map(seccomp::compile).transpose()?,
         command: lookup::plan(process, kernel.activation.clone())?,
-        missing: role.into(),
         image: None,
     })
 }
@@ -193,8 +191,7 @@ impl Plan {
         }
         self.schedule.apply()?;
         let directory = self.command.directory();
-        let entry = directory::enter(directory, self.missing)?;
-        // After the directory was made, for which runc's mask counts, not the process's.
+        let entry = directory::enter(directory)?;
         self.credentials.set_umask();
         self.sets.bound(self.known)?;
         let home = directory::home_of(self.credentials.uid());
