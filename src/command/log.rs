@@ -1,5 +1,6 @@
 //! The log: one line on standard error for who typed, one entry in a file for who called.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
@@ -21,6 +22,28 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(global: &Global) -> Self {
         Self { file: global.log.clone(), format: global.log_format, debug: global.debug }
+    }
+
+    /// For a command line that was not understood: where it seems to want its log. Engines look there for what went
+    /// wrong, also when it was a flag of theirs that we do not know. Only flags before the verb count: what comes later
+    /// may be the arguments of a program.
+    pub(super) fn guess(mut arguments: impl Iterator<Item = OsString>) -> Self {
+        let mut log = Self { file: None, format: LogFormat::Text, debug: false };
+        while let Some(argument) = arguments.next() {
+            let text = argument.to_string_lossy();
+            let Some(flag) = text.strip_prefix("--") else { break };
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, Some(OsString::from(value))),
+                None if matches!(flag, "" | "debug" | "systemd-cgroup") => (flag, None),
+                None => (flag, arguments.next()),
+            };
+            match (name, value) {
+                ("log", Some(path)) => log.file = Some(PathBuf::from(path)),
+                ("log-format", Some(word)) if word == "json" => log.format = LogFormat::Json,
+                _ => {}
+            }
+        }
+        log
     }
 
     /// Begins to log what is done, if that was asked for. Otherwise nothing listens, and nothing is formatted.
@@ -65,5 +88,29 @@ impl Log {
         let operation = || format!("write log {}", quote(path));
         let mut file = OpenOptions::new().create(true).append(true).open(path).context(operation)?;
         file.write_all(format!("{line}\n").as_bytes()).context(operation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guess(line: &str) -> (Option<PathBuf>, LogFormat) {
+        let log = Log::guess(line.split(' ').map(OsString::from));
+        (log.file, log.format)
+    }
+
+    #[test]
+    fn the_log_of_a_wrong_command_line_is_found_before_its_verb_only() {
+        let found = (Some(PathBuf::from("/l")), LogFormat::Json);
+        for line in [
+            "--root /r --log /l --log-format json create --nope a",
+            "--debug --log=/l --log-format=json --nope=1 state",
+            "--systemd-cgroup --log /l --log-format json",
+        ] {
+            assert_eq!(guess(line), found, "{line}");
+        }
+        assert_eq!(guess("exec --log /l a"), (None, LogFormat::Text));
+        assert_eq!(guess("--debug exec a sh --log /l"), (None, LogFormat::Text));
     }
 }

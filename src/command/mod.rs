@@ -29,7 +29,6 @@ mod update;
 mod worker;
 mod world;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -81,8 +80,7 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
             let words: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
             let cause = words.join(" ").trim_start_matches("error: ").to_owned();
             let error = Error::new(Kind::Usage, "read the command line", cause).next("see 'regen --help'");
-            // If even standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "regen: {error}");
+            log::Log::guess(std::env::args_os().skip(1)).report(&error);
             ExitCode::from(error.exit_code())
         }
     }

@@ -133,10 +133,8 @@ fn candidates(name: &str, path: &str, cwd: &Path) -> Vec<PathBuf> {
 fn inspect(path: &Path) -> std::result::Result<(), Errno> {
     let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     let metadata = fs::metadata(path).map_err(errno)?;
-    if metadata.is_dir() {
-        return Err(Errno::EISDIR);
-    }
-    if metadata.permissions().mode() & 0o111 == 0 {
+    // For a directory execve(2) says the same, and engines look for the words.
+    if metadata.is_dir() || metadata.permissions().mode() & 0o111 == 0 {
         return Err(Errno::EACCES);
     }
     Ok(())
@@ -178,7 +176,7 @@ mod tests {
             ("nobody-has-this", Kind::CommandNotFound, "executable file not found in $PATH"),
             ("/nobody/has/this", Kind::CommandNotFound, "no such file or directory"),
             ("/etc/passwd", Kind::CommandNotExecutable, "permission denied"),
-            ("/etc", Kind::CommandNotExecutable, "is a directory"),
+            ("/etc", Kind::CommandNotExecutable, "permission denied"),
         ] {
             let error = command(&serde_json::json!({"args": [name]}), None).unwrap().resolve(None).unwrap_err();
             assert_eq!(error.kind(), kind, "{error}");

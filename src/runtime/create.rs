@@ -126,6 +126,7 @@ pub struct Created {
 pub fn create(root: &StateRoot, mut request: CreateRequest) -> Result<Created> {
     let id = request.id.clone();
     let operation = || format!("create container '{id}'");
+    record::check_free(root, &id)?;
     check_terminal(&request).context(operation)?;
     let mut record = plan_record(&request).context(operation)?;
     let plan = plan(&request, &record).context(operation)?;

@@ -70,11 +70,12 @@ pub fn exec(root: &StateRoot, id: &ContainerId, request: ExecRequest) -> Result<
 fn check_state(record: &Record, ignore_paused: bool) -> Result<()> {
     let refuse = |cause: &str| Err(Error::new(Kind::State, format!("exec in container '{}'", record.id), cause));
     match state::status(record)? {
-        Status::Running => Ok(()),
+        // One that was not started yet has its namespaces, and runc lets others in before its own program.
+        Status::Running | Status::Created => Ok(()),
         Status::Paused if ignore_paused => Ok(()),
         Status::Paused => refuse("cannot exec in a paused container (use --ignore-paused to override)"),
         Status::Stopped => refuse("cannot exec in a stopped container: container not running"),
-        Status::Created | Status::Creating => refuse("container not running: it was not started yet"),
+        Status::Creating => refuse("container not running: it is being made"),
     }
 }
 

@@ -206,6 +206,20 @@ pub(super) struct Locked {
     _lock: DirectoryLock,
 }
 
+/// Refuses an id that is taken, before anything else of a new container is looked at. [`claim`] says it for sure.
+///
+/// # Errors
+/// [`Kind::Exists`] if there is a container of that id.
+pub(super) fn check_free(root: &StateRoot, id: &ContainerId) -> Result<()> {
+    if root.container(id).exists() { Err(taken(root, id)) } else { Ok(()) }
+}
+
+fn taken(root: &StateRoot, id: &ContainerId) -> Error {
+    let cause = format!("container with given ID already exists: in {}", root.path().display());
+    Error::new(Kind::Exists, format!("create container '{id}'"), cause)
+        .next("choose another id or delete that container")
+}
+
 /// Makes the directory of a new container: of several callers one gets it, and holds its lock.
 ///
 /// # Errors
@@ -219,8 +233,7 @@ pub(super) fn claim(root: &StateRoot, id: &ContainerId) -> Result<Locked> {
     match builder.create(&directory) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let cause = format!("container with id exists: '{id}' in {}", root.path().display());
-            return Err(Error::new(Kind::Exists, operation(), cause).next("choose another id or delete that container"));
+            return Err(taken(root, id));
         }
         Err(error) => return Err(error).context(operation),
     }
