@@ -296,9 +296,20 @@ fn privileged_a_read_only_root_is_so_last() {
         .unwrap();
 }
 
+/// Puts a file system over the host's cgroups, which only the calling thread sees.
+fn cover_cgroups(kind: &str) {
+    rustix::mount::mount(kind, "/sys/fs/cgroup", kind, rustix::mount::MountFlags::empty(), None).unwrap();
+}
+
+fn cgroup_mount(words: &[&str]) -> serde_json::Value {
+    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": words});
+    spec(&json!([mount]))
+}
+
 #[test]
 fn privileged_the_cgroup_mount_shows_the_containers_own_directories() {
     let mut place = Place::new();
+    place.host_is = Some(|| cover_cgroups("tmpfs"));
     for (controllers, name) in [("cpu,cpuacct", "cpu"), ("name=systemd", "systemd"), ("", "unified"), ("pids", "none")]
     {
         let directory = place.host(name);
@@ -308,9 +319,8 @@ fn privileged_the_cgroup_mount_shows_the_containers_own_directories() {
         }
         place.cgroups.push(Hierarchy { controllers: controllers.to_owned(), directory });
     }
-    let mount = |words: &[&str]| json!([{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": words}]);
     place
-        .enter(&spec(&mount(&["ro", "nosuid"])), || {
+        .enter(&cgroup_mount(&["ro", "nosuid"]), || {
             assert_eq!(names("/sys/fs/cgroup"), ["cpu", "cpu,cpuacct", "cpuacct", "systemd", "unified"]);
             assert_eq!(fs::read_to_string("/sys/fs/cgroup/cpuacct/cgroup.procs").unwrap(), "cpu");
             for path in ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"] {
@@ -318,7 +328,28 @@ fn privileged_the_cgroup_mount_shows_the_containers_own_directories() {
             }
         })
         .unwrap();
-    place.enter(&spec(&mount(&[])), || fs::write("/sys/fs/cgroup/systemd/cgroup.procs", "x").unwrap()).unwrap();
+    place.enter(&cgroup_mount(&[]), || fs::write("/sys/fs/cgroup/systemd/cgroup.procs", "x").unwrap()).unwrap();
+}
+
+#[test]
+fn privileged_on_version_2_a_cgroup_namespace_begins_at_the_containers_own_directory() {
+    let mut place = Place::new();
+    // Outside of the initial cgroup namespace a mount changes nothing of the host's.
+    place.namespaces = CloneFlags::CLONE_NEWCGROUP;
+    place.host_is = Some(|| cover_cgroups("cgroup2"));
+    fs::create_dir(place.host("own")).unwrap();
+    fs::write(place.host("own/file"), "").unwrap();
+    let mut spec = cgroup_mount(&["ro"]);
+    let look = || {
+        assert!(mounted("/sys/fs/cgroup").unwrap().has("ro"));
+        names("/sys/fs/cgroup")
+    };
+    assert!(place.enter(&spec, look).unwrap().contains(&"cgroup.procs".to_owned()), "without one it is the host's");
+    spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
+    place.cgroups = vec![Hierarchy { controllers: String::new(), directory: place.host("own") }];
+    assert_eq!(place.enter(&spec, look).unwrap(), ["file"]);
+    place.cgroups[0].directory = place.host("none");
+    assert_eq!(place.enter(&spec, look).unwrap(), [""; 0], "one that is not there shows nothing of the host's");
 }
 
 #[test]

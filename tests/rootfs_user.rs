@@ -22,7 +22,7 @@ fn run(world: &World, mounts: &Value, script: &str) -> Output {
         for kind in ["uidMappings", "gidMappings"] {
             spec["linux"][kind] = json!([{"containerID": 0, "hostID": FIRST, "size": 65536}]);
         }
-        spec["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/acpi", "/secret"]);
+        spec["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/fs", "/secret"]);
         spec["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
         spec["mounts"].as_array_mut().unwrap().extend(mounts.as_array().unwrap().iter().cloned());
     });
@@ -49,7 +49,7 @@ fn volume(world: &World) -> PathBuf {
 fn privileged_devices_masks_and_read_only_paths_hold_in_a_user_namespace() {
     let world = World::new("userns");
     fs::write(world.rootfs().join("secret"), "secret").unwrap();
-    let script = "echo x >/dev/null && head -c 4 /dev/zero | wc -c && cat /secret /proc/keys && ls -A /proc/acpi && \
+    let script = "echo x >/dev/null && head -c 4 /dev/zero | wc -c && cat /secret /proc/keys && ls -A /proc/fs && \
         ! touch /proc/sys/kernel/x 2>/dev/null && ls -l /dev/null | cut -c1-10 && ls -ld /dev/shm | cut -c1-10";
     let output = run(&world, &json!([]), script);
     assert_eq!(output.success().stdout(), "4\ncrw-rw-rw-\ndrwxrwxrwt\n");

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, unshare};
 use oci_spec::runtime::Spec;
 use regen::rootfs::{Around, Entered, Hierarchy, Pivot, plan};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use serde_json::{Value, json};
 
 /// A directory with an empty root file system, and beside it what the host has.
@@ -20,6 +21,8 @@ pub struct Place {
     pub namespaces: CloneFlags,
     /// How the root is entered.
     pub pivot: Pivot,
+    /// What the host is like: done in the thread, before anything else, with nothing shared.
+    pub host_is: Option<fn()>,
 }
 
 impl Place {
@@ -28,7 +31,7 @@ impl Place {
         for directory in ["rootfs", "bundle", "host"] {
             fs::create_dir(base.path().join(directory)).unwrap();
         }
-        Self { base, cgroups: Vec::new(), namespaces: CloneFlags::empty(), pivot: Pivot::Pivot }
+        Self { base, cgroups: Vec::new(), namespaces: CloneFlags::empty(), pivot: Pivot::Pivot, host_is: None }
     }
 
     /// A path in the image.
@@ -66,6 +69,10 @@ impl Place {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNS | self.namespaces).unwrap();
+                if let Some(change) = self.host_is {
+                    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+                    change();
+                }
                 let mut plan = plan(&spec, &around).map_err(|error| error.to_string())?;
                 plan.open_sources().map_err(|error| error.to_string())?;
                 let mounted = plan.mount().map_err(|error| error.to_string())?;

@@ -10,10 +10,8 @@ use super::program;
 use crate::error::Error;
 use crate::overlay;
 
-/// close_range(2) with CLOEXEC, without which no worker starts.
-const OLDEST: Version = Version(5, 11);
-/// mount_setattr(2).
-const SEALS_WITHOUT_A_COPY: Version = Version(5, 12);
+/// mount_setattr(2), without which no mount gets its flags.
+const OLDEST: Version = Version(5, 12);
 /// Overlay's `lowerdir+`.
 const LONG_CHAINS: Version = Version(6, 7);
 /// What a container with 65536 ids of its own needs.
@@ -45,11 +43,8 @@ fn judge_version(release: &str) -> Finding {
     };
     let linux = format!("Linux {release}");
     if version < OLDEST {
-        let text = format!("{linux}: the oldest kernel that regen runs on is 5.11");
+        let text = format!("{linux}: the oldest kernel that regen runs on is 5.12");
         Finding::fail(subject, text, "boot Linux 6.7 or newer")
-    } else if version < SEALS_WITHOUT_A_COPY {
-        let text = format!("{linux}: the runtime's binary is copied at each start, and chains end near 60 layers");
-        Finding::warn(subject, text, "boot Linux 6.7 or newer")
     } else if version < LONG_CHAINS {
         let text = format!("{linux}: chains end near 60 layers, so rings deeper than that do too");
         Finding::warn(subject, text, "boot Linux 6.7 or newer")
@@ -69,11 +64,11 @@ fn judge_overlay(missing: Result<Vec<&'static str>, Error>) -> Finding {
             Finding::ok(subject, "userxattr, redirect_dir, metacopy, index and xino are there, lowerdir+ is not")
         }
         Ok(missing) if missing == ["userxattr"] => {
-            Finding::warn(subject, "userxattr is missing: no rings in user namespaces", "boot Linux 5.11 or newer")
+            Finding::warn(subject, "userxattr is missing: no rings in user namespaces", "boot Linux 5.12 or newer")
         }
         Ok(missing) => {
             let text = format!("the kernel lacks {}: no ring can be used", missing.join(", "));
-            Finding::fail(subject, text, "boot Linux 5.11 or newer")
+            Finding::fail(subject, text, "boot Linux 5.12 or newer")
         }
         Err(error) if error.errno() == Some(nix::errno::Errno::EPERM as i32) => Finding::unseen(subject, &error),
         Err(error) => Finding::fail(subject, error.without_next_step(), "modprobe overlay"),
@@ -217,7 +212,8 @@ mod tests {
     fn kernels_are_judged_by_what_they_lack() {
         let status = |release: &str| judge_version(release).status;
         assert_eq!(status("5.10.0-28-amd64"), Status::Fail);
-        assert_eq!(status("5.11.0"), Status::Warn);
+        assert_eq!(status("5.11.22"), Status::Fail);
+        assert_eq!(status("5.12.0"), Status::Warn);
         assert_eq!(status("6.1.0-18-cloud-amd64"), Status::Warn);
         assert_eq!(status("6.7.1"), Status::Ok);
         assert_eq!(status("10.0-rc1"), Status::Ok);
