@@ -41,6 +41,11 @@ pub(super) fn plan(linux: &Linux) -> Result<IdMaps> {
 }
 
 impl IdMaps {
+    fn write_both(&self, directory: &Path) -> Result<()> {
+        write(&directory.join("uid_map"), &text(&self.users))?;
+        write(&directory.join("gid_map"), &text(&self.groups))
+    }
+
     /// Writes the maps of a process that waits in its new user namespace.
     ///
     /// # Errors
@@ -49,10 +54,10 @@ impl IdMaps {
         let directory = format!("/proc/{pid}");
         let directory = Path::new(&directory);
         match privilege {
-            Privilege::Host => {
-                write(&directory.join("uid_map"), &text(&self.users))?;
-                write(&directory.join("gid_map"), &text(&self.groups))
-            }
+            Privilege::Host => self.write_both(directory),
+            // Root of a user namespace has the right to all ids of that, of which newuidmap(1) knows nothing. What was
+            // not written can still be asked for.
+            Privilege::Limited if is_root() && self.write_both(directory).is_ok() => Ok(()),
             Privilege::Limited => {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
                 if is_single(&self.users, uid) {
@@ -70,6 +75,10 @@ impl IdMaps {
             }
         }
     }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// The one map that everybody may write: of their own id.
