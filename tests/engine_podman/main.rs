@@ -9,5 +9,7 @@ mod harness;
 mod install;
 mod isolation;
 mod life;
+mod pod;
 mod podman;
 mod ring;
+mod rootless;

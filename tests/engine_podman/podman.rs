@@ -82,6 +82,11 @@ impl<'a> Podman<'a> {
         name
     }
 
+    /// The name of the cgroup under which all of its containers are.
+    pub fn parent(&self) -> String {
+        format!("/{}", self.parent)
+    }
+
     /// One field of `podman inspect`, by a Go template.
     pub fn inspect(&self, name: &str, template: &str) -> String {
         self.call(&["inspect", "--format", template, name]).success().stdout().trim().to_owned()
