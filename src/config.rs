@@ -47,6 +47,8 @@ pub struct Ring {
     pub max_depth: u32,
     /// The highest byte limit that an annotation may ask for, unlimited if not set.
     pub highest_max_bytes: Option<Size>,
+    /// Whether a variable of the container's process may name its ring: whoever writes an image may set it.
+    pub from_environment: bool,
 }
 
 /// `[image]`: images that are unpacked.
@@ -65,7 +67,7 @@ impl Default for Store {
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { depth: 8, max_bytes: None, max_depth: 1000, highest_max_bytes: None }
+        Self { depth: 8, max_bytes: None, max_depth: 1000, highest_max_bytes: None, from_environment: false }
     }
 }
 
@@ -255,12 +257,18 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "[store]\nmin-free = '10GiB'\n[ring]\ndepth = 3\nmax-bytes = '2G'\nmax-depth = 20\n\
-                    highest-max-bytes = 4294967296\n[image]\nmax-layer-bytes = '1 GiB'\n";
+                    highest-max-bytes = 4294967296\nfrom-environment = true\n[image]\nmax-layer-bytes = '1 GiB'\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.store.min_free, Floor::Bytes(10 << 30));
         assert_eq!(
             config.ring,
-            Ring { depth: 3, max_bytes: Some(Size(2 << 30)), max_depth: 20, highest_max_bytes: Some(Size(4 << 30)) }
+            Ring {
+                depth: 3,
+                max_bytes: Some(Size(2 << 30)),
+                max_depth: 20,
+                highest_max_bytes: Some(Size(4 << 30)),
+                from_environment: true,
+            }
         );
         assert_eq!(config.image.max_layer_bytes, Size(1 << 30));
     }

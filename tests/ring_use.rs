@@ -71,6 +71,27 @@ fn an_engine_that_gives_its_runtime_flags_only_names_a_ring_by_them() {
 }
 
 #[test]
+fn a_variable_of_the_container_names_a_ring_if_the_administrator_says_so() {
+    let world = World::new("env");
+    let bundle = world.bundle(|spec| {
+        spec["process"]["args"] = json!(["sh", "-c", "echo x >> /root/runs; cat /root/runs"]);
+        spec["process"]["env"].as_array_mut().unwrap().push("REGEN_OCI_RING=alice".into());
+    });
+    let config = world.base().join("config.toml");
+    let id = world.id("a");
+    let run = |allowed: bool| {
+        std::fs::write(&config, format!("[ring]\nfrom-environment = {allowed}\n")).unwrap();
+        world.regen(&["--config", config.to_str().unwrap(), "run", "--bundle", bundle.text(), &id])
+    };
+    run(true).success();
+    assert_eq!(run(true).success().stdout(), "x\nx\n");
+    assert_eq!(world.ring_json(&["log", "alice"]).as_array().unwrap().len(), 2);
+    // The last one: it writes into the root file system itself.
+    assert_eq!(run(false).success().stdout(), "x\n");
+    assert_eq!(world.ring_json(&["log", "alice"]).as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn a_container_that_was_created_but_never_started_adds_no_entry() {
     let world = World::new("unstarted");
     let bundle = world.bundle(|spec| spec["annotations"] = json!({"run.regen.ring": "alice"}));

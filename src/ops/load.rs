@@ -136,7 +136,9 @@ fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
             let bundle = Bundle::load(&directory)?;
             if wish.ring.is_none() {
                 let annotations = bundle.spec.annotations().clone().unwrap_or_default();
-                wish.ring = choose(&annotations, default_ring, &place.owner, &place.config.ring)?;
+                let environment = bundle.spec.process().as_ref().and_then(|process| process.env().clone());
+                let environment = environment.unwrap_or_default();
+                wish.ring = choose(&annotations, &environment, default_ring, &place.owner, &place.config.ring)?;
             }
             let base = wish.ring.is_some().then(|| base::of_directory(&bundle.rootfs())).transpose()?;
             let spec = override_process(bundle.spec, &wish);

@@ -11,6 +11,8 @@ use crate::ids::{Name, RingName};
 use crate::ring::selector::{Selector, Target};
 use crate::ring::{Limits, Rebase};
 
+/// Names a ring, with a selector or without, where the configuration says so.
+const VARIABLE: &str = "REGEN_OCI_RING";
 const PREFIX: &str = "run.regen.";
 /// What an engine of Kubernetes says about the containers of a pod: kind, the container's name, the pod's namespace.
 const CONTAINERD: [&str; 3] =
@@ -60,20 +62,41 @@ impl RingRequest {
     }
 }
 
-/// The ring that a container's annotations name, or else the one that its runtime was called with.
+/// The ring that a container's annotations name; else, if the administrator allows that, a variable of its process;
+/// else the one that its runtime was called with.
 ///
 /// # Errors
 /// As [`parse_annotations`].
 pub fn choose(
     annotations: &HashMap<String, String>,
+    environment: &[String],
     default: Option<RingRequest>,
     owner: &Name,
     limits: &config::Ring,
 ) -> Result<Option<RingRequest>> {
     let named = parse_annotations(annotations, owner, limits)?;
-    let Some(default) = default else { return Ok(named) };
-    let sandbox = Member::read(annotations)?.is_some_and(|member| member.is_sandbox());
-    Ok(named.or(Some(default).filter(|_| !sandbox)))
+    if named.is_some() {
+        return Ok(named);
+    }
+    if let Some(member) = Member::read(annotations)? {
+        // Pods have annotations, and who owns a variable's ring is not said.
+        return Ok(default.filter(|_| !member.is_sandbox()));
+    }
+    // The last one counts, as it does for the program.
+    let value = environment.iter().rev().find_map(|pair| pair.strip_prefix(VARIABLE)?.strip_prefix('='));
+    match value.filter(|_| limits.from_environment) {
+        Some(value) => parse_variable(value, owner).map(Some),
+        None => Ok(default),
+    }
+}
+
+fn parse_variable(value: &str, owner: &Name) -> Result<RingRequest> {
+    let operation =
+        || format!("read variable {VARIABLE}='{}'", value.chars().take(60).collect::<String>().escape_debug());
+    if value.contains('/') {
+        return Err(Error::new(Kind::Invalid, operation(), "a ring is named without its owner here"));
+    }
+    RingRequest::parse(value, owner).map_err(|error| error.during(operation()))
 }
 
 /// A container's place in a pod, as the engine has it.
@@ -313,11 +336,37 @@ mod tests {
         let chosen = |key: &str, value: &str| {
             let annotations = HashMap::from([(key.to_owned(), value.to_owned())]);
             let default = RingRequest::parse("mine", &owner).unwrap();
-            choose(&annotations, Some(default), &owner, &limits).unwrap().map(|request| request.ring.to_string())
+            let chosen = choose(&annotations, &[], Some(default), &owner, &limits).unwrap();
+            chosen.map(|request| request.ring.to_string())
         };
         assert_eq!(chosen("org.example.x", "1").as_deref(), Some("root/mine"));
         assert_eq!(chosen("run.regen.ring", "theirs").as_deref(), Some("root/theirs"));
         assert_eq!(chosen(CONTAINERD[0], "container").as_deref(), Some("root/mine"));
+    }
+
+    #[test]
+    fn a_variable_names_a_ring_only_where_the_administrator_allows_it() {
+        let mut limits = config::Config::default().ring;
+        let owner = "root".parse().unwrap();
+        let environment = ["PATH=/bin", "REGEN_OCI_RING=image", "REGEN_OCI_RING=user@-1", "REGEN_OCI_RINGS=x"];
+        let environment = environment.map(str::to_owned);
+        let none = HashMap::new();
+        assert_eq!(choose(&none, &environment, None, &owner, &limits).unwrap(), None);
+        limits.from_environment = true;
+        let default = RingRequest::parse("mine", &owner).unwrap();
+        let request = choose(&none, &environment, Some(default.clone()), &owner, &limits).unwrap().unwrap();
+        assert_eq!((request.ring.to_string().as_str(), &request.selector), ("root/user", &Selector::Back(1)));
+        assert_eq!(choose(&none, &[], Some(default.clone()), &owner, &limits).unwrap(), Some(default));
+        let annotated = HashMap::from([("run.regen.ring".to_owned(), "theirs".to_owned())]);
+        let request = choose(&annotated, &environment, None, &owner, &limits).unwrap().unwrap();
+        assert_eq!(request.ring.to_string(), "root/theirs");
+        let [kind, _, namespace] = CONTAINERD.map(str::to_owned);
+        let pod = HashMap::from([(kind, "container".to_owned()), (namespace, "team".to_owned())]);
+        assert_eq!(choose(&pod, &environment, None, &owner, &limits).unwrap(), None);
+        for bad in ["", "other/user", "../x"] {
+            let line = choose(&none, &[format!("{VARIABLE}={bad}")], None, &owner, &limits).unwrap_err().to_string();
+            assert!(line.contains(VARIABLE), "{line}");
+        }
     }
 
     #[test]
@@ -389,7 +438,7 @@ mod tests {
             let pairs = of_pod(engine, "sandbox", "POD");
             let annotations = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
             let limits = config::Config::default().ring;
-            assert_eq!(choose(&annotations, Some(default.clone()), &owner, &limits).unwrap(), None);
+            assert_eq!(choose(&annotations, &[], Some(default.clone()), &owner, &limits).unwrap(), None);
         }
     }
 
