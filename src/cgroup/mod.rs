@@ -53,8 +53,9 @@ pub enum Manager {
 pub struct Request<'a> {
     /// The container's id.
     pub id: &'a ContainerId,
-    /// `linux.cgroupsPath`: absolute, below the mount points; relative, below our own cgroup (on version 2 below the
-    /// parent of that, which may have controllers); for systemd `SLICE:PREFIX:NAME`. None means `/ID` and `:regen:ID`.
+    /// `linux.cgroupsPath`: absolute, below the mount points; relative, for the host's root the same, for everybody else
+    /// below our own cgroup (on version 2 below the parent of that, which may have controllers); for systemd
+    /// `SLICE:PREFIX:NAME`. None means `ID`, with systemd `:regen:ID`.
     pub path: Option<&'a Path>,
     /// Who makes them.
     pub manager: Manager,
@@ -96,32 +97,36 @@ pub fn plan(request: Request<'_>) -> Result<Cgroup> {
             Ok(Cgroup { path: manager.check(&path)?, manager, directories: Vec::new() })
         }
         Manager::Cgroupfs => {
-            let path = path.map_or_else(|| Path::new("/").join(request.id.as_str()), Path::to_owned);
-            let directories = place(&Layout::find()?, &path)?;
+            let path = path.unwrap_or(Path::new(request.id.as_str()));
+            // What is delegated to a user is around them, hardly ever at the top.
+            let own = match Refusal::of_caller() {
+                Refusal::Skips if !path.is_absolute() => make::own_membership()?,
+                Refusal::Skips | Refusal::Fails => String::new(),
+            };
+            let directories = place(&Layout::find()?, path, &own)?;
+            let path = if own.is_empty() { Path::new("/").join(path) } else { path.to_owned() };
             Ok(Cgroup { path, manager, directories })
         }
     }
 }
 
-/// The directories of a path in every hierarchy.
-fn place(layout: &Layout, path: &Path) -> Result<Vec<Directory>> {
+/// The directories of a path in every hierarchy: below the mount points, or below where we are ourselves, if that is
+/// given as the text of `/proc/self/cgroup`.
+fn place(layout: &Layout, path: &Path, own: &str) -> Result<Vec<Directory>> {
     let below: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     if below.as_os_str().is_empty() {
         let operation = format!("use cgroup {}", quote(path));
         return Err(Error::new(Kind::Invalid, operation, "it is the root of the hierarchy"));
     }
-    let own = if path.is_absolute() { String::new() } else { make::own_membership()? };
-    let own = hierarchy::parse_membership(&own);
+    let own = hierarchy::parse_membership(own);
     let parent = |one: &hierarchy::Hierarchy| -> PathBuf {
         let name = own.iter().find(|(controllers, _)| *controllers == one.controllers).map(|(_, name)| *name);
         // Our own cgroup of version 2 has us in it, so it can have no controllers for its children.
         let name = if one.controllers.is_empty() { name.and_then(Path::parent) } else { name };
         name.and_then(|name| one.directory(name)).unwrap_or_else(|| one.mount.clone())
     };
-    let directory = |one: &hierarchy::Hierarchy| Directory {
-        controllers: one.controllers.clone(),
-        path: if path.is_absolute() { one.mount.join(&below) } else { parent(one).join(&below) },
-    };
+    let directory =
+        |one: &hierarchy::Hierarchy| Directory { controllers: one.controllers.clone(), path: parent(one).join(&below) };
     Ok(layout.hierarchies().iter().map(directory).collect())
 }
 
@@ -179,12 +184,25 @@ mod tests {
 
     #[test]
     fn a_path_cannot_climb_out_of_its_mount_nor_be_its_root() {
-        let placed = place(&layout(), Path::new("/../../a/./b")).unwrap();
+        let placed = place(&layout(), Path::new("/../../a/./b"), "").unwrap();
         let paths: Vec<_> = placed.iter().map(|directory| directory.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["/sys/fs/cgroup/cpu/a/b", "/sys/fs/cgroup/pids/a/b"]);
         for root in ["/", "", "/..", "/./"] {
-            assert_eq!(place(&layout(), Path::new(root)).unwrap_err().kind(), Kind::Invalid, "{root:?}");
+            assert_eq!(place(&layout(), Path::new(root), "").unwrap_err().kind(), Kind::Invalid, "{root:?}");
         }
+    }
+
+    #[test]
+    fn a_users_path_is_below_what_may_be_delegated_to_them() {
+        let paths = |layout: &Layout, own: &str| -> Vec<PathBuf> {
+            place(layout, Path::new("c1"), own).unwrap().into_iter().map(|directory| directory.path).collect()
+        };
+        let own = "2:pids:/user/a\n1:cpu:/\n0::/user.slice/app.slice/x.scope\n";
+        let [cpu, pids] = ["/sys/fs/cgroup/cpu/c1", "/sys/fs/cgroup/pids/user/a/c1"].map(PathBuf::from);
+        assert_eq!(paths(&layout(), own), [cpu, pids]);
+        let unified = Hierarchy { controllers: String::new(), mount: "/sys/fs/cgroup".into(), root: "/".into() };
+        let expected = PathBuf::from("/sys/fs/cgroup/user.slice/app.slice/c1");
+        assert_eq!(paths(&Layout::Unified(unified), own), [expected]);
     }
 
     #[test]
