@@ -49,6 +49,11 @@ impl Cri {
         })
     }
 
+    /// Whether containerd has looked through what an earlier one left, and answers.
+    pub fn serves(&self) -> bool {
+        self.call::<_, Pods>("ListPodSandbox", Empty {}).is_ok()
+    }
+
     /// A pod of this Kubernetes namespace on the node's network, as a configuration to be changed.
     pub fn pod(&self, namespace: &str, name: &str) -> Pod {
         let options = NamespaceOption { network: NODE, pid: CONTAINER, ipc: 0 };

@@ -144,6 +144,8 @@ disabled_plugins = {skipped:?}
         command.arg("--config").arg(self.settings());
         self.daemon = Some(self.world.spawn(command));
         eventually("containerd serves", || self.call(PODS, &["plugins", "ls"]).code == 0);
+        let cri = self.cri();
+        eventually("the CRI plugin serves", || cri.serves());
     }
 
     /// Kills the daemon as a power cut would.
