@@ -1,6 +1,6 @@
 //! What a specification must say before anything is done with it.
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::error::{Error, Kind, Result};
 
@@ -15,10 +15,28 @@ pub(super) fn check(spec: &Spec) -> Result<()> {
         Some(root) if root.path().as_os_str().is_empty() => return Err(refuse("root.path", "it is empty")),
         Some(_) => {}
     }
+    if let Some(linux) = spec.linux() {
+        check_supported(linux)?;
+    }
     match spec.process() {
         None => Err(refuse("process", "it is missing")),
         Some(process) => check_process(process),
     }
+}
+
+/// What we cannot do would be left out silently; whoever asks for it relies on it. The features document says the same.
+fn check_supported(linux: &Linux) -> Result<()> {
+    let unsupported = |what: &str| Err(Error::new(Kind::Unsupported, format!("check {what}"), "regen cannot do this"));
+    if linux.intel_rdt().is_some() {
+        return unsupported("linux.intelRdt");
+    }
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return unsupported("linux.netDevices");
+    }
+    if linux.memory_policy().is_some() {
+        return unsupported("linux.memoryPolicy");
+    }
+    Ok(())
 }
 
 /// Checks a process, the container's or one of exec.

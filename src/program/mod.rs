@@ -23,6 +23,7 @@
 mod capability;
 mod directory;
 mod enosys;
+mod feature;
 mod label;
 mod limit;
 mod lookup;
@@ -36,6 +37,7 @@ use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Linux, Process};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
+pub use feature::{FilterFeatures, filter_features};
 pub use label::mount_label;
 
 use crate::error::{Context, Error, Result};

@@ -4,12 +4,15 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::program::filter_features;
 use crate::rootfs;
 
-/// The document. Capabilities are those that the running kernel knows.
+/// The document. What a module of the kernel has to do is "enabled" if this build can ask for it, whether or not this
+/// kernel has it; capabilities and supported flags are those that the running kernel knows.
 #[must_use]
 pub fn features() -> Value {
     let capabilities: Vec<String> = known_capabilities();
+    let seccomp = filter_features();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.3.0",
@@ -18,31 +21,25 @@ pub fn features() -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
-            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": false},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
-                "actions": ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"],
-                "operators": ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
-                    "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"],
-                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64",
-                    "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL", "SCMP_ARCH_MIPSEL64", "SCMP_ARCH_MIPSEL64N32",
-                    "SCMP_ARCH_PARISC", "SCMP_ARCH_PARISC64", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64",
-                    "SCMP_ARCH_PPC64LE", "SCMP_ARCH_RISCV64", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_X32",
-                    "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
-                "knownFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-                    "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+                "actions": seccomp.actions,
+                "operators": seccomp.operators,
+                "archs": seccomp.archs,
+                "knownFlags": seccomp.known_flags,
+                "supportedFlags": seccomp.supported_flags,
             },
             "apparmor": {"enabled": true},
-            "selinux": {"enabled": false},
-            "intelRdt": {"enabled": true},
-            "memoryPolicy": {},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": true},
+            "netDevices": {"enabled": false},
         },
         "annotations": {
             "run.regen.version": env!("CARGO_PKG_VERSION"),
             "run.regen.checkpoint.enabled": "false",
+            "io.github.seccomp.libseccomp.version": seccomp.library.unwrap_or_default(),
         },
         "potentiallyUnsafeConfigAnnotations": ["run.regen."],
     })

@@ -69,6 +69,17 @@ pub fn load_filter(program: &[Instruction], flags: u32) -> Result<Option<OwnedFd
     }
 }
 
+/// Whether this kernel knows a flag: it looks at the flags first, and then misses the filter.
+#[must_use]
+pub fn takes_flag(flag: u32) -> bool {
+    // This one is for listeners only.
+    let flags = if flag == WAIT_KILLABLE_RECV { flag | NEW_LISTENER } else { flag };
+    let nothing: *const libc::sock_fprog = std::ptr::null();
+    // SAFETY: without a filter to read the call always fails, and changes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, nothing) };
+    result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +92,12 @@ mod tests {
         bytes[..2].copy_from_slice(&0x15_u16.to_ne_bytes());
         bytes[4..].copy_from_slice(&7_u32.to_ne_bytes());
         assert_eq!(Instruction::from_bytes(bytes), Instruction { code: 0x15, jt: 1, jf: 2, k: 7 });
+    }
+
+    #[test]
+    fn the_kernel_says_which_flags_it_knows() {
+        assert!([LOG, TSYNC, SPEC_ALLOW].into_iter().all(takes_flag));
+        assert!(!takes_flag(1 << 30));
     }
 
     #[test]
