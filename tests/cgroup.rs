@@ -375,3 +375,28 @@ fn systemd_makes_a_scope_with_limits_that_outlive_its_reload() {
     place.0.remove(LIMIT).unwrap();
     harness::eventually("the scope is forgotten", || property(&unit, "LoadState") == "not-found");
 }
+
+#[test]
+fn one_more_process_goes_beside_the_first_where_the_container_has_split_its_cgroup() {
+    on_version_2(|| {
+        let (place, entrance) = place("split", json!({}));
+        let mut child = shell(&place, entrance, "exec sleep 1000");
+        let pid = i32::try_from(child.id()).unwrap();
+        let directory = place.0.unified().unwrap().to_owned();
+        let aim = |entrance: &Entrance| {
+            use std::os::fd::AsRawFd;
+            fs::read_link(format!("/proc/self/fd/{}", entrance.clone_into().unwrap().as_raw_fd())).unwrap()
+        };
+        assert_eq!(aim(&place.0.open_beside(pid).unwrap()), directory);
+        // As a systemd in a container does.
+        let inner = directory.join("init.scope");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
+        let offered = fs::read_to_string(directory.join("cgroup.controllers")).unwrap();
+        let controller = offered.split_whitespace().next().unwrap();
+        fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+        assert_eq!(aim(&place.0.open_beside(pid).unwrap()), inner);
+        place.0.kill_all(LIMIT).unwrap();
+        child.wait().unwrap();
+    });
+}

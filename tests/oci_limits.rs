@@ -256,3 +256,33 @@ fn a_container_that_runs_out_of_memory_is_told_of() {
     world.delete(&id);
     events.finish().success();
 }
+
+#[test]
+fn a_container_in_a_scope_of_systemd_lives_like_any_other() {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return;
+    }
+    let world = World::new("scope");
+    let bundle = world.bundle(|spec| {
+        spec["process"]["args"] = json!(["sleep", "1000"]);
+        spec["linux"]["resources"]["pids"] = json!({"limit": 40});
+    });
+    let id = world.id("a");
+    world.regen(&["--systemd-cgroup", "run", "-d", "--bundle", bundle.text(), &id]).success();
+    let unit = format!("regen-{id}.scope");
+    let property = |name: &str| {
+        let output = Command::new("systemctl").args(["show", "--value", "-p", name, &unit]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!((property("ActiveState"), property("TasksMax")), ("active".to_owned(), "40".to_owned()));
+    world.regen(&["update", "--pids-limit", "41", &id]).success();
+    assert_eq!(property("TasksMax"), "41");
+    world.regen(&["pause", &id]).success();
+    assert_eq!(world.status(&id), "paused");
+    world.regen(&["resume", &id]).success();
+    assert_eq!(world.regen(&["exec", &id, "echo", "hi"]).success().stdout(), "hi\n");
+    let pids: Vec<i32> = serde_json::from_str(world.regen(&["ps", "-f", "json", &id]).success().stdout()).unwrap();
+    assert_eq!(pids, [world.pid(&id)]);
+    world.delete(&id);
+    eventually("the scope is forgotten", || property("LoadState") == "not-found");
+}

@@ -1,13 +1,12 @@
 //! Exec: one more process in a running container. Nothing of it is written anywhere.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::Process;
 
-use crate::cgroup::Cgroup;
-use crate::error::{Context, Error, Kind, Result, quote};
+use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::create::{first_closed, keyring_name, write_pid_file};
 use crate::runtime::record::Record;
@@ -96,11 +95,14 @@ fn launch(record: &Record, request: &ExecRequest, mask: SigSet) -> Result<(proce
     let spec = record.spec()?;
     let entered = || {
         let plan = tenant::plan(&spec, &request.process, &init)?;
-        let cgroup = below(&record.cgroup, request.sub_cgroup.as_deref())?;
+        let entrance = match &request.sub_cgroup {
+            Some(wish) => record.cgroup.below(wish)?.open()?,
+            None => record.cgroup.open_beside(init.pid())?,
+        };
         let order = tenant::Order {
             record,
             init: &init,
-            entrance: cgroup.open()?,
+            entrance,
             console_socket: request.console_socket.as_deref(),
             closed_from: first_closed(request.preserve_fds),
             keyring: record.keyring.then(|| keyring_name(&record.id)),
@@ -117,48 +119,4 @@ fn launch(record: &Record, request: &ExecRequest, mask: SigSet) -> Result<(proce
         write_pid_file(path, process.pid())?;
     }
     Ok((process, pty))
-}
-
-/// A cgroup below the container's: `PATH`, or `CONTROLLER[,CONTROLLER]:PATH` for some of the hierarchies.
-fn below(cgroup: &Cgroup, wish: Option<&str>) -> Result<Cgroup> {
-    let mut cgroup = cgroup.clone();
-    let Some(wish) = wish else { return Ok(cgroup) };
-    let (controllers, path) = wish.split_once(':').map_or((None, wish), |(left, path)| (Some(left), path));
-    let parts = Path::new(path).components();
-    if parts.clone().any(|part| matches!(part, Component::ParentDir | Component::Prefix(_))) {
-        let cause = "it leads out of the container's cgroup";
-        return Err(Error::new(Kind::Invalid, format!("use cgroup {}", quote(path)), cause));
-    }
-    let relative: PathBuf = parts.filter(|part| matches!(part, Component::Normal(_))).collect();
-    for directory in &mut cgroup.directories {
-        let wanted = controllers.is_none_or(|controllers| {
-            controllers.split(',').any(|wanted| directory.controllers.split(',').any(|has| has == wanted))
-        });
-        if wanted {
-            directory.path.push(&relative);
-        }
-    }
-    Ok(cgroup)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cgroup::{Directory, Manager};
-
-    #[test]
-    fn a_cgroup_below_the_containers_may_be_one_of_some_controllers_and_never_above() {
-        let directory =
-            |controllers: &str, path: &str| Directory { controllers: controllers.into(), path: path.into() };
-        let directories = vec![directory("cpu,cpuacct", "/c/box"), directory("memory", "/m/box")];
-        let cgroup = Cgroup { path: "/box".into(), manager: Manager::Cgroupfs, directories };
-        let paths = |wish| -> Vec<PathBuf> {
-            below(&cgroup, wish).unwrap().directories.into_iter().map(|directory| directory.path).collect()
-        };
-        let expect = |one: &str, other: &str| vec![PathBuf::from(one), PathBuf::from(other)];
-        assert_eq!(paths(None), expect("/c/box", "/m/box"));
-        assert_eq!(paths(Some("/a/b")), expect("/c/box/a/b", "/m/box/a/b"));
-        assert_eq!(paths(Some("cpu:a")), expect("/c/box/a", "/m/box"));
-        assert!(below(&cgroup, Some("../other")).is_err());
-    }
 }
