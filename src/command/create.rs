@@ -27,13 +27,13 @@ pub(super) fn absolute_making(world: &World, making: &Making) -> Result<impl Fn(
     let console_socket = making.console_socket.as_deref().map(absolute).transpose()?;
     let pid_file = making.pid_file.as_deref().map(absolute).transpose()?;
     let (preserve_fds, no_pivot, no_new_keyring) = (making.preserve_fds, making.no_pivot, making.no_new_keyring);
-    let systemd_cgroup = world.systemd_cgroup;
+    let cgroups = world.cgroups;
     Ok(move |request: &mut CreateRequest| {
         request.console_socket.clone_from(&console_socket);
         request.pid_file.clone_from(&pid_file);
         request.preserve_fds = preserve_fds;
         request.no_pivot = no_pivot;
         request.no_new_keyring = no_new_keyring;
-        request.systemd_cgroup = systemd_cgroup;
+        request.cgroups = cgroups;
     })
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::Manager;
 use crate::cli::Global;
 use crate::cli::install::{Engine as EngineName, Install};
 use crate::command::World;
@@ -115,7 +116,10 @@ fn entry(world: &World, global: &Global, arguments: &Install) -> Result<Entry> {
         },
         binary,
         arguments: words.into_iter().map(text).collect::<Result<_>>()?,
-        cgroups: if world.systemd_cgroup { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs },
+        cgroups: match world.cgroups {
+            Manager::Systemd => CgroupDriver::Systemd,
+            Manager::Cgroupfs | Manager::Disabled => CgroupDriver::Cgroupfs,
+        },
     })
 }
 

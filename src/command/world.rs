@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
+use crate::cgroup::Manager;
 use crate::cli::{CgroupManager, Global, Rootless};
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result, quote};
@@ -18,8 +19,8 @@ use crate::sys::user_namespace::outside;
 pub struct World {
     /// Where things are, and whose.
     pub place: Place,
-    /// Whether systemd makes the cgroups.
-    pub systemd_cgroup: bool,
+    /// Who makes the cgroups.
+    pub cgroups: Manager,
     /// The ring of a new container that names none.
     pub default_ring: Option<RingRequest>,
 }
@@ -38,15 +39,11 @@ impl World {
     /// # Errors
     /// As [`World::open`].
     pub fn with_config(global: &Global, config: Config) -> Result<Self> {
-        let systemd_cgroup = match global.cgroup_manager {
-            None => global.systemd_cgroup,
-            Some(CgroupManager::Systemd) => true,
-            Some(CgroupManager::Cgroupfs) => false,
-            Some(CgroupManager::Disabled) => {
-                let cause = "containers without cgroups are not supported";
-                return Err(Error::new(Kind::Unsupported, "use --cgroup-manager disabled", cause)
-                    .next("use cgroupfs or systemd"));
-            }
+        let cgroups = match global.cgroup_manager {
+            None if global.systemd_cgroup => Manager::Systemd,
+            Some(CgroupManager::Systemd) => Manager::Systemd,
+            None | Some(CgroupManager::Cgroupfs) => Manager::Cgroupfs,
+            Some(CgroupManager::Disabled) => Manager::Disabled,
         };
         let rootless = is_rootless(global.rootless);
         let root = match &global.root {
@@ -66,7 +63,7 @@ impl World {
             owner: ops::caller()?,
         };
         let default_ring = ring_request(global.ring.as_deref(), global.depth.as_deref(), &place.owner)?;
-        Ok(Self { place, systemd_cgroup, default_ring })
+        Ok(Self { place, cgroups, default_ring })
     }
 }
 

@@ -8,22 +8,29 @@ use crate::error::{Error, Kind, Result, quote};
 /// How a file of ours begins.
 const MARK: &str = "# Written by 'regen install'; ";
 
-/// podman's own list of runtimes that log errors as JSON, which a file that sets the list replaces.
-const PODMAN_JSON: [&str; 6] = ["crun", "kata", "krun", "runc", "runsc", "youki"];
+/// podman's own lists of runtimes that log errors as JSON, and that go without cgroups: a file that sets a list replaces
+/// it.
+const PODMAN_LISTS: [(&str, &[&str]); 2] = [
+    ("runtime_supports_json", &["crun", "kata", "krun", "runc", "runsc", "youki"]),
+    ("runtime_supports_nocgroup", &["crun", "krun"]),
+];
 
 /// containers.conf(5). `main` is the text of the administrator's own file.
 pub(super) fn podman(entry: &Entry, main: Option<&str>) -> Result<String> {
-    let mut names: Vec<String> = PODMAN_JSON.map(str::to_owned).into();
-    for name in main.map(json_runtimes).transpose()?.into_iter().flatten().chain([entry.name.to_string()]) {
-        if !names.contains(&name) {
-            names.push(name);
+    let main = main.map(read_main).transpose()?.unwrap_or_default();
+    let mut text = mark(Engine::Podman, entry) + "[engine]\n";
+    for (key, own) in PODMAN_LISTS {
+        let mut names: Vec<String> = own.iter().map(|name| (*name).to_owned()).collect();
+        for name in listed(&main, key).chain([entry.name.to_string()]) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
         }
+        let names: Vec<_> = names.iter().map(|name| toml_string(name)).collect();
+        text += &format!("{key} = [{}]\n", names.join(", "));
     }
-    let names: Vec<_> = names.iter().map(|name| toml_string(name)).collect();
-    let mark = mark(Engine::Podman, entry);
-    let (name, names) = (toml_string(entry.name.as_str()), names.join(", "));
-    let binary = toml_string(binary(entry)?);
-    Ok(format!("{mark}[engine]\nruntime_supports_json = [{names}]\n\n[engine.runtimes]\n{name} = [{binary}]\n"))
+    let (name, binary) = (toml_string(entry.name.as_str()), toml_string(binary(entry)?));
+    Ok(format!("{text}\n[engine.runtimes]\n{name} = [{binary}]\n"))
 }
 
 /// crio.conf(5).
@@ -54,15 +61,17 @@ fn check_ours(engine: Engine, entry: &Entry, old: &str) -> Result<()> {
     if old.starts_with(MARK) { Ok(()) } else { Err(foreign(engine, &quote(engine.file(&entry.name)))) }
 }
 
-/// What the administrator lists beyond podman's own.
-fn json_runtimes(main: &str) -> Result<Vec<String>> {
-    let table: Table = main.parse().map_err(|error: toml::de::Error| {
+fn read_main(text: &str) -> Result<Table> {
+    text.parse().map_err(|error: toml::de::Error| {
         let operation = "read '/etc/containers/containers.conf'";
         Error::new(Kind::Invalid, operation, error.message()).next("mend it first: podman can't read it either")
-    })?;
-    let names = table.get("engine").and_then(|engine| engine.get("runtime_supports_json"));
-    let names = names.and_then(Value::as_array).into_iter().flatten();
-    Ok(names.filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    })
+}
+
+/// What the administrator lists beyond podman's own.
+fn listed(main: &Table, key: &str) -> impl Iterator<Item = String> {
+    let names = main.get("engine").and_then(|engine| engine.get(key)).and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -79,6 +88,7 @@ mod tests {
         let names = table["engine"]["runtime_supports_json"].as_array().unwrap();
         assert!(["crun", "mine", "regen"].iter().all(|name| names.contains(&Value::from(*name))), "{text}");
         assert_eq!(names.len(), 8, "{text}");
+        assert_eq!(table["engine"]["runtime_supports_nocgroup"], Value::from(vec!["crun", "krun", "regen"]));
         assert_eq!(podman(&entry(), Some("[engine")).unwrap_err().kind(), Kind::Invalid);
     }
 

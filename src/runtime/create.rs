@@ -69,8 +69,8 @@ pub struct CreateRequest {
     pub no_pivot: bool,
     /// Leaves the caller's session keyring to the container.
     pub no_new_keyring: bool,
-    /// Lets systemd make the cgroup.
-    pub systemd_cgroup: bool,
+    /// Who makes the cgroup.
+    pub cgroups: Manager,
     /// The program's standard streams.
     pub stdio: Stdio,
     /// Who will start it.
@@ -94,7 +94,7 @@ impl CreateRequest {
             preserve_fds: 0,
             no_pivot: false,
             no_new_keyring: false,
-            systemd_cgroup: false,
+            cgroups: Manager::Cgroupfs,
             stdio: Stdio::Inherit,
             starter: Starter::Anybody,
             mask: None,
@@ -178,7 +178,7 @@ fn check_terminal(request: &CreateRequest) -> Result<()> {
 fn plan_record(request: &CreateRequest) -> Result<Record> {
     let spec = &request.spec;
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let manager = if request.systemd_cgroup { Manager::Systemd } else { Manager::Cgroupfs };
+    let manager = request.cgroups;
     let cgroup = cgroup::plan(cgroup::Request { id: &request.id, path, manager })?;
     let hooks = spec.hooks().clone().unwrap_or_default();
     let text = serde_json::to_string(spec).and_then(RawValue::from_string).context(|| "write the specification")?;

@@ -37,7 +37,7 @@ impl<'a> Docker<'a> {
             "bridge": "none", "iptables": false, "ip-forward": false, "userland-proxy": false,
             "data-root": path("data"), "exec-root": path("exec"), "pidfile": path("pid"),
             "hosts": [format!("unix://{}", path("sock"))], "cgroup-parent": format!("/{}", docker.parent),
-            "shutdown-timeout": 1, "storage-driver": "overlay2",
+            "shutdown-timeout": 1, "deprecated-key-path": path("key.json"), "storage-driver": "overlay2",
             // Limits that any machine grants.
             "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 1024}},
         });

@@ -24,6 +24,11 @@ fn podman_limits_a_container_and_counts_what_it_takes() {
     assert_eq!(read("memory/memory.limit_in_bytes"), (48 << 20).to_string());
     assert_eq!((read("cpu/cpu.shares"), read("pids/pids.max")), ("400".into(), "20".into()));
     podman.call(&["rm", "--force", "--time", "0", &name]).success();
+    // Without cgroups of its own it is where podman is.
+    let mut command = podman.command(&["run", "--rm", "--network", "none", "--cgroups", "disabled", "box:1"]);
+    command.args(["sh", "-c", "cat /proc/self/cgroup; echo x > /root/f"]);
+    let inside = world.finish(command).success().stdout().to_owned();
+    assert!(inside.contains(":memory:/") && !inside.contains("libpod"), "{inside}");
     // The limit holds, and the one who went over it is killed.
     let greedy = ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1; echo $?"];
     assert_eq!(podman.run(&["--rm", "--memory", "16m"], &greedy).success().stdout(), "137\n");
