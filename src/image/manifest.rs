@@ -336,3 +336,15 @@ where
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_others_wrote_into_an_index_stay_as_they_are() {
+        let text = br#"{"schemaVersion":2,"manifests":[],"x":2222222222222322222222222222221,"y":0.1}"#;
+        let index = Index::parse(text).unwrap();
+        assert_eq!(Index::parse(&index.to_json().unwrap()).unwrap(), index);
+    }
+}

@@ -4,13 +4,13 @@
 
 use std::cell::OnceCell;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
 use oci_spec::runtime::Spec;
-use regen::bundle::derive::{Surroundings, derive};
 use regen::bundle::process::{Wishes, plan as plan_process};
 use regen::bundle::{Bundle, parse, parse_process};
+use regen::cgroup::{self, Manager, Request};
 use regen::ops::request::parse_annotations;
 use regen::program::{self, Kernel, Role, UserNamespace};
 use regen::rootfs::{self, Around, Pivot};
@@ -47,14 +47,17 @@ fn decide(bundle: Bundle) {
     }
     let wishes = Wishes { args: vec!["ls".to_owned()], capabilities: vec!["KILL".to_owned()], ..Wishes::default() };
     let _ = plan_process(&bundle.spec, &wishes);
-    for systemd_cgroup in [false, true] {
-        let around = Surroundings { id: &id, bundle: &bundle.directory, relay: Path::new("/relay"), systemd_cgroup };
-        let derived = derive(bundle.spec.clone(), around);
-        // What is derived is written for others to read.
-        let text = serde_json::to_vec(&derived.spec).unwrap();
-        parse(&text).expect("what was derived can be read");
-        plan(&derived.spec, &bundle.directory);
+    // What engines write is read by others too.
+    let text = serde_json::to_vec(&bundle.spec).unwrap();
+    parse(&text).expect("what was read and written can be read");
+    let path = bundle.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    for manager in [Manager::Cgroupfs, Manager::Systemd, Manager::Disabled] {
+        let placed = cgroup::plan(Request { id: &id, path: path.as_deref(), manager });
+        for directory in placed.iter().flat_map(|cgroup| &cgroup.directories) {
+            assert!(!directory.path.components().any(|part| part == Component::ParentDir), "{directory:?}");
+        }
     }
+    plan(&bundle.spec, &bundle.directory);
 }
 
 /// What the child would do.
