@@ -99,7 +99,12 @@ pub struct RunOptions {
     pub hostname: String,
     /// The network namespace stays the host's: for services, which are reached under the host's addresses.
     pub host_network: bool,
+    /// There is no group that owns terminals: it is not mapped in this user namespace.
+    pub no_tty_group: bool,
 }
+
+/// The group of terminals, as distributions number it.
+pub const TTY_GROUP: u32 = 5;
 
 /// The specification of a run without a bundle: a writable root, the usual mounts, namespaces of its own.
 #[must_use]
@@ -129,7 +134,7 @@ pub fn run(rootfs: &Path, options: &RunOptions) -> Spec {
         },
         "root": {"path": "rootfs", "readonly": false},
         "hostname": options.hostname,
-        "mounts": mounts(),
+        "mounts": if options.no_tty_group { without_tty_group(mounts()) } else { mounts() },
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": namespaces(&spaces),
@@ -222,11 +227,19 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
             if mount["destination"] == "/sys" {
                 *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
                     "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
-            } else if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
-                options.retain(|option| option != "gid=5");
             }
         }
     }
+    spec["mounts"] = without_tty_group(spec["mounts"].take());
+}
+
+fn without_tty_group(mut mounts: Value) -> Value {
+    for mount in mounts.as_array_mut().into_iter().flatten() {
+        if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
+            options.retain(|option| option != "gid=5");
+        }
+    }
+    mounts
 }
 
 #[cfg(test)]

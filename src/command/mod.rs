@@ -19,6 +19,7 @@ mod pause;
 mod progress;
 mod ps;
 mod ring;
+mod rootless;
 mod run;
 mod saved;
 mod spec;
@@ -32,6 +33,7 @@ mod world;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::unistd::geteuid;
 
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Kind, Result};
@@ -44,7 +46,8 @@ pub use world::World;
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let early = seal_where_needed();
+    let privileged = geteuid().is_root();
+    let early = if privileged { seal_where_needed() } else { Ok(()) };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain_usage(&error),
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
     let log = log::Log::new(&cli.global);
     let result = early
         .and_then(|()| close_what_is_not_preserved(&cli.command))
+        .and_then(|()| if privileged { Ok(()) } else { rootless::enter(&cli).and_then(|()| seal_where_needed()) })
         .and_then(|()| log.start())
         .and_then(|()| dispatch(&cli));
     match result {

@@ -79,7 +79,10 @@ fn is_rootless(flag: Rootless) -> bool {
     match flag {
         Rootless::True => true,
         Rootless::False => false,
-        Rootless::Auto => !nix::unistd::geteuid().is_root() || is_root_of_a_users_namespace(),
+        Rootless::Auto => {
+            let entered = std::env::var_os(super::rootless::MARK).is_some() && outside(0).is_some();
+            entered || !nix::unistd::geteuid().is_root() || is_root_of_a_users_namespace()
+        }
     }
 }
 

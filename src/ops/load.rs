@@ -30,6 +30,7 @@ use crate::ring::{Base, Claim, Rebase, Ring, gc};
 use crate::runtime::{self, CreateRequest, Created, Stop};
 use crate::store::{Run, RunRecord, Store, make_directory};
 use crate::sys::process::Identity;
+use crate::sys::user_namespace::{maps_group, own_maps};
 
 /// Below the state root, where creators attach root file systems, unseen by each other; no container is called so.
 pub(super) const MOUNT_POINT: &str = "@rootfs";
@@ -215,7 +216,7 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
         locked.state.depth = request.depth.unwrap_or(locked.state.depth);
         locked.state.max_bytes = request.max_bytes.or(locked.state.max_bytes);
     }
-    let id_map = plan.spec.as_ref().and_then(id_map);
+    let id_map = id_map(plan.spec.as_ref());
     let start = locked.find_start(&request.selector, &base, request.rebase)?;
     locked.check_ids(&start, id_map.as_deref())?;
     locked.ensure_layers(&start.layers, &format!("container '{}'", plan.wish.id))?;
@@ -375,11 +376,18 @@ fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
         terminal: wish.terminal,
         hostname: wish.id.to_string(),
         host_network: false,
+        no_tty_group: !maps_group(template::TTY_GROUP),
     })
 }
 
-/// How the ids of a container with a user namespace are those on disk.
-fn id_map(spec: &Spec) -> Option<String> {
+/// How the ids of a container in a user namespace, its own or ours, are those on disk.
+fn id_map(spec: Option<&Spec>) -> Option<String> {
+    let maps = [own_maps(), spec.and_then(container_map)];
+    let maps: Vec<String> = maps.into_iter().flatten().collect();
+    (!maps.is_empty()).then(|| maps.join(" "))
+}
+
+fn container_map(spec: &Spec) -> Option<String> {
     let linux = spec.linux().as_ref()?;
     let list = |maps: &Option<Vec<LinuxIdMapping>>| {
         let maps = maps.iter().flatten();
@@ -420,8 +428,8 @@ mod tests {
     #[test]
     fn an_id_map_is_told_apart_by_every_number() {
         let map = |host: u32| serde_json::json!([{"containerID": 0, "hostID": host, "size": 65536}]);
-        assert_eq!(id_map(&spec(&serde_json::json!({}))), None);
+        assert_eq!(id_map(Some(&spec(&serde_json::json!({})))), None);
         let both = serde_json::json!({"uidMappings": map(100_000), "gidMappings": map(200_000)});
-        assert_eq!(id_map(&spec(&both)).as_deref(), Some("0:100000:65536/0:200000:65536"));
+        assert_eq!(id_map(Some(&spec(&both))).as_deref(), Some("0:100000:65536/0:200000:65536"));
     }
 }

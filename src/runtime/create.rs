@@ -20,6 +20,7 @@ use crate::sys::channel::{Channel, Listener};
 use crate::sys::fs::open_path;
 use crate::sys::process::{Identity, Process, kill_children};
 use crate::sys::signal;
+use crate::sys::user_namespace::outside;
 
 /// Where the standard streams of the container's program go.
 #[derive(Debug, Default)]
@@ -192,7 +193,7 @@ fn plan_record(request: &CreateRequest) -> Result<Record> {
         rootfs: request.bundle.join(root),
         init: None,
         created: Utc::now(),
-        owner: nix::unistd::geteuid().as_raw(),
+        owner: calling_user(),
         cgroup,
         annotations: spec.annotations().clone(),
         poststart: hooks.poststart().clone().unwrap_or_default(),
@@ -302,4 +303,10 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 pub(super) fn open_init(created: &Created) -> Result<Process> {
     Process::open(created.init.pid)?
         .ok_or_else(|| Error::new(Kind::State, format!("open process {}", created.init.pid), "no such process"))
+}
+
+/// The user whose container it is: in a user namespace that a user of this machine has made, that user.
+fn calling_user() -> u32 {
+    let uid = nix::unistd::geteuid().as_raw();
+    outside(uid).unwrap_or(uid)
 }

@@ -42,6 +42,7 @@ mod list;
 mod pause;
 mod pty;
 mod record;
+pub mod rootless;
 mod spawn;
 mod start;
 mod state;

@@ -55,6 +55,14 @@ pub fn seal() -> Result<()> {
     Err(execute(&file)).context(operation)
 }
 
+/// Sets a variable of our own environment to `1`, for us after a re-execution and for our children.
+///
+/// Must be called single-threaded.
+pub fn remember(variable: &'static str) {
+    // SAFETY: the program is single-threaded, nobody else reads the environment.
+    unsafe { std::env::set_var(variable, "1") };
+}
+
 /// A detached mount has no path: the kernel shows the file, which is its root, as `/`. A memfd shows its seals.
 fn is_sealed() -> io::Result<bool> {
     let link = std::fs::read_link(SELF)?;

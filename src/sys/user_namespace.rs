@@ -46,6 +46,31 @@ pub fn outside(uid: u32) -> Option<u32> {
     if is_initial(&map) { None } else { translate(&map, uid) }
 }
 
+/// Whether a group id of this process's user namespace is one outside too.
+#[must_use]
+pub fn maps_group(gid: u32) -> bool {
+    let map = fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    is_initial(&map) || translate(&map, gid).is_some()
+}
+
+/// How the ids of this process's user namespace are called outside, for users and for groups:
+/// `inside:outside:count,…/…`. `None` in the initial namespace.
+#[must_use]
+pub fn own_maps() -> Option<String> {
+    let list = |file: &str| {
+        let map = fs::read_to_string(file).unwrap_or_default();
+        (!is_initial(&map)).then(|| spell(&map))
+    };
+    match (list("/proc/self/uid_map"), list("/proc/self/gid_map")) {
+        (None, None) => None,
+        (users, groups) => Some(format!("{}/{}", users.unwrap_or_default(), groups.unwrap_or_default())),
+    }
+}
+
+fn spell(map: &str) -> String {
+    map.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(":")).collect::<Vec<_>>().join(",")
+}
+
 fn is_initial(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
@@ -110,6 +135,7 @@ mod tests {
         assert_eq!([0, 1, 65536].map(|uid| translate(map, uid)), [Some(1001), Some(100_000), Some(165_535)]);
         assert_eq!([65537, u32::MAX].map(|uid| translate(map, uid)), [None; 2]);
         assert_eq!(translate("0 4294967290 10", 9), None);
+        assert_eq!(spell(map), "0:1001:1,1:100000:65536");
         assert!(is_initial("         0          0 4294967295\n") && !is_initial(map) && !is_initial(""));
     }
 

@@ -14,6 +14,7 @@ pub mod enclosure;
 pub mod image;
 mod leaks;
 pub mod ring;
+pub mod user;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -40,6 +40,15 @@ pub(super) fn plan(linux: &Linux) -> Result<IdMaps> {
     })
 }
 
+/// Writes the maps that a specification gives for a user namespace, into the one of a process of the caller's, with no
+/// more rights than an ordinary user has.
+///
+/// # Errors
+/// As those of [`plan`] and [`IdMaps::write`].
+pub(in crate::runtime) fn write_maps(linux: &Linux, pid: i32) -> Result<()> {
+    plan(linux)?.write(pid, Privilege::Limited)
+}
+
 impl IdMaps {
     fn write_both(&self, directory: &Path) -> Result<()> {
         write(&directory.join("uid_map"), &text(&self.users))?;

@@ -43,6 +43,7 @@ use crate::runtime::{Pty, hook};
 use crate::sys::channel::{Channel, Listener};
 use crate::sys::process::Process;
 
+pub(super) use idmap::write_maps;
 pub(super) use maker::{bear, release, start};
 pub(super) use plan::{Plan, plan};
 pub(super) use surroundings::Privilege;
