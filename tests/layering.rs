@@ -45,7 +45,6 @@ const FENCES: &[(&str, &[&str])] = &[
     ("as_raw_fd", &["sys"]),
     ("from_raw_fd", &["sys"]),
     ("into_raw_fd", &["sys"]),
-    ("libcontainer", &["runtime"]),
     ("libseccomp", &["program"]),
     ("clap", &["cli", "command"]),
 ];

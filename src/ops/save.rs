@@ -62,9 +62,8 @@ fn how(force: bool, attachment: Option<&Attachment>) -> Stop {
 
 /// What the runtime kept for us; a container whose record is damaged has nothing.
 fn attachment(place: &Place, id: &ContainerId) -> Result<Option<Attachment>> {
-    match runtime::state(&place.root, id) {
-        Ok(state) => state
-            .attachment
+    match runtime::attachment(&place.root, id) {
+        Ok(attachment) => attachment
             .map(|value| serde_json::from_value(value).context(|| format!("read what belongs to container '{id}'")))
             .transpose(),
         Err(error) if error.kind() == Kind::Damaged => Ok(None),

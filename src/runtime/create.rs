@@ -134,8 +134,9 @@ pub fn create(root: &StateRoot, mut request: CreateRequest) -> Result<Created> {
     record.cgroup.check_free().context(operation)?;
 
     let lock = record::claim(root, &id)?;
-    let made = match enclose(root, &mut record, &request) {
-        Ok(entrance) => build(root, &mut record, plan, entrance, &mut request).inspect_err(|_| {
+    let privilege = Privilege::of_caller();
+    let made = match enclose(root, &mut record, &request, privilege) {
+        Ok(entrance) => build(root, &mut record, (plan, entrance, privilege), &mut request).inspect_err(|_| {
             report(&id, kill_children());
             report(&id, delete::clear_cgroup(&record.cgroup));
         }),
@@ -215,12 +216,12 @@ fn plan(request: &CreateRequest, record: &Record) -> Result<Plan> {
 }
 
 /// Puts the container on record, and makes its cgroups.
-fn enclose(root: &StateRoot, record: &mut Record, request: &CreateRequest) -> Result<Entrance> {
+fn enclose(root: &StateRoot, record: &mut Record, request: &CreateRequest, privilege: Privilege) -> Result<Entrance> {
     // First on disk, so that a creator that is killed leaves a container that `delete --force` can take apart.
     record.begin(root)?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let planned = record.cgroup.directories.clone();
-    let entrance = match record.cgroup.create(resources, Privilege::of_caller().refusal())? {
+    let entrance = match record.cgroup.create(resources, privilege.refusal())? {
         Creation::Made(entrance) => entrance,
         Creation::Refused(reason) => {
             tracing::debug!("container '{}' has no cgroup: {reason}", record.id);
@@ -237,8 +238,7 @@ fn enclose(root: &StateRoot, record: &mut Record, request: &CreateRequest) -> Re
 fn build(
     root: &StateRoot,
     record: &mut Record,
-    plan: Plan,
-    entrance: Entrance,
+    (plan, entrance, privilege): (Plan, Entrance, Privilege),
     request: &mut CreateRequest,
 ) -> Result<Created> {
     let id = request.id.clone();
@@ -253,7 +253,7 @@ fn build(
         keyring: record.keyring.then(|| keyring_name(&id)),
         mask: request.mask.map_or_else(signal::current_mask, Ok)?,
         starter,
-        privilege: Privilege::of_caller(),
+        privilege,
         resources: request.spec.linux().as_ref().and_then(|linux| linux.resources().clone()),
     };
     let planned = record.cgroup.directories.clone();

@@ -63,7 +63,7 @@ pub use list::{Listed, list};
 pub use pause::{pause, processes, resume};
 pub use pty::Pty;
 pub use start::start;
-pub use state::{ContainerState, Status, spec, state};
+pub use state::{ContainerState, Status, attachment, spec, state};
 pub use update::update;
 
 /// The directory under which the states of containers lie (`--root`).

@@ -87,6 +87,14 @@ pub fn state(root: &StateRoot, id: &ContainerId) -> Result<ContainerState> {
     Ok(describe(record, status))
 }
 
+/// What the creator of a container attached to it, without a look at what it does.
+///
+/// # Errors
+/// As [`state`].
+pub fn attachment(root: &StateRoot, id: &ContainerId) -> Result<Option<serde_json::Value>> {
+    Ok(Record::load(root, id)?.attachment)
+}
+
 /// The specification that the container was made with, with the limits that hold now.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::by_descriptor;
 
 /// The longest message; longer ones are an error of the sender.
-const LIMIT: usize = 32 << 10;
+const LIMIT: usize = 16 << 10;
 /// The most descriptors in one message.
 const DESCRIPTORS: usize = 4;
 

@@ -107,6 +107,9 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
     rustix::fs::syncfs(&file).context(operation)
 }
 
+/// How much a file is expected to have at most.
+const FIRST_READ: usize = 16 << 10;
+
 /// Reads a whole file of at most `cap` bytes.
 ///
 /// # Errors
@@ -114,7 +117,8 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
 pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
     let operation = || format!("read {}", quote(path));
     let file = File::open(path).context(operation)?;
-    let mut content = Vec::new();
+    // One call for nearly every file of ours, where growing from nothing would make nine.
+    let mut content = Vec::with_capacity(FIRST_READ);
     file.take(cap + 1).read_to_end(&mut content).context(operation)?;
     if content.len() as u64 > cap {
         return Err(Error::new(Kind::Damaged, operation(), format!("larger than the {cap} bytes it may have")));

@@ -257,7 +257,8 @@ pub fn boot_id() -> Result<String> {
 
 fn read_stat(pid: i32) -> Result<Option<Stat>> {
     let operation = || format!("look at process {pid}");
-    let mut text = Vec::new();
+    // More than it ever has.
+    let mut text = Vec::with_capacity(1024);
     let read = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_end(&mut text));
     match read {
         Ok(_) => {}
