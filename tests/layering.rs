@@ -46,6 +46,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("from_raw_fd", &["sys"]),
     ("into_raw_fd", &["sys"]),
     ("libseccomp", &["program"]),
+    // The look-ups of the C library load modules, which a static program cannot: `sys::user` does it.
+    ("from_uid", &[]),
+    ("from_gid", &[]),
     ("clap", &["cli", "command"]),
 ];
 

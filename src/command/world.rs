@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User};
-
 use crate::cgroup::Manager;
 use crate::cli::{CgroupManager, Global, Rootless};
 use crate::config::Config;
@@ -12,6 +10,7 @@ use crate::ids::Name;
 use crate::ops::request::{RingRequest, parse_depth};
 use crate::ops::{self, Place};
 use crate::runtime::StateRoot;
+use crate::sys::user;
 use crate::sys::user_namespace::outside;
 
 /// The places and choices of one call.
@@ -96,8 +95,8 @@ fn is_root_of_a_users_namespace() -> bool {
 /// The home directory of the user that this one is outside of the user namespace: engines do not always name it.
 fn home_of_caller() -> Option<PathBuf> {
     let uid = nix::unistd::geteuid();
-    let user = User::from_uid(outside(uid.as_raw()).map_or(uid, Uid::from_raw));
-    user.ok().flatten().map(|user| user.dir).filter(|home| home.is_absolute())
+    let user = user::by_id(outside(uid.as_raw()).unwrap_or(uid.as_raw()));
+    user.ok().flatten().map(|user| user.home).filter(|home| home.is_absolute())
 }
 
 fn default_root(rootless: bool, runtime_directory: Option<PathBuf>) -> Result<PathBuf> {

@@ -16,13 +16,12 @@ pub mod worker;
 
 use std::path::PathBuf;
 
-use nix::unistd::{Uid, User};
-
 use crate::config::Config;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::ids::Name;
 use crate::runtime::StateRoot;
 use crate::store::Store;
+use crate::sys::user;
 use crate::sys::user_namespace::outside;
 
 /// Where and for whom something is done.
@@ -57,13 +56,10 @@ impl Place {
 /// Those of looking into the user database.
 pub fn caller() -> Result<Name> {
     let uid = nix::unistd::geteuid();
-    let outside = outside(uid.as_raw()).filter(|_| uid.is_root()).map(Uid::from_raw);
-    let name_of = |uid: Uid| {
-        let user = User::from_uid(uid).context(|| format!("look up user {uid}"))?;
-        Ok(user.and_then(|user| user.name.parse().ok()))
-    };
+    let outside = outside(uid.as_raw()).filter(|_| uid.is_root());
+    let name_of = |uid: u32| Ok(user::by_id(uid)?.and_then(|user| user.name.parse().ok()));
     if uid.is_root() {
         return outside.map_or(Ok(None), name_of)?.map_or_else(|| "root".parse(), Ok);
     }
-    name_of(uid)?.map_or_else(|| format!("uid{uid}").parse(), Ok)
+    name_of(uid.as_raw())?.map_or_else(|| format!("uid{uid}").parse(), Ok)
 }

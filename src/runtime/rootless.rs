@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder};
 
 use super::spawn::write_maps;
@@ -24,6 +24,7 @@ use crate::sys::channel::Channel;
 use crate::sys::clone::{self, Birth, Parent};
 use crate::sys::namespace;
 use crate::sys::process::ExitStatus;
+use crate::sys::user;
 
 /// A range of subordinate ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ struct Subordinate {
 pub fn enter_own() -> Result<()> {
     let operation = || "make a user namespace";
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let name = User::from_uid(uid).context(operation)?.map(|user| user.name);
+    let name = user::by_id(uid.as_raw()).context(operation)?.map(|user| user.name);
     let maps = linux(
         plan_map(uid.as_raw(), subordinates("/etc/subuid", name.as_deref(), uid)?)?,
         plan_map(gid.as_raw(), subordinates("/etc/subgid", name.as_deref(), uid)?)?,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use oci_spec::runtime::Spec;
@@ -14,6 +14,7 @@ use crate::ids::ContainerId;
 use crate::runtime::record::{Phase, Record};
 use crate::runtime::{StateRoot, update};
 use crate::sys::process::Identity;
+use crate::sys::user;
 
 /// The status words of the runtime specification, and runc's `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -142,11 +143,5 @@ pub(super) fn status(record: &Record) -> Result<Status> {
 
 /// Read from the file, not through the C library: a name service is not worth waiting for here.
 fn user_name(uid: u32) -> String {
-    let table = std::fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default();
-    let name = table.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    name.unwrap_or_else(|| uid.to_string())
+    user::in_file(uid).map_or_else(|| uid.to_string(), |user| user.name)
 }

@@ -18,5 +18,6 @@ pub mod schedule;
 pub mod seccomp;
 pub mod signal;
 pub mod tty;
+pub mod user;
 pub mod user_namespace;
 pub mod xattr;

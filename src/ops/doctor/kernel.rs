@@ -140,7 +140,7 @@ fn look_user_namespaces() -> UserNamespaces {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let uid = nix::unistd::geteuid();
     let user = (!uid.is_root()).then(|| {
-        let entry = nix::unistd::User::from_uid(uid).ok().flatten();
+        let entry = crate::sys::user::by_id(uid.as_raw()).ok().flatten();
         let name = entry.map_or_else(|| uid.to_string(), |entry| entry.name);
         let ids = |path: &str| {
             let table = fs::read_to_string(path).unwrap_or_default();

@@ -1,0 +1,67 @@
+//! Users by number. The C library's look-up loads modules into the caller, which a static program cannot: the file is
+//! read here, and whoever is not in there is left to getent(1), which asks all that the machine knows.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Context, Result};
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// The home directory.
+    pub home: PathBuf,
+}
+
+/// The user that has this number; `None` if nobody has.
+///
+/// # Errors
+/// Those of reading the user database.
+pub fn by_id(uid: u32) -> Result<Option<User>> {
+    if let Some(user) = in_file(uid) {
+        return Ok(Some(user));
+    }
+    let output = Command::new("getent").args(["passwd", &uid.to_string()]).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) => Ok(find(&String::from_utf8_lossy(&output.stdout), uid)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("look up user {uid}")),
+    }
+}
+
+/// The user that has this number in `/etc/passwd`.
+#[must_use]
+pub fn in_file(uid: u32) -> Option<User> {
+    find(&fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default(), uid)
+}
+
+/// passwd(5): name, password, number, group, comment, home, shell.
+fn find(table: &str, uid: u32) -> Option<User> {
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        match fields.as_slice() {
+            [name, _, number, _, _, home, ..] if number.parse() == Ok(uid) => {
+                Some(User { name: (*name).to_owned(), home: PathBuf::from(home) })
+            }
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_number_and_lines_that_make_no_sense_are_passed_over() {
+        let table = "root:x:0:0:root:/root:/bin/sh\n\nbroken:x:7\nu:x:7:7:A, B:/home/u:/bin/sh\n";
+        assert_eq!(find(table, 7), Some(User { name: "u".to_owned(), home: "/home/u".into() }));
+        assert_eq!(find(table, 8), None);
+        assert_eq!(by_id(0).unwrap().unwrap().name, "root");
+        assert_eq!(by_id(4_000_123).unwrap(), None);
+    }
+}
