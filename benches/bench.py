@@ -6,12 +6,15 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import parts, pod, report
+from measure import parts, pod, report, runtime
 from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
 PARTS = {
     "oci": (parts.oci, 80, False),
+    "verbs": (runtime.verbs, 40, False),
+    "memory": (runtime.memory, 10, False),
+    "crowd": (runtime.crowd, 4, False),
     "start": (parts.start, 80, True),
     "rollback": (parts.rollback, 40, True),
     "seal": (parts.seal, 9, True),

@@ -29,7 +29,7 @@ def oci(rig, rounds):
         for name, command in shuffled(commands):
             series[name].add(timed([*command, "run", "--bundle", bundle, rig.id()]).whole)
             versions[name].add(timed([command[0], "--version"]).whole)
-    limits = {"runc": 1.0, "crun": None}
+    limits = {"runc": 1.0, "crun": 1.0}
     checks = [
         ratio(f"run /bin/true: regen / {peer}", series["regen"], series[peer], limits[peer])
         for peer in commands
