@@ -5,6 +5,7 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "help shows optional parts in brackets, as they are typed")]
 
+pub mod checkpoint;
 pub mod doctor;
 pub mod events;
 pub mod install;
@@ -129,6 +130,10 @@ pub enum Command {
     Update(update::Update),
     /// Tell what a container uses, and when it ran out of memory
     Events(events::Events),
+    /// Save the processes of a container to files, and stop it
+    Checkpoint(checkpoint::Checkpoint),
+    /// Create a container from processes that were saved
+    Restore(checkpoint::Restore),
     /// Write a config.json to begin with
     Spec(Spec),
     /// Print what this runtime can do

@@ -17,6 +17,7 @@ pub mod sys;
 // rank 2: one subject each, unaware of one another
 pub mod bundle;
 pub mod cgroup;
+pub mod criu;
 pub mod image;
 pub mod overlay;
 pub mod pack;

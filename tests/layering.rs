@@ -17,6 +17,7 @@ const RANKS: &[(&str, u8)] = &[
     ("sys", 1),
     ("bundle", 2),
     ("cgroup", 2),
+    ("criu", 2),
     ("image", 2),
     ("overlay", 2),
     ("pack", 2),

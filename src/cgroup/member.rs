@@ -51,6 +51,19 @@ impl Cgroup {
         Ok(pids)
     }
 
+    /// Takes in a process that began elsewhere, with all its threads.
+    ///
+    /// # Errors
+    /// Those of writing `cgroup.procs`.
+    pub fn take(&self, pid: i32) -> Result<()> {
+        for directory in self.paths() {
+            let path = directory.join("cgroup.procs");
+            fs::write(&path, pid.to_string())
+                .context(|| format!("move process {pid} into cgroup {}", quote(&directory)))?;
+        }
+        Ok(())
+    }
+
     /// Sends a signal to every process in it.
     ///
     /// # Errors

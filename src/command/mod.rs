@@ -3,6 +3,7 @@
 //! What goes to standard output is the verb's answer. An error is one line on standard error and, with `--log`, one
 //! entry in that file; the exit status is in [`crate::error::Error::exit_code`].
 
+mod checkpoint;
 mod completions;
 mod create;
 mod delete;
@@ -18,6 +19,7 @@ mod man;
 mod pause;
 mod progress;
 mod ps;
+mod restore;
 mod ring;
 mod rootless;
 mod run;
@@ -129,6 +131,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Resume(arguments) => pause::resume(&world()?, arguments).map(|()| 0),
         Command::Update(arguments) => update::run(&world()?, arguments).map(|()| 0),
         Command::Events(arguments) => events::run(&world()?, arguments).map(|()| 0),
+        Command::Checkpoint(arguments) => checkpoint::run(&world()?, arguments).map(|()| 0),
+        Command::Restore(arguments) => restore::run(&world()?, arguments),
         Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
         Command::Ring(arguments) => ring::run(&world()?, arguments),

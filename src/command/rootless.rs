@@ -61,6 +61,8 @@ fn need(command: &Command) -> Need<'_> {
         Command::Ps(ps) => Need::Container(&ps.id),
         Command::Update(update) => Need::Container(&update.id),
         Command::Events(events) => Need::Container(&events.id),
+        Command::Checkpoint(checkpoint) => Need::Container(&checkpoint.id),
+        Command::Restore(restore) => for_bundle(&restore.bundle),
         Command::State(_)
         | Command::List(_)
         | Command::Spec(_)

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
 };
 
 use super::{Index, Parameter, Stack, Upper, plan_parameters};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::fs::by_descriptor;
+use crate::sys::mount::{Depth, set_propagation};
 use crate::sys::xattr::OverlayClass;
 
 /// The kernel copies at most this much of a parameter's text, its final NUL included.
@@ -33,13 +34,27 @@ impl Detached {
         make(stack, Index::Off).map_err(|failure| failure.explain(stack, subject))
     }
 
+    /// A copy of a directory tree with all that is mounted in it, for the caller's own purposes. It is shared, in a group
+    /// of its own: criu takes from it where a container's root was a slave of the host's.
+    ///
+    /// # Errors
+    /// Those of open_tree(2) and mount_setattr(2).
+    pub fn copy(directory: &Path) -> Result<Self> {
+        let operation = || format!("copy the mount {}", quote(directory));
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let copy = open_tree(CWD, directory, flags).context(operation)?;
+        set_propagation(&copy, MountPropagationFlags::PRIVATE, Depth::All).context(operation)?;
+        set_propagation(&copy, MountPropagationFlags::SHARED, Depth::All).context(operation)?;
+        Ok(Self(copy))
+    }
+
     /// Attaches the mount at `directory`, in the caller's mount namespace.
     ///
     /// # Errors
     /// Those of move_mount(2).
     pub fn attach(self, directory: &Path) -> Result<()> {
         move_mount(&self.0, "", CWD, directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .context(|| format!("attach overlay at {}", quote(directory)))
+            .context(|| format!("attach a root file system at {}", quote(directory)))
     }
 
     /// The root of the mount, for looking into it without attaching it; good as long as this value lives.

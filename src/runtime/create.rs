@@ -15,7 +15,7 @@ use crate::ids::ContainerId;
 use crate::rootfs::{Around, Hierarchy, Pivot};
 use crate::runtime::record::{self, Phase, Record};
 use crate::runtime::spawn::{self, Born, Order, Plan, Privilege};
-use crate::runtime::{Pty, StateRoot, delete, start};
+use crate::runtime::{Pty, RestoreRequest, StateRoot, checkpoint, delete, start};
 use crate::sys::channel::{Channel, Listener};
 use crate::sys::fs::open_path;
 use crate::sys::process::{Identity, Process, kill_children};
@@ -76,6 +76,8 @@ pub struct CreateRequest {
     pub stdio: Stdio,
     /// Who will start it.
     pub starter: Starter,
+    /// What it is restored from, instead of beginning with its program; then its creator starts it.
+    pub restore: Option<RestoreRequest>,
     /// The signal mask that the program starts with; the caller's own if none. For callers that block signals before.
     pub mask: Option<SigSet>,
     /// Whatever the caller wants to find again in [`super::ContainerState::attachment`].
@@ -98,6 +100,7 @@ impl CreateRequest {
             cgroups: Manager::Cgroupfs,
             stdio: Stdio::Inherit,
             starter: Starter::Anybody,
+            restore: None,
             mask: None,
             attachment: None,
         }
@@ -113,8 +116,19 @@ pub struct Created {
     pub cgroup: Cgroup,
     /// The near end of its terminal, for [`Stdio::Pty`].
     pub pty: Option<Pty>,
-    /// The way to its process, for [`Starter::Creator`].
-    pub(super) channel: Option<Channel>,
+    /// The way to its process.
+    pub(super) way: Way,
+}
+
+/// How a container's first process hears that it is to start.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// On the socket in the container's directory.
+    Socket,
+    /// By its creator's own word, for [`Starter::Creator`].
+    Channel(Channel),
+    /// It was restored and stands still.
+    Restored,
 }
 
 /// Makes a container. On failure nothing of it is left.
@@ -242,6 +256,10 @@ fn build(
     request: &mut CreateRequest,
 ) -> Result<Created> {
     let id = request.id.clone();
+    if let Some(restore) = &request.restore {
+        let process = checkpoint::revive(record, &request.spec, &root.container(&id), restore)?;
+        return complete(root, record, request, &process, (None, Way::Restored));
+    }
     let starter = match request.starter {
         Starter::Anybody => Some(Listener::bind(open_path(&root.container(&id))?, start::SOCKET)?),
         Starter::Creator => None,
@@ -256,9 +274,27 @@ fn build(
         privilege,
         resources: request.spec.linux().as_ref().and_then(|linux| linux.resources().clone()),
     };
-    let planned = record.cgroup.directories.clone();
     let Born { process, channel, pty } = spawn::bear(record, plan, entrance, order)?;
-    if record.cgroup.directories != planned {
+    match request.starter {
+        Starter::Anybody => {
+            let created = complete(root, record, request, &process, (pty, Way::Socket))?;
+            spawn::release(&channel)?;
+            Ok(created)
+        }
+        Starter::Creator => complete(root, record, request, &process, (pty, Way::Channel(channel))),
+    }
+}
+
+/// Puts a first process on record.
+fn complete(
+    root: &StateRoot,
+    record: &mut Record,
+    request: &CreateRequest,
+    process: &Process,
+    (pty, way): (Option<Pty>, Way),
+) -> Result<Created> {
+    // systemd's are known only now.
+    if record.cgroup.manager == Manager::Systemd {
         record.moved(root)?;
     }
     let init = Identity::of(process.pid()).context(|| "look at its first process")?;
@@ -266,14 +302,7 @@ fn build(
         write_pid_file(path, process.pid())?;
     }
     record.complete(root, init.clone())?;
-    let channel = match request.starter {
-        Starter::Anybody => {
-            spawn::release(&channel)?;
-            None
-        }
-        Starter::Creator => Some(channel),
-    };
-    Ok(Created { init, cgroup: record.cgroup.clone(), pty, channel })
+    Ok(Created { init, cgroup: record.cgroup.clone(), pty, way })
 }
 
 /// The first descriptor that a program does not get: after the standard streams come those of socket activation, and

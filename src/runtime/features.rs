@@ -38,7 +38,7 @@ pub fn features() -> Value {
         },
         "annotations": {
             "run.regen.version": env!("CARGO_PKG_VERSION"),
-            "run.regen.checkpoint.enabled": "false",
+            "run.regen.checkpoint.enabled": "true",
             "io.github.seccomp.libseccomp.version": seccomp.library.unwrap_or_default(),
         },
         "potentiallyUnsafeConfigAnnotations": ["run.regen."],

@@ -29,6 +29,7 @@
 //! - What is dead stays dead: status is computed from the record and /proc, and not stored.
 //! - One operation per process, single-threaded: processes are made by clone3(2) and go on in Rust (see `spawn`).
 
+mod checkpoint;
 mod create;
 mod delete;
 mod event;
@@ -52,6 +53,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
 
+pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, checkpoint};
 pub use create::{CreateRequest, Created, Starter, Stdio, create, first_closed};
 pub use delete::{Stop, remove, stop};
 pub use event::{Event, stats, watch};

@@ -2,8 +2,9 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
+use crate::runtime::create::Way;
 use crate::runtime::record::{self, Record};
-use crate::runtime::{Created, StateRoot, Status, hook, spawn, state};
+use crate::runtime::{Created, StateRoot, Status, checkpoint, hook, spawn, state};
 use crate::sys::channel::Channel;
 use crate::sys::fs::open_path;
 use crate::sys::signal::Signal;
@@ -17,7 +18,7 @@ pub(super) const SOCKET: &str = "start";
 /// [`Kind::State`] if it is not `created`, [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for the
 /// program. If a poststart hook fails, the container is killed.
 pub fn start(root: &StateRoot, id: &ContainerId) -> Result<()> {
-    begin(root, id, None)
+    begin(root, id, &Way::Socket)
 }
 
 impl Created {
@@ -26,11 +27,11 @@ impl Created {
     /// # Errors
     /// As [`start`].
     pub fn start(&self, root: &StateRoot, id: &ContainerId) -> Result<()> {
-        begin(root, id, self.channel.as_ref())
+        begin(root, id, &self.way)
     }
 }
 
-fn begin(root: &StateRoot, id: &ContainerId, channel: Option<&Channel>) -> Result<()> {
+fn begin(root: &StateRoot, id: &ContainerId, way: &Way) -> Result<()> {
     let operation = || format!("start container '{id}'");
     let lock = record::lock(root, id)?;
     let mut record = Record::load(root, id)?;
@@ -44,11 +45,11 @@ fn begin(root: &StateRoot, id: &ContainerId, channel: Option<&Channel>) -> Resul
         }
         Status::Creating => return Err(Error::new(Kind::State, operation(), "it is still being created")),
     }
-    match channel {
-        Some(channel) => spawn::start(channel),
-        None => connect(root, id).and_then(|channel| spawn::start(&channel)),
+    match way {
+        Way::Channel(channel) => spawn::start(channel).context(operation)?,
+        Way::Socket => connect(root, id).and_then(|channel| spawn::start(&channel)).context(operation)?,
+        Way::Restored => checkpoint::go_on(&record).context(operation)?,
     }
-    .context(operation)?;
     record.started(root)?;
     // A hook may ask for the state, or even delete the container.
     drop(lock);

@@ -28,6 +28,8 @@ impl Signal {
     pub const TERM: Self = Self(libc::SIGTERM);
     /// The window's size changed.
     pub const WINCH: Self = Self(libc::SIGWINCH);
+    /// SIGCONT
+    pub const CONT: Self = Self(libc::SIGCONT);
     /// A child ended.
     pub const CHLD: Self = Self(libc::SIGCHLD);
     /// Somebody writes to a pipe that nobody reads.

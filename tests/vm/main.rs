@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cgroup;
+mod checkpoint;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod ring;
+mod rootless;
 
 use std::fs;
 use std::path::Path;

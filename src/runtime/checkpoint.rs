@@ -1,0 +1,286 @@
+//! Checkpoint and restore: the processes of a container as files, and back.
+//!
+//! criu does both. What it is told about a container's outer world is decided here: which mounts come from outside, to
+//! which cgroups the processes belong, and what their standard streams were. That is noted beside the images in
+//! `descriptors.json`, as runc does, so that a restore can put the streams of its own caller in their place.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, Spec};
+
+use crate::cgroup::{Cgroup, Manager};
+use crate::criu::{self, Afterwards, Allowed, CgroupMode, Dump, PageServer, Restore};
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::ContainerId;
+use crate::overlay::{Detached, PrivateNamespace};
+use crate::runtime::record::{self, Record};
+use crate::runtime::{StateRoot, Status, hook, state};
+use crate::sys::fs::read_capped;
+use crate::sys::process::Process;
+use crate::sys::signal::Signal;
+
+const DESCRIPTORS: &str = "descriptors.json";
+/// Three names of at most a path's length.
+const DESCRIPTORS_MAX: u64 = 64 << 10;
+
+/// Where images are, and what holds for a checkpoint as for a restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// The images' directory; absolute.
+    pub path: PathBuf,
+    /// Where criu's log goes, if not there; absolute.
+    pub work: Option<PathBuf>,
+    /// What the processes may hold on to outside.
+    pub allowed: Allowed,
+    /// What is done with cgroups.
+    pub cgroups: CgroupMode,
+    /// The network namespace comes back empty.
+    pub empty_network: bool,
+    /// Pages are kept once only.
+    pub deduplicate: bool,
+}
+
+impl Images {
+    fn work(&self) -> &Path {
+        self.work.as_deref().unwrap_or(&self.path)
+    }
+
+    /// Makes the directories that are missing; memory may hold secrets.
+    fn make(&self) -> Result<()> {
+        for directory in [&*self.path, self.work()] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .context(|| format!("make directory {}", quote(directory)))?;
+        }
+        Ok(())
+    }
+}
+
+/// A container that is to be saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointRequest {
+    /// Where to.
+    pub images: Images,
+    /// The images of the memory-only dump before, relative to the new ones.
+    pub parent: Option<PathBuf>,
+    /// What becomes of its processes.
+    pub afterwards: Afterwards,
+    /// Memory goes there instead.
+    pub page_server: Option<PageServer>,
+    /// Memory stays until it is asked for; the descriptor that is told, or -1.
+    pub lazy_pages: Option<i32>,
+}
+
+/// What a container is restored from, instead of being started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreRequest {
+    /// Where from.
+    pub images: Images,
+    /// Another daemon gives memory when it is asked for.
+    pub lazy_pages: bool,
+    /// `TYPE:NAME` of the security profile that takes the place of the saved one.
+    pub lsm_profile: Option<String>,
+    /// The security context of mounts.
+    pub lsm_mount_context: Option<String>,
+}
+
+/// Saves a container's processes. With [`Afterwards::Killed`] it is stopped afterwards.
+///
+/// # Errors
+/// [`Kind::State`] with the words "container not running" if there is nothing to save; those of criu.
+pub fn checkpoint(root: &StateRoot, id: &ContainerId, request: &CheckpointRequest) -> Result<()> {
+    let operation = || format!("checkpoint container '{id}'");
+    let _lock = record::lock(root, id)?;
+    let record = Record::load(root, id)?;
+    match state::status(&record)? {
+        Status::Running | Status::Paused => {}
+        status @ (Status::Creating | Status::Created | Status::Stopped) => {
+            return Err(Error::new(Kind::State, operation(), format!("container not running: it is {status}")));
+        }
+    }
+    let spec = record.spec()?;
+    refuse(&spec).context(operation)?;
+    request.images.make().context(operation)?;
+    let pid = record.init()?.pid;
+    let dump = plan_dump(&record, &spec, request, pid);
+    note_descriptors(pid, &request.images.path).context(operation)?;
+    criu::dump(&dump).context(operation)
+}
+
+/// What cannot be taken along, told before criu tells it in its own words.
+fn refuse(spec: &Spec) -> Result<()> {
+    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    if terminal {
+        return Err(Error::new(Kind::Unsupported, "save its terminal", "its other end is outside of the container")
+            .next("run it without a terminal ('terminal': false)"));
+    }
+    Ok(())
+}
+
+fn plan_dump(record: &Record, spec: &Spec, request: &CheckpointRequest, pid: i32) -> Dump {
+    let CheckpointRequest { images, parent, afterwards, page_server, lazy_pages } = request.clone();
+    let freezer = match &record.cgroup.manager {
+        Manager::Disabled => None,
+        Manager::Cgroupfs | Manager::Systemd => record.cgroup.directory("freezer").map(Path::to_owned),
+    };
+    Dump {
+        pid,
+        work: images.work().to_owned(),
+        images: images.path,
+        parent,
+        afterwards,
+        allowed: images.allowed,
+        cgroups: images.cgroups,
+        freezer,
+        empty_network: images.empty_network,
+        deduplicate: images.deduplicate,
+        external_mounts: external_mounts(spec, &record.bundle).into_iter().map(|(point, _)| point).collect(),
+        page_server,
+        lazy_pages,
+    }
+}
+
+/// The mounts whose content is the host's: where, and what.
+fn external_mounts(spec: &Spec, bundle: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let is_bind = |mount: &oci_spec::runtime::Mount| {
+        let option = |word: &String| word == "bind" || word == "rbind";
+        mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(option)
+    };
+    let mounts = spec.mounts().iter().flatten().filter(|mount| is_bind(mount));
+    mounts
+        .filter_map(|mount| mount.source().as_ref().map(|source| (mount.destination().clone(), bundle.join(source))))
+        .collect()
+}
+
+/// Writes down what the standard streams are, as the kernel names them: `pipe:[123]`.
+fn note_descriptors(pid: i32, images: &Path) -> Result<()> {
+    let name = |number: i32| {
+        let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
+        link.to_string_lossy().into_owned()
+    };
+    let names = [0, 1, 2].map(name);
+    let path = images.join(DESCRIPTORS);
+    let bytes = serde_json::to_vec(&names).context(|| "name its standard streams")?;
+    fs::write(&path, bytes).context(|| format!("write {}", quote(path)))
+}
+
+/// Streams of the saved processes that the caller's own take the place of: pipes, whose other ends are not saved.
+fn inherited(images: &Path) -> Result<Vec<(i32, String)>> {
+    let path = images.join(DESCRIPTORS);
+    let operation = || format!("read {}", quote(&path));
+    let bytes = read_capped(&path, DESCRIPTORS_MAX)
+        .map_err(|error| error.next("name the directory that a checkpoint was written to with --image-path"))?;
+    let names: Vec<String> = serde_json::from_slice(&bytes).context(operation)?;
+    let pipes = (0_i32..3).zip(names).filter(|(_, name)| name.starts_with("pipe:["));
+    Ok(pipes.collect())
+}
+
+/// Brings the processes back, stopped, into the cgroups that were made for them. The root file system is on the path
+/// of the record. Gives the first process.
+pub(super) fn revive(record: &mut Record, spec: &Spec, directory: &Path, request: &RestoreRequest) -> Result<Process> {
+    let images = &request.images;
+    let inherited = inherited(&images.path)?;
+    images.make()?;
+    // criu wants a mount at the root, which nobody else has to see.
+    let point = directory.join("root");
+    fs::DirBuilder::new().mode(0o700).create(&point).context(|| format!("make directory {}", quote(&point)))?;
+    let namespace = PrivateNamespace::enter(&point)?;
+    let restored = Detached::copy(&record.rootfs).and_then(|root| root.attach(&point)).and_then(|()| {
+        let by_criu = record.cgroup.manager == Manager::Cgroupfs && images.cgroups != CgroupMode::Ignore;
+        criu::restore(&Restore {
+            images: images.path.clone(),
+            work: images.work().to_owned(),
+            root: point.clone(),
+            allowed: images.allowed,
+            cgroups: if by_criu { images.cgroups } else { CgroupMode::Ignore },
+            cgroup_roots: if by_criu { cgroup_roots(&record.cgroup) } else { Vec::new() },
+            empty_network: images.empty_network,
+            deduplicate: images.deduplicate,
+            external_mounts: external_mounts(spec, &record.bundle),
+            inherited,
+            lazy_pages: request.lazy_pages,
+            lsm_profile: request.lsm_profile.clone(),
+            lsm_mount_context: request.lsm_mount_context.clone(),
+        })
+    });
+    let left = namespace.leave();
+    let pid = restored?;
+    left?;
+    let process = Process::open(pid)?
+        .ok_or_else(|| Error::new(Kind::System, "open its first process", "it ended while it was restored"))?;
+    let linux = spec.linux().as_ref();
+    record.cgroup.admit(pid, linux.and_then(|linux: &Linux| linux.resources().as_ref()))?;
+    for pid in descendants(pid) {
+        record.cgroup.take(pid)?;
+    }
+    let hooks = spec.hooks().clone().unwrap_or_default();
+    let state = hook::State::of(record, Status::Creating, Some(pid));
+    hook::run("prestart", hook::prestart(&hooks), &state, hook::on_host(record, None))?;
+    let create_runtime = hooks.create_runtime().clone().unwrap_or_default();
+    hook::run("createRuntime", &create_runtime, &state, hook::on_host(record, None))?;
+    Ok(process)
+}
+
+/// Where the saved cgroups begin now.
+fn cgroup_roots(cgroup: &Cgroup) -> Vec<(String, PathBuf)> {
+    let below = |path: &Path| Path::new("/").join(path.strip_prefix("/sys/fs/cgroup").unwrap_or(path));
+    match cgroup.unified() {
+        Some(path) if cgroup.directories.len() == 1 => vec![(String::new(), below(path))],
+        _ => vec![(String::new(), Path::new("/").join(&cgroup.path))],
+    }
+}
+
+/// A process and all that descend from it; they are stopped, so none is missed.
+fn descendants(pid: i32) -> Vec<i32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+        }
+    }
+    found
+}
+
+/// Lets restored processes go on.
+pub(super) fn go_on(record: &Record) -> Result<()> {
+    for pid in descendants(record.init()?.pid) {
+        if let Some(process) = Process::open(pid)? {
+            process.signal(Signal::CONT)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_binds_come_from_outside_and_relative_ones_from_the_bundle() {
+        let spec: Spec = serde_json::from_value(serde_json::json!({"ociVersion": "1.2.0", "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/data", "type": "none", "source": "d", "options": ["ro", "rbind"]},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/run/hosts"},
+        ]}))
+        .unwrap();
+        let found = external_mounts(&spec, Path::new("/b"));
+        let pair = |point: &str, source: &str| (PathBuf::from(point), PathBuf::from(source));
+        assert_eq!(found, [pair("/data", "/b/d"), pair("/etc/hosts", "/run/hosts")]);
+    }
+
+    #[test]
+    fn pipes_are_replaced_and_other_streams_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(DESCRIPTORS), r#"["/dev/null", "pipe:[7]", "socket:[8]"]"#).unwrap();
+        assert_eq!(inherited(directory.path()).unwrap(), [(1, "pipe:[7]".to_owned())]);
+        fs::remove_file(directory.path().join(DESCRIPTORS)).unwrap();
+        assert!(inherited(directory.path()).unwrap_err().to_string().contains("--image-path"));
+    }
+}
