@@ -11,10 +11,13 @@ use crate::image::process::Overrides;
 use crate::ops::load::{self, Source, Supervised, Wish};
 use crate::ops::save;
 use crate::runtime::{self, CreateRequest, Starter, Stdio};
+use crate::sys::exe;
 use crate::sys::signal::Blocked;
 
 /// The container's exit status, or 0 once it runs detached.
 pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
+    // The command line was read by a lot of code, none of which is needed again.
+    exe::forget_code();
     let making = create::absolute_making(world, &arguments.making)?;
     let wish = wish(world, arguments)?;
     let id = &arguments.id;

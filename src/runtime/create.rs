@@ -19,8 +19,8 @@ use crate::runtime::{Pty, RestoreRequest, StateRoot, checkpoint, delete, start};
 use crate::sys::channel::{Channel, Listener};
 use crate::sys::fs::open_path;
 use crate::sys::process::{Identity, Process, kill_children};
-use crate::sys::signal;
 use crate::sys::user_namespace::outside;
+use crate::sys::{exe, signal};
 
 /// Where the standard streams of the container's program go.
 #[derive(Debug, Default)]
@@ -274,6 +274,7 @@ fn build(
         privilege,
         resources: request.spec.linux().as_ref().and_then(|linux| linux.resources().clone()),
     };
+    exe::forget_code();
     let Born { process, channel, pty } = spawn::bear(record, plan, entrance, order)?;
     match request.starter {
         Starter::Anybody => {

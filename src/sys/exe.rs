@@ -95,6 +95,26 @@ fn sealed_copy() -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Unmaps the pages of the program's own code and constants, which come back as they are needed: the kernel maps sixteen
+/// around each that is used, and what reading the command line and a specification took is of no use to a process that
+/// then waits for a container for as long as that lives.
+pub fn forget_code() {
+    unsafe extern "C" {
+        // The linker's names for the beginning of the program and the end of its code.
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let page = rustix::param::page_size();
+    let begin = (&raw const __executable_start).addr().next_multiple_of(page);
+    let end = (&raw const etext).addr() / page * page;
+    let Some(length) = end.checked_sub(begin) else { return };
+    // SAFETY: the range is what the linker made of code and constants: a private mapping of the program's file that
+    // nothing has written to, so that every page of it is read from the file again, with the same content.
+    let result = unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(begin), length, libc::MADV_DONTNEED) };
+    // A kernel that does not want to keeps the pages, which is no harm.
+    debug_assert_eq!(result, 0, "madvise");
+}
+
 /// Only returns on failure.
 fn execute(file: &OwnedFd) -> io::Error {
     let strings = |texts: Vec<Vec<u8>>| -> io::Result<Vec<CString>> {
@@ -111,5 +131,18 @@ fn execute(file: &OwnedFd) -> io::Error {
     match nix::unistd::fexecve(file.as_fd().as_raw_fd(), &arguments, &variables) {
         Ok(never) => match never {},
         Err(errno) => errno.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgotten_code_and_constants_come_back() {
+        let before: Vec<String> = (0..100_u64).map(|number| format!("{number:>5}")).collect();
+        forget_code();
+        let after: Vec<String> = (0..100_u64).map(|number| format!("{number:>5}")).collect();
+        assert_eq!(before, after);
     }
 }
