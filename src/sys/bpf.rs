@@ -12,7 +12,7 @@ use crate::error::{Context, Result};
 pub struct Instruction {
     /// Class, operation and source.
     pub code: u8,
-    /// Destination in the low four bits, source in the high ones (little-endian machines; see [`Instruction::native`]).
+    /// Destination in the low four bits, source in the high ones (little-endian machines; see [`Instruction`]).
     pub registers: u8,
     /// Of a jump, in instructions; of a load, in bytes.
     pub offset: i16,

@@ -1,6 +1,6 @@
 //! Limits: what `linux.resources` asks for, as files to write.
 //!
-//! What to write is decided by [`v1`] and [`v2`] without a look at the system; [`write`] then writes. Files depend on
+//! What to write is decided by [`v1`] and [`v2`] without a look at the system; [`write()`] then writes. Files depend on
 //! each other (a quota may not exceed a period, memory not memory and swap), and which order is right depends on what
 //! is there already, so a value that the kernel calls invalid is tried again once the others are written.
 

@@ -22,6 +22,8 @@
 //! **Namespaces.** All new ones are made by one clone3, so that a new user namespace owns the others. An intermediate
 //! process stands between where something has to be joined or set before a process is in it (see
 //! [`namespace::Namespaces::need_intermediate`]); with CLONE_PARENT the process is its maker's child all the same.
+//!
+//! [`Error`]: crate::error::Error
 
 pub(super) mod exec;
 mod idmap;
