@@ -155,9 +155,7 @@ impl Cgroup {
 
 /// Whether we are in a user namespace of our own, where the kernel grants neither devices nor their rules.
 fn in_user_namespace() -> bool {
-    let mapped = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    // Where /proc is missing nothing is known, and nothing is excused.
-    !mapped.is_empty() && !mapped.split_whitespace().eq(["0", "0", "4294967295"])
+    !crate::sys::user_namespace::is_initial()
 }
 
 impl Directory {

@@ -43,14 +43,21 @@ pub fn create(uids: &[Range], gids: &[Range]) -> Result<OwnedFd> {
 pub fn outside(uid: u32) -> Option<u32> {
     // Where /proc is missing nothing is known, and the ids are taken for what they are.
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    if is_initial(&map) { None } else { translate(&map, uid) }
+    if maps_all(&map) { None } else { translate(&map, uid) }
+}
+
+/// Whether this process is in the initial user namespace. Where /proc is missing that is taken for granted.
+#[must_use]
+pub fn is_initial() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.is_empty() || maps_all(&map)
 }
 
 /// Whether a group id of this process's user namespace is one outside too.
 #[must_use]
 pub fn maps_group(gid: u32) -> bool {
     let map = fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
-    is_initial(&map) || translate(&map, gid).is_some()
+    maps_all(&map) || translate(&map, gid).is_some()
 }
 
 /// How the ids of this process's user namespace are called outside, for users and for groups:
@@ -59,7 +66,7 @@ pub fn maps_group(gid: u32) -> bool {
 pub fn own_maps() -> Option<String> {
     let list = |file: &str| {
         let map = fs::read_to_string(file).unwrap_or_default();
-        (!is_initial(&map)).then(|| spell(&map))
+        (!maps_all(&map)).then(|| spell(&map))
     };
     match (list("/proc/self/uid_map"), list("/proc/self/gid_map")) {
         (None, None) => None,
@@ -71,7 +78,8 @@ fn spell(map: &str) -> String {
     map.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(":")).collect::<Vec<_>>().join(",")
 }
 
-fn is_initial(map: &str) -> bool {
+/// The map of the initial user namespace: every id is itself.
+fn maps_all(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
@@ -136,7 +144,7 @@ mod tests {
         assert_eq!([65537, u32::MAX].map(|uid| translate(map, uid)), [None; 2]);
         assert_eq!(translate("0 4294967290 10", 9), None);
         assert_eq!(spell(map), "0:1001:1,1:100000:65536");
-        assert!(is_initial("         0          0 4294967295\n") && !is_initial(map) && !is_initial(""));
+        assert!(maps_all("         0          0 4294967295\n") && !maps_all(map) && !maps_all(""));
     }
 
     #[test]

@@ -4,75 +4,49 @@
 //! systems only what the user may write.
 
 use std::fs;
-use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User};
+use nix::unistd::Pid;
 
-use crate::harness::{Output, REGEN, World, eventually};
+use crate::harness::user::{Person, Subordinates};
+use crate::harness::{Output, World, eventually};
 use crate::podman::IMAGE;
 
-/// The database of users is changed by one at a time.
-static USERS: Mutex<()> = Mutex::new(());
-
-/// A user with subordinate ids, and their podman.
+/// A user's podman.
 struct Rootless<'a> {
     world: &'a World,
-    user: User,
+    person: Person<'a>,
 }
 
 impl<'a> Rootless<'a> {
     fn new(world: &'a World) -> Self {
-        // At most 32 letters, of which the first is none of these.
-        let name = format!("u{}", world.id(""));
-        let home = world.base().join("home");
-        let name = name.trim_end_matches('-');
-        let mut make = Command::new("useradd");
-        make.args(["--create-home", "--shell", "/bin/sh", "--home-dir"]).arg(&home).arg(name);
-        let guard = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-        world.finish(make).success();
-        drop(guard);
-        let user = User::from_name(name).unwrap().unwrap();
-        assert!(fs::read_to_string("/etc/subuid").unwrap().contains(name), "useradd gave no subordinate ids");
-        let rootless = Self { world, user };
-        let (uid, gid) = (rootless.user.uid.as_raw(), rootless.user.gid.as_raw());
-        for directory in ["xdg", "bin"] {
-            fs::create_dir(rootless.path(directory)).unwrap();
-            chown(rootless.path(directory), Some(uid), Some(gid)).unwrap();
-        }
-        // The program is where tests are built, which an ordinary user need not be able to reach.
-        fs::copy(REGEN, rootless.path("bin/regen")).unwrap();
-        let mut install = Command::new(rootless.path("bin/regen"));
-        let binary = rootless.path("bin/regen");
+        let person = Person::new(world, Subordinates::Some);
+        let binary = person.path("bin/regen");
+        let mut install = Command::new(&binary);
         install.args(["install", "--engine", "podman", "--print", "--binary"]).arg(&binary);
         let printed = world.finish(install).success().stdout().to_owned();
         let head = "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nlock_type = \"file\"\n";
         let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n";
-        fs::write(rootless.path("user.conf"), limits.to_owned() + &printed.replacen("[engine]\n", head, 1)).unwrap();
-        let image = rootless.path("image.tar");
+        fs::write(person.path("user.conf"), limits.to_owned() + &printed.replacen("[engine]\n", head, 1)).unwrap();
+        let image = person.path("image.tar");
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(world.rootfs()).arg("-cf").arg(&image).arg(".");
         world.finish(tar).success();
+        let rootless = Self { world, person };
         rootless.podman(&["import", "--quiet", image.to_str().unwrap(), IMAGE]).success();
         rootless
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.world.base().join(name)
+        self.person.path(name)
     }
 
-    /// Runs a program as the user, with what a login would give them.
+    /// Runs a program as the user.
     fn call(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new("setpriv");
-        command.arg(format!("--reuid={}", self.user.uid)).arg(format!("--regid={}", self.user.gid));
-        command.args(["--init-groups", "--", program]).args(arguments);
-        let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", self.path("bin").display());
-        command.env_clear().env("PATH", path).env("USER", &self.user.name);
-        command.env("HOME", self.path("home")).env("XDG_RUNTIME_DIR", self.path("xdg"));
-        command.env("CONTAINERS_CONF", self.path("user.conf")).current_dir(self.path("home"));
+        let mut command = self.person.command(program, arguments);
+        command.env("CONTAINERS_CONF", self.path("user.conf"));
         self.world.finish(command)
     }
 
@@ -95,10 +69,6 @@ impl Drop for Rootless<'_> {
         if let Ok(pid) = pause.trim().parse() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        let _guard = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut remove = Command::new("userdel");
-        remove.arg("--force").arg(&self.user.name);
-        let _ = self.world.finish(remove);
     }
 }
 
@@ -110,7 +80,7 @@ fn a_container_of_an_ordinary_users_podman_lives_through_its_verbs() {
     let podman = Rootless::new(&world);
     let output = podman.run(&["--rm"], &["sh", "-c", "id -u; cat /proc/self/uid_map; echo x > /root/f; exit 3"]);
     let words: Vec<_> = output.code(3).stdout().split_whitespace().collect();
-    assert_eq!(words[..4], ["0", "0", &podman.user.uid.to_string(), "1"], "{output:?}");
+    assert_eq!(words[..4], ["0", "0", &podman.person.user.uid.to_string(), "1"], "{output:?}");
     podman.run(&["--rm"], &["nonesuch"]).code(127);
     let script = "trap 'exit 7' TERM; trap 'echo usr1' USR1; echo up; while :; do sleep 0.05; done";
     podman.run(&["--detach", "--name", "box"], &["sh", "-c", script]).success();
@@ -127,7 +97,7 @@ fn a_container_of_an_ordinary_users_podman_lives_through_its_verbs() {
     podman.podman(&["rm", "box"]).success();
     // The user's own number inside, which maps the container's ids once more.
     let output = podman.run(&["--rm", "--userns", "keep-id"], &["id", "-u"]);
-    assert_eq!(output.success().stdout(), format!("{}\n", podman.user.uid));
+    assert_eq!(output.success().stdout(), format!("{}\n", podman.person.user.uid));
 }
 
 #[test]
@@ -146,7 +116,7 @@ fn a_ring_of_an_ordinary_user_is_in_their_own_store() {
     assert!(lines.contains(&"A /etc/motd") && lines.contains(&"D /bin/ls"), "{lines:?}");
     let rings = podman.call("regen", &["ring", "ls", "--json"]);
     let rings: serde_json::Value = serde_json::from_str(rings.success().stdout()).unwrap();
-    assert_eq!((&rings[0]["owner"], &rings[0]["name"]), (&podman.user.name.as_str().into(), &"alice".into()));
+    assert_eq!((&rings[0]["owner"], &rings[0]["name"]), (&podman.person.user.name.as_str().into(), &"alice".into()));
     podman.podman(&["unshare", "regen", "ring", "pack", "alice"]).success();
     podman.podman(&["unshare", "regen", "ring", "verify", "alice"]).success();
 }

@@ -1,8 +1,7 @@
 //! What the caller may do, decided once and in one place.
 
-use std::fs;
-
 use crate::cgroup::Refusal;
+use crate::sys::user_namespace::is_initial;
 
 /// Whose rights the caller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +16,7 @@ pub(in crate::runtime) enum Privilege {
 impl Privilege {
     /// The calling process's.
     pub(in crate::runtime) fn of_caller() -> Self {
-        if nix::unistd::geteuid().is_root() && is_initial(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
-        {
-            Self::Host
-        } else {
-            Self::Limited
-        }
+        if nix::unistd::geteuid().is_root() && is_initial() { Self::Host } else { Self::Limited }
     }
 
     /// What to do where cgroups may not be made.
@@ -31,22 +25,5 @@ impl Privilege {
             Self::Host => Refusal::Fails,
             Self::Limited => Refusal::Skips,
         }
-    }
-}
-
-/// The map of the initial user namespace: every id is itself.
-fn is_initial(map: &str) -> bool {
-    map.split_whitespace().eq(["0", "0", "4294967295"])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_map_of_every_id_to_itself_is_the_hosts() {
-        assert!(is_initial("         0          0 4294967295\n"));
-        assert!(!is_initial("         0       1000          1\n"));
-        assert!(!is_initial("         0          0      65536\n"));
     }
 }
