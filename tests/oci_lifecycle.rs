@@ -289,6 +289,7 @@ fn bad_input_is_one_clear_line_and_changes_nothing() {
         ("executable file not found in", |v| v["process"]["args"] = json!(["nope"])),
         ("root of the hierarchy", |v| v["linux"]["cgroupsPath"] = "/".into()),
         ("console-socket", |v| v["process"]["terminal"] = true.into()),
+        ("hooks.poststop[1].path", |v| v["hooks"] = json!({"poststop": [{"path": "/bin/true"}, {"path": "true"}]})),
         ("parse JSON", |v| v["root"] = "text".into()),
     ];
     for (words, change) in cases {

@@ -1,6 +1,6 @@
 //! What a specification must say before anything is done with it.
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Hooks, Linux, Process, Spec};
 
 use crate::error::{Error, Kind, Result};
 
@@ -17,6 +17,9 @@ pub(super) fn check(spec: &Spec) -> Result<()> {
     }
     if let Some(linux) = spec.linux() {
         check_supported(linux)?;
+    }
+    if let Some(hooks) = spec.hooks() {
+        check_hooks(hooks)?;
     }
     match spec.process() {
         None => Err(refuse("process", "it is missing")),
@@ -35,6 +38,27 @@ fn check_supported(linux: &Linux) -> Result<()> {
     }
     if linux.memory_policy().is_some() {
         return unsupported("linux.memoryPolicy");
+    }
+    Ok(())
+}
+
+/// A relative path would be looked for along a `PATH`, or below a directory, that nobody chose for it.
+fn check_hooks(hooks: &Hooks) -> Result<()> {
+    // The first kind is out of use, not out of the world.
+    #[allow(deprecated, reason = "see above")]
+    let prestart = hooks.prestart();
+    let kinds = [
+        ("prestart", prestart),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (kind, list) in kinds {
+        if let Some(index) = list.iter().flatten().position(|hook| !hook.path().is_absolute()) {
+            return Err(refuse(&format!("hooks.{kind}[{index}].path"), "it is not an absolute path"));
+        }
     }
     Ok(())
 }
