@@ -366,3 +366,12 @@ fn receive(listener: &UnixListener) -> (Value, Vec<std::fs::File>) {
     let count = message.bytes;
     (serde_json::from_slice(&buffer[..count]).unwrap(), files)
 }
+
+#[test]
+fn a_standard_input_that_is_the_null_device_is_the_containers_own() {
+    let world = World::new("null");
+    let look = "stat -L -c %d:%i /proc/self/fd/0 /dev/null";
+    let output = world.regen(&["run", "--bundle", world.shell(look).text(), &world.id("a")]);
+    let lines: Vec<&str> = output.success().stdout().lines().collect();
+    assert!(lines.len() == 2 && lines[0] == lines[1], "{lines:?}");
+}

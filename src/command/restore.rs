@@ -13,11 +13,14 @@ use crate::sys::signal::Blocked;
 /// The container's exit status, or 0 once it runs detached.
 pub(super) fn run(world: &World, arguments: &Restore) -> Result<u8> {
     let id = &arguments.id;
+    // A signal that comes from here on is the container's.
+    let signals = if arguments.detach { None } else { Some(Blocked::all()?) };
     let request = RestoreRequest {
         images: checkpoint::images(&arguments.images)?,
         lazy_pages: arguments.lazy_pages,
         lsm_profile: arguments.lsm_profile.clone(),
         lsm_mount_context: arguments.lsm_mount_context.clone(),
+        mask: signals.as_ref().map(Blocked::before),
     };
     let pid_file = arguments.pid_file.as_deref().map(absolute).transpose()?;
     let console_socket = arguments.console_socket.as_deref().map(absolute).transpose()?;
@@ -30,9 +33,8 @@ pub(super) fn run(world: &World, arguments: &Restore) -> Result<u8> {
         terminal: false,
         supervised: if arguments.detach { Supervised::Elsewhere } else { Supervised::Here },
     };
-    // A signal that comes from here on is the container's.
-    let signals = if arguments.detach { None } else { Some(Blocked::all()?) };
     let live = load::create(&world.place, wish, |made| {
+        made.mask = request.mask;
         made.restore = Some(request);
         made.starter = Starter::Creator;
         made.pid_file = pid_file;

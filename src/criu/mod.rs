@@ -16,7 +16,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::SigSet;
+
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::signal::with_mask;
 
 pub use plan::{plan_dump, plan_restore};
 
@@ -132,6 +135,8 @@ pub struct Restore {
     pub lsm_profile: Option<String>,
     /// The security context of mounts.
     pub lsm_mount_context: Option<String>,
+    /// The signal mask that criu runs with; the caller's own if none. It hears of processes that fail by a signal.
+    pub mask: Option<SigSet>,
 }
 
 /// Saves a process tree.
@@ -139,7 +144,7 @@ pub struct Restore {
 /// # Errors
 /// [`Kind::Unsupported`] if there is no criu, else what criu says.
 pub fn dump(request: &Dump) -> Result<()> {
-    run(&plan_dump(request, DUMP_LOG), &request.work.join(DUMP_LOG))
+    run(&plan_dump(request, DUMP_LOG), &request.work.join(DUMP_LOG), None)
 }
 
 /// Brings a process tree back, stopped; its root is a child of the calling process. Gives its pid.
@@ -153,17 +158,20 @@ pub fn restore(request: &Restore) -> Result<i32> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other.context(|| format!("remove {}", quote(&pid_file)))?,
     }
-    run(&plan_restore(request, RESTORE_LOG, &pid_file), &request.work.join(RESTORE_LOG))?;
+    run(&plan_restore(request, RESTORE_LOG, &pid_file), &request.work.join(RESTORE_LOG), request.mask)?;
     let text = fs::read_to_string(&pid_file).context(|| format!("read {}", quote(&pid_file)))?;
     text.trim().parse::<i32>().map_err(|_| {
         Error::new(Kind::System, format!("read the pid in {}", quote(&pid_file)), format!("'{}' is none", text.trim()))
     })
 }
 
-fn run(arguments: &[OsString], log: &Path) -> Result<()> {
+fn run(arguments: &[OsString], log: &Path, mask: Option<SigSet>) -> Result<()> {
     // Its standard error repeats some of the log. Its input and output may be what the restored program gets.
     let mut command = Command::new("criu");
     command.args(arguments).stderr(Stdio::inherit());
+    if let Some(mask) = mask {
+        with_mask(&mut command, mask);
+    }
     let status = match command.status() {
         Ok(status) => status,
         Err(error) if error.kind() == ErrorKind::NotFound => {

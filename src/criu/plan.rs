@@ -117,6 +117,9 @@ pub fn plan_restore(request: &Restore, log: &str, pid_file: &Path) -> Vec<OsStri
         words.pair("--empty-ns", "net");
     }
     words.flag("--auto-dedup", request.deduplicate);
+    // The newer way to make mounts copies the sharing of one volume to the next, which the kernel refuses where neither
+    // lies in the other: as of two that came from one file system.
+    words.flag("--mntns-compat-mode", !request.external_mounts.is_empty());
     for (point, source) in &request.external_mounts {
         words.external(point, source);
     }
@@ -208,11 +211,11 @@ mod tests {
             lazy_pages: false,
             lsm_profile: None,
             lsm_mount_context: None,
+            mask: None,
         };
         let words = text(&plan_restore(&request, "restore.log", Path::new("/p")));
         let rest = words.split_once("--root /r ").unwrap().1;
-        let expected =
-            "--cgroup-root cpu,cpuacct:/c --cgroup-root /u --external mnt[/data]:/host --inherit-fd fd[1]:pipe:[5]";
+        let expected = "--cgroup-root cpu,cpuacct:/c --cgroup-root /u --mntns-compat-mode --external mnt[/data]:/host --inherit-fd fd[1]:pipe:[5]";
         assert_eq!(rest, expected);
     }
 }

@@ -27,6 +27,7 @@ mod feature;
 mod label;
 mod limit;
 mod lookup;
+mod null;
 mod schedule;
 mod seccomp;
 mod user;
@@ -39,6 +40,7 @@ use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 pub use feature::{FilterFeatures, filter_features};
 pub use label::mount_label;
+pub use null::reopen_null;
 
 use crate::error::{Context, Error, Result};
 use crate::sys::seccomp::load_filter;

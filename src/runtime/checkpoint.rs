@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Linux, Spec};
 
 use crate::cgroup::{Cgroup, Manager};
@@ -86,6 +87,8 @@ pub struct RestoreRequest {
     pub lsm_profile: Option<String>,
     /// The security context of mounts.
     pub lsm_mount_context: Option<String>,
+    /// The signal mask of criu and hooks; the caller's own if none. For callers that block signals before.
+    pub mask: Option<SigSet>,
 }
 
 /// Saves a container's processes. With [`Afterwards::Killed`] it is stopped afterwards.
@@ -205,6 +208,7 @@ pub(super) fn revive(record: &mut Record, spec: &Spec, directory: &Path, request
             lazy_pages: request.lazy_pages,
             lsm_profile: request.lsm_profile.clone(),
             lsm_mount_context: request.lsm_mount_context.clone(),
+            mask: request.mask,
         })
     });
     let left = namespace.leave();
@@ -219,9 +223,9 @@ pub(super) fn revive(record: &mut Record, spec: &Spec, directory: &Path, request
     }
     let hooks = spec.hooks().clone().unwrap_or_default();
     let state = hook::State::of(record, Status::Creating, Some(pid));
-    hook::run("prestart", hook::prestart(&hooks), &state, hook::on_host(record, None))?;
+    hook::run("prestart", hook::prestart(&hooks), &state, hook::on_host(record, request.mask))?;
     let create_runtime = hooks.create_runtime().clone().unwrap_or_default();
-    hook::run("createRuntime", &create_runtime, &state, hook::on_host(record, None))?;
+    hook::run("createRuntime", &create_runtime, &state, hook::on_host(record, request.mask))?;
     Ok(process)
 }
 

@@ -118,6 +118,8 @@ pub struct Created {
     pub pty: Option<Pty>,
     /// The way to its process.
     pub(super) way: Way,
+    /// That of the request.
+    pub(super) mask: Option<SigSet>,
 }
 
 /// How a container's first process hears that it is to start.
@@ -303,7 +305,7 @@ fn complete(
         write_pid_file(path, process.pid())?;
     }
     record.complete(root, init.clone())?;
-    Ok(Created { init, cgroup: record.cgroup.clone(), pty, way })
+    Ok(Created { init, cgroup: record.cgroup.clone(), pty, way, mask: request.mask })
 }
 
 /// The first descriptor that a program does not get: after the standard streams come those of socket activation, and

@@ -1,5 +1,7 @@
 //! Start: the waiting process becomes the container's program.
 
+use nix::sys::signal::SigSet;
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::create::Way;
@@ -18,7 +20,7 @@ pub(super) const SOCKET: &str = "start";
 /// [`Kind::State`] if it is not `created`, [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for the
 /// program. If a poststart hook fails, the container is killed.
 pub fn start(root: &StateRoot, id: &ContainerId) -> Result<()> {
-    begin(root, id, &Way::Socket)
+    begin(root, id, (&Way::Socket, None))
 }
 
 impl Created {
@@ -27,11 +29,12 @@ impl Created {
     /// # Errors
     /// As [`start`].
     pub fn start(&self, root: &StateRoot, id: &ContainerId) -> Result<()> {
-        begin(root, id, &self.way)
+        begin(root, id, (&self.way, self.mask))
     }
 }
 
-fn begin(root: &StateRoot, id: &ContainerId, way: &Way) -> Result<()> {
+/// `mask` is that of the hooks; ours if none.
+fn begin(root: &StateRoot, id: &ContainerId, (way, mask): (&Way, Option<SigSet>)) -> Result<()> {
     let operation = || format!("start container '{id}'");
     let lock = record::lock(root, id)?;
     let mut record = Record::load(root, id)?;
@@ -57,7 +60,7 @@ fn begin(root: &StateRoot, id: &ContainerId, way: &Way) -> Result<()> {
         return Ok(());
     }
     let state = hook::State::of(&record, Status::Running, record.init.as_ref().map(|init| init.pid));
-    hook::run("poststart", &record.poststart, &state, hook::on_host(&record, None)).map_err(|error| {
+    hook::run("poststart", &record.poststart, &state, hook::on_host(&record, mask)).map_err(|error| {
         let killed = record.init().and_then(|init| init.open()).and_then(|process| match process {
             Some(process) => process.signal(Signal::KILL).map(drop),
             None => Ok(()),

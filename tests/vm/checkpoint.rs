@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use nix::sys::signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::harness::{Directory, Output, World, cgroup_of, eventually};
+use crate::harness::{Directory, Output, World, cgroup_of, eventually, process_status};
 
 /// Counts on, in a file.
 const COUNTER: &str =
@@ -22,14 +25,25 @@ fn counter(world: &World, change: impl FnOnce(&mut Value)) -> Directory {
     })
 }
 
-/// Runs a verb with pipes as its standard streams: what else they may be is not the container's.
-fn piped(world: &World, arguments: &[&str]) -> Output {
+/// The same with the null device as the standard input.
+const WITHOUT_INPUT: &str = "\"$@\" > >(cat) 2> >(cat >&2) < /dev/null";
+
+/// A verb with pipes as its standard streams: what else they may be is not the container's.
+fn through_pipes(world: &World, arguments: &[&str]) -> Command {
+    through(PIPED, world, arguments)
+}
+
+fn through(script: &str, world: &World, arguments: &[&str]) -> Command {
     let command = world.command(arguments);
     let words = command.get_args().map(|word| word.to_str().unwrap().to_owned());
-    let mut shell = std::process::Command::new("bash");
-    shell.args(["-c", PIPED, "bash", command.get_program().to_str().unwrap()]);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script, "bash", command.get_program().to_str().unwrap()]);
     shell.args(words).current_dir(world.base());
-    let output = world.finish(shell);
+    shell
+}
+
+fn piped(world: &World, arguments: &[&str]) -> Output {
+    let output = world.finish(through_pipes(world, arguments));
     // The last words may still be on their way through the pipe: the log has them all.
     let log = arguments
         .iter()
@@ -139,4 +153,119 @@ fn a_container_in_a_ring_is_restored_over_what_it_left() {
     world.regen(&["delete", &id]).success();
     assert_eq!(world.log("alice").len(), 2);
     world.pack();
+}
+
+#[test]
+fn a_restore_in_the_foreground_passes_signals_on_and_ends_as_the_program_does() {
+    let world = World::new("criufg");
+    let id = world.id("a");
+    let log = |name: &str| world.base().join(format!("{name}.mask"));
+    let hook = |name: &str| {
+        let command = format!("/SigBlk/w {}", log(name).display());
+        json!([{"path": "/bin/sed", "args": ["sed", "-n", command, "/proc/self/status"]}])
+    };
+    let hooks = ["prestart", "createRuntime", "poststart"];
+    let bundle = counter(&world, |spec| {
+        spec["hooks"] = hooks.into_iter().map(|name| (name.to_owned(), hook(name))).collect();
+        spec["process"]["args"] = json!(["sh", "-c", format!("trap 'echo over; exit 3' TERM; {COUNTER}")]);
+    });
+    let path = images(&world, "images").1;
+    start(&world, &bundle, &id);
+    world.regen(&["checkpoint", "--image-path", &path, &id]).success();
+    let saved = counted(&world);
+    hooks.map(|name| fs::remove_file(log(name)).unwrap());
+    let mut command = through_pipes(&world, &["restore", "--image-path", &path, "--bundle", bundle.text(), &id]);
+    command.stdin(Stdio::null());
+    let mut restore = world.spawn(command);
+    eventually("it counts on", || {
+        let ended = restore.child.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?} {}", restore.complaints());
+        counted(&world) > saved + 3
+    });
+    // Its parent is who waits for it.
+    let parent = process_status(world.pid(&id), "PPid").parse().unwrap();
+    assert!(fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap().contains("restore"));
+    signal::kill(Pid::from_raw(parent), signal::Signal::SIGTERM).unwrap();
+    eventually("its last word arrives", || restore.so_far() == "over\n");
+    restore.finish().code(3);
+    // That signals wait for the container is none of the hooks' business.
+    for name in hooks {
+        assert_eq!(fs::read_to_string(log(name)).unwrap(), "SigBlk:\t0000000000000000\n", "{name}");
+    }
+    world.regen(&["state", &id]).fails_with(1, "does not exist");
+}
+
+#[test]
+fn a_restore_runs_the_hooks_of_the_host_once_its_processes_are_there() {
+    let world = World::new("criuhooks");
+    let (id, plain, path) = (world.id("a"), counter(&world, |_| {}), images(&world, "images").1);
+    start(&world, &plain, &id);
+    world.regen(&["checkpoint", "--image-path", &path, &id]).success();
+    let log = world.base().join("hooks.log");
+    let hook = |name: &str| {
+        let script = format!("cat > {0}.{name}; echo {name} >> {0}", log.display());
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+    };
+    let bundle = counter(&world, |spec| {
+        spec["hooks"] = json!({
+            "prestart": hook("prestart"), "createRuntime": hook("createRuntime"),
+            "createContainer": hook("createContainer"), "startContainer": hook("startContainer"),
+            "poststart": hook("poststart"), "poststop": hook("poststop"),
+        });
+    });
+    piped(&world, &["restore", "-d", "--image-path", &path, "--bundle", bundle.text(), &id]).success();
+    let pid = world.pid(&id);
+    world.delete(&id);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "prestart\ncreateRuntime\npoststart\npoststop\n");
+    for (name, status) in [("prestart", "creating"), ("createRuntime", "creating"), ("poststart", "running")] {
+        let text = fs::read_to_string(format!("{}.{name}", log.display())).unwrap();
+        let state: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((state["status"].as_str(), state["pid"].as_i64()), (Some(status), Some(pid.into())), "{name}");
+    }
+}
+
+#[test]
+fn a_restored_container_has_the_volumes_of_its_new_bundle() {
+    let world = World::new("criuvolume");
+    let (id, path) = (world.id("a"), images(&world, "images").1);
+    let file = world.base().join("greeting");
+    fs::write(&file, "hello\n").unwrap();
+    let bundle = |volume: &str| {
+        let volume = world.base().join(volume);
+        fs::create_dir(&volume).unwrap();
+        let bundle = counter(&world, |spec| {
+            spec["process"]["args"] = json!(["sh", "-c", COUNTER.replace("/tmp/", "/data/")]);
+            spec["mounts"].as_array_mut().unwrap().extend([
+                json!({"destination": "/data", "type": "bind", "source": volume, "options": ["rbind", "rw"]}),
+                json!({"destination": "/greeting", "type": "bind", "source": file, "options": ["bind", "ro"]}),
+            ]);
+        });
+        (bundle, volume.join("count"))
+    };
+    let (before, count) = bundle("before");
+    piped(&world, &["run", "-d", "--bundle", before.text(), &id]).success();
+    eventually("it counts", || read(&count) > 2);
+    world.regen(&["checkpoint", "--image-path", &path, &id]).success();
+    let saved = read(&count);
+    let (after, count) = bundle("after");
+    piped(&world, &["restore", "-d", "--image-path", &path, "--bundle", after.text(), &id]).success();
+    eventually("it counts on", || read(&count) > saved + 2);
+    let script = "cat /greeting; echo > /greeting || echo refused";
+    assert_eq!(world.regen(&["exec", &id, "sh", "-c", script]).success().stdout(), "hello\nrefused\n");
+    world.delete(&id);
+}
+
+#[test]
+fn a_restored_container_has_the_null_device_of_its_own_as_before() {
+    let world = World::new("criunull");
+    let (id, bundle, path) = (world.id("a"), counter(&world, |_| {}), images(&world, "images").1);
+    world.finish(through(WITHOUT_INPUT, &world, &["run", "-d", "--bundle", bundle.text(), &id])).success();
+    eventually("it counts", || counted(&world) > 2);
+    world.regen(&["checkpoint", "--image-path", &path, &id]).success();
+    piped(&world, &["restore", "-d", "--image-path", &path, "--bundle", bundle.text(), &id]).success();
+    let places = ["exec", &id, "stat", "-L", "-c", "%d:%i", "/proc/1/fd/0", "/dev/null"];
+    let output = world.regen(&places);
+    let lines: Vec<&str> = output.success().stdout().lines().collect();
+    assert!(lines.len() == 2 && lines[0] == lines[1], "{lines:?}");
+    world.delete(&id);
 }

@@ -17,6 +17,7 @@ use super::plan::{Plan, Terminal, used_up};
 use super::terminal;
 use crate::cgroup::Entrance;
 use crate::error::{Context, Error, Kind, Result};
+use crate::program;
 use crate::runtime::Status;
 use crate::runtime::create::Stdio;
 use crate::runtime::hook::{self, Place, State};
@@ -133,6 +134,7 @@ impl Init<'_> {
                 replace_stream(file.as_fd(), stream)?;
             }
         }
+        program::reopen_null()?;
         let listener = self.plan.program.as_mut().ok_or_else(used_up)?.prepare()?;
         let terminal = pair.map(|pair| pair.near);
         self.tell(&Report::Ready(Handed { terminal, listener }))
