@@ -264,8 +264,13 @@ fn a_failing_hook_stops_a_creation_but_no_deletion() {
         spec["hooks"] = json!({"poststop": [{"path": "/bin/false"}, {"path": "/no/such/hook"},
             {"path": "/bin/touch", "args": ["touch", world.base().join("last")]}]});
     });
-    world.regen(&["run", "--bundle", bundle.text(), &world.id("b")]).success();
+    let output = world.regen(&["run", "--bundle", bundle.text(), &world.id("b")]);
     assert!(world.base().join("last").exists(), "the hook after a failing one did not run");
+    assert!(output.success().stderr().contains("/no/such/hook"), "nobody was warned: {output:?}");
+    // An engine gets one error in its file, or nothing.
+    let log = world.base().join("log");
+    world.regen(&["--log", log.to_str().unwrap(), "run", "--bundle", bundle.text(), &world.id("d")]).success();
+    assert!(!log.exists());
     let bundle = world.bundle(|spec| {
         spec["process"]["args"] = json!(["sleep", "1000"]);
         spec["hooks"] = json!({"poststart": failing});

@@ -46,9 +46,14 @@ impl Log {
         log
     }
 
-    /// Begins to log what is done, if that was asked for. Otherwise nothing listens, and nothing is formatted.
+    /// Begins to log what is done, if that was asked for. Otherwise only warnings are told, and only to who typed: in
+    /// the file of an engine there is one entry or none.
     pub(super) fn start(&self) -> Result<()> {
         if !self.debug {
+            if self.file.is_none() {
+                let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+                builder.without_time().with_target(false).with_writer(std::io::stderr).init();
+            }
             return Ok(());
         }
         let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);

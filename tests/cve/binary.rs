@@ -154,30 +154,25 @@ fn plant(world: &World) -> Vec<&'static str> {
     vec!["itself", "shebang", "/proc/self/exe", "/proc/thread-self/exe"]
 }
 
+/// Linked dynamically, the runtime would load the image's interpreter, which could hold on to the runtime's file until
+/// nothing runs from it any more. Static, it has none: what runs is the runtime, which has nothing to do there.
 #[test]
-fn a_program_that_is_the_runtime_itself_gets_nothing_writable() {
+fn a_program_that_is_the_runtime_itself_loads_nothing_of_the_image() {
     let world = World::new("5736-self");
     let own = Own::new(&world);
     let container = world.id("container");
     let sleeper = world.bundle(|spec| spec["process"]["args"] = json!(["sleep", "1000"]));
     own.call(&["run", "-d", "--bundle", sleeper.text(), &container]).success();
-    let file = |name: &str| world.rootfs().join(format!("tmp/attack.{name}"));
     for (number, program) in plant(&world).into_iter().enumerate() {
         let id = world.id(&format!("n{number}"));
         let bundle = world.bundle(|spec| spec["process"]["args"] = json!([program]));
-        let ways: [&[&str]; 2] = [&["exec", "-d", &container, program], &["run", "-d", "--bundle", bundle.text(), &id]];
+        let ways: [&[&str]; 2] = [&["exec", &container, program], &["run", "--bundle", bundle.text(), &id]];
         for way in ways {
-            own.call(way).success();
-            eventually("the attack has begun", || file("held").exists());
-            eventually("it tells", || fs::read_to_string(file("held")).is_ok_and(|text| text == "held\n"));
-            fs::write(file("go"), "").unwrap();
-            eventually("the attack is over", || file("over").exists());
+            let output = own.call(way);
+            assert!(output.code(2).stderr().contains("regen"), "{output:?}");
+            assert!(!world.rootfs().join("tmp/attack.held").exists(), "the image's interpreter ran: {way:?}");
             own.assert_whole();
-            for name in ["held", "go", "over"] {
-                fs::remove_file(file(name)).unwrap();
-            }
         }
-        world.delete(&id);
     }
     world.delete(&container);
 }
