@@ -173,7 +173,9 @@ fn a_restore_in_the_foreground_passes_signals_on_and_ends_as_the_program_does() 
     start(&world, &bundle, &id);
     world.regen(&["checkpoint", "--image-path", &path, &id]).success();
     let saved = counted(&world);
-    hooks.map(|name| fs::remove_file(log(name)).unwrap());
+    for name in hooks {
+        fs::remove_file(log(name)).unwrap();
+    }
     let mut command = through_pipes(&world, &["restore", "--image-path", &path, "--bundle", bundle.text(), &id]);
     command.stdin(Stdio::null());
     let mut restore = world.spawn(command);
