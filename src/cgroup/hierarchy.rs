@@ -4,12 +4,12 @@
 //! table is read: version 1 has a mount per set of controllers, a hybrid machine version 2 beside it, and either may
 //! be mounted elsewhere, more than once, or with another root than `/` (inside a container without a cgroup namespace).
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FsWord, statfs};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::sys::mount_table::{self, Mount};
 
 /// Where the kernel shows cgroups, by convention.
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
@@ -68,7 +68,7 @@ impl Layout {
                 root: PathBuf::from("/"),
             }));
         }
-        let table = fs::read_to_string("/proc/self/mountinfo").context(|| "read the mount table")?;
+        let table = mount_table::read()?;
         parse(&table).ok_or_else(|| {
             Error::new(Kind::Unsupported, "find the cgroup hierarchies", "no cgroup file system is mounted")
                 .next("mount cgroup2 at /sys/fs/cgroup")
@@ -102,7 +102,7 @@ pub(super) fn is_unified(path: &Path) -> bool {
 /// The layout that a mountinfo table shows; `None` if there is no cgroup mount in it.
 fn parse(table: &str) -> Option<Layout> {
     let mut found: Vec<Hierarchy> = Vec::new();
-    for hierarchy in table.lines().filter_map(parse_line) {
+    for hierarchy in mount_table::parse(table).filter_map(of_mount) {
         let usual = hierarchy.mount.starts_with(ROOT);
         match found.iter_mut().find(|other| other.controllers == hierarchy.controllers) {
             None => found.push(hierarchy),
@@ -120,17 +120,12 @@ fn parse(table: &str) -> Option<Layout> {
     (!legacy.is_empty()).then_some(Layout::Legacy(legacy))
 }
 
-/// One line of mountinfo (proc_pid_mountinfo(5)), if it is a cgroup mount.
-fn parse_line(line: &str) -> Option<Hierarchy> {
-    let (left, right) = line.split_once(" - ")?;
-    let mut left = left.split(' ').skip(3);
-    let (root, mount) = (left.next()?, left.next()?);
-    let mut right = right.split(' ');
-    let kind = right.next()?;
-    let controllers = match kind {
+/// The hierarchy that a mount shows, if it is one of cgroups.
+fn of_mount(mount: Mount<'_>) -> Option<Hierarchy> {
+    let controllers = match mount.kind {
         "cgroup2" => String::new(),
         "cgroup" => {
-            let options = right.nth(1)?.split(',');
+            let options = mount.options.split(',');
             let kept: Vec<&str> =
                 options.filter(|word| CONTROLLERS.contains(word) || word.starts_with("name=")).collect();
             if kept.is_empty() {
@@ -140,29 +135,7 @@ fn parse_line(line: &str) -> Option<Hierarchy> {
         }
         _ => return None,
     };
-    Some(Hierarchy { controllers, mount: unescape(mount), root: unescape(root) })
-}
-
-/// Space, tab, newline and backslash are written as three octal digits.
-fn unescape(text: &str) -> PathBuf {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find('\\') {
-        plain.push_str(&rest[..start]);
-        let code = rest.get(start + 1..start + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                plain.push(char::from(code));
-                rest = &rest[start + 4..];
-            }
-            None => {
-                plain.push('\\');
-                rest = &rest[start + 1..];
-            }
-        }
-    }
-    plain.push_str(rest);
-    PathBuf::from(plain)
+    Some(Hierarchy { controllers, mount: mount.point, root: mount.root })
 }
 
 /// The cgroup of a process in each hierarchy, from the text of `/proc/PID/cgroup`: (controllers, name).

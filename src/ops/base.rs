@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{Digest, LayerId};
 use crate::ring::Base;
 use crate::store::Store;
+use crate::sys::mount_table;
 
 /// A directory as the base: recognised by its path and inode, or, if it is itself an overlay, by the layers of that,
 /// which are an image's and the same for every container that an engine makes from it.
@@ -24,7 +25,7 @@ pub(super) fn of_directory(path: &Path) -> Result<Base> {
     if !metadata.is_dir() {
         return Err(Error::new(Kind::Invalid, operation(), "it is not a directory"));
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context(operation)?;
+    let mounts = mount_table::read().context(operation)?;
     let Some(Mounted { mut lowers, upper }) = mounted_overlay(&mounts, &path) else {
         let fingerprint = format!("dir:{}#{}", path.display(), metadata.ino());
         return Ok(Base { fingerprint, lasting: vec![path.clone()], directories: vec![path] });
@@ -95,15 +96,11 @@ fn is_initial_layer(lower: &Path, upper: &Path) -> bool {
 
 /// The overlay that is mounted right at `path`.
 fn mounted_overlay(mountinfo: &str, path: &Path) -> Option<Mounted> {
-    let path = path.to_str()?;
-    // Of several mounts over each other, the last is the one that is seen.
-    let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(path))?;
-    let (_, details) = line.split_once(" - ")?;
-    let mut details = details.splitn(3, ' ');
-    if details.next()? != "overlay" {
+    let mount = mount_table::parse(mountinfo).rfind(|mount| mount.point == path)?;
+    if mount.kind != "overlay" {
         return None;
     }
-    let options: Vec<_> = details.nth(1)?.split(',').filter_map(|option| option.split_once('=')).collect();
+    let options: Vec<_> = mount.options.split(',').filter_map(|option| option.split_once('=')).collect();
     let lowers = options.iter().filter(|(key, _)| key.starts_with("lowerdir"));
     // Newer kernels list each lower for itself, older ones all of them with colons between.
     let lowers: Vec<_> = lowers.flat_map(|(_, value)| value.split(':')).map(PathBuf::from).collect();

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use crate::store::Store;
 use crate::sys::detach::spawn_self;
 use crate::sys::fs::{Durability, TEMPORARY_PREFIX, read_capped, replace_file};
 use crate::sys::lock::{Lock, Sharing};
+use crate::sys::mount_table;
 
 /// The verb that a worker process is started with.
 pub const VERB: &str = "worker";
@@ -203,13 +204,8 @@ fn recover_ring(ring: &Ring) -> Result<Option<u64>> {
 /// A worker must not die with the container's cgroup, nor keep it from being removed: it moves to the root of every
 /// hierarchy. Where it may not, it stays, and is resumed if it is killed.
 fn leave_cgroups() {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for line in mounts.lines() {
-        let Some((place, details)) = line.split_once(" - ") else { continue };
-        if details.starts_with("cgroup")
-            && let Some(directory) = place.split(' ').nth(4)
-        {
-            let _ = fs::write(PathBuf::from(directory).join("cgroup.procs"), "0");
-        }
+    let table = mount_table::read().unwrap_or_default();
+    for mount in mount_table::parse(&table).filter(|mount| mount.kind.starts_with("cgroup")) {
+        let _ = fs::write(mount.point.join("cgroup.procs"), "0");
     }
 }

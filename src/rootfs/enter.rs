@@ -1,6 +1,5 @@
 //! The pivot, and what comes after it.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -17,6 +16,7 @@ use super::root::{Links, Make, Root, make_file};
 use super::{Pivot, sysctl};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::mount::{Depth, set_attributes};
+use crate::sys::mount_table::{self, Mount};
 
 /// f_type of a devpts, from the kernel's magic.h.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
@@ -73,13 +73,10 @@ fn pivot(root: &Root) -> Result<()> {
 /// process that gets hold of them could ask the kernel for more than its own would tell.
 fn move_root(root: &Root, rootfs: &Path) -> Result<()> {
     let operation = || "move the root file system to '/'";
-    let table = fs::read_to_string("/proc/self/mountinfo").context(operation)?;
-    for line in table.lines() {
-        let (Some(point), Some((_, tail))) = (line.split(' ').nth(4), line.split_once(" - ")) else { continue };
-        let point = Path::new(point);
-        let kernel = tail.starts_with("proc ") || tail.starts_with("sysfs ");
-        if kernel && !point.starts_with(rootfs) && point != Path::new("/") {
-            hide(point).context(|| format!("unmount the host's {}", quote(point)))?;
+    let table = mount_table::read().context(operation)?;
+    for Mount { point, kind, .. } in mount_table::parse(&table) {
+        if matches!(kind, "proc" | "sysfs") && !point.starts_with(rootfs) && point != Path::new("/") {
+            hide(&point).context(|| format!("unmount the host's {}", quote(&point)))?;
         }
     }
     fchdir(&root.0).context(operation)?;

@@ -12,7 +12,6 @@ use std::fs;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::Uid;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder};
 
 use super::spawn::write_maps;
@@ -24,14 +23,7 @@ use crate::sys::channel::Channel;
 use crate::sys::clone::{self, Birth, Parent};
 use crate::sys::namespace;
 use crate::sys::process::ExitStatus;
-use crate::sys::user;
-
-/// A range of subordinate ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Subordinate {
-    first: u32,
-    count: u32,
-}
+use crate::sys::user::{self, Subordinate, subordinates};
 
 /// Enters a new user namespace, and a mount namespace that it owns: the caller's own id becomes 0, its subordinate ids
 /// those from 1 on. Must be called single-threaded.
@@ -43,8 +35,8 @@ pub fn enter_own() -> Result<()> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let name = user::by_id(uid.as_raw()).context(operation)?.map(|user| user.name);
     let maps = linux(
-        plan_map(uid.as_raw(), subordinates("/etc/subuid", name.as_deref(), uid)?)?,
-        plan_map(gid.as_raw(), subordinates("/etc/subgid", name.as_deref(), uid)?)?,
+        plan_map(uid.as_raw(), subordinates("/etc/subuid", name.as_deref(), uid.as_raw())?)?,
+        plan_map(gid.as_raw(), subordinates("/etc/subgid", name.as_deref(), uid.as_raw())?)?,
     );
     let own_pid = nix::unistd::getpid().as_raw();
     let (here, there) = Channel::pair()?;
@@ -145,39 +137,9 @@ fn plan_map(own: u32, subordinates: Vec<Subordinate>) -> Result<Vec<LinuxIdMappi
     Ok(lines)
 }
 
-/// Without the file, or an entry in it, there are none.
-fn subordinates(file: &str, name: Option<&str>, uid: Uid) -> Result<Vec<Subordinate>> {
-    match fs::read_to_string(file) {
-        Ok(table) => Ok(parse_subordinates(&table, name, uid.as_raw())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).context(|| format!("read {file}")),
-    }
-}
-
-/// `user:first:count`, the user by name or number (subuid(5)); anything else is passed over, as by newuidmap(1).
-fn parse_subordinates(table: &str, name: Option<&str>, uid: u32) -> Vec<Subordinate> {
-    let number = uid.to_string();
-    let parse = |line: &str| {
-        let mut fields = line.trim().split(':');
-        let user = fields.next()?;
-        let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        ((Some(user) == name || user == number) && count > 0).then_some(Subordinate { first, count })
-    };
-    table.lines().filter_map(parse).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn subordinate_ids_are_found_by_name_and_by_number() {
-        let table = "# comment\nalice:100000:65536\nbob:1:2\n1000:300000:10\nalice:x:3\nalice:5:0\n";
-        let found = parse_subordinates(table, Some("alice"), 1000);
-        let expected = [Subordinate { first: 100_000, count: 65536 }, Subordinate { first: 300_000, count: 10 }];
-        assert_eq!(found, expected);
-        assert!(parse_subordinates(table, None, 7).is_empty());
-    }
 
     #[test]
     fn ids_inside_have_no_gaps_and_begin_with_ones_own() {

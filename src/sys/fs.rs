@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::StatVfs;
 
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::mount_table;
 
 /// Prefix of every temporary file of ours: whoever finds one that nobody holds may remove it.
 pub const TEMPORARY_PREFIX: &str = ".tmp-";
@@ -144,34 +145,13 @@ pub fn open_path(path: &Path) -> Result<File> {
 pub fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let operation = || format!("find the mount of {}", quote(path));
     let path = fs::canonicalize(path).context(operation)?;
-    let table = fs::read_to_string("/proc/self/mountinfo").context(operation)?;
-    // Later lines are mounted over earlier ones, so of equals the last is the one that is seen.
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape_mount);
-    points
+    let table = mount_table::read().context(operation)?;
+    // Of equals the last is taken, which is the one that is seen.
+    mount_table::parse(&table)
+        .map(|mount| mount.point)
         .filter(|point| path.starts_with(point))
         .max_by_key(|point| point.as_os_str().len())
         .ok_or_else(|| Error::new(Kind::System, operation(), "it lies under no mount that is visible here"))
-}
-
-/// The kernel writes space, tab, newline and backslash in mount tables as three octal digits.
-fn unescape_mount(field: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(value) => {
-                bytes.push(value);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 /// Makes the directory `to` look like the directory `from`: owner, mode, those extended attributes whose names
@@ -300,12 +280,6 @@ mod tests {
         fs::write(&path, [0; 11]).unwrap();
         assert_eq!(read_capped(&path, 10).unwrap_err().kind(), Kind::Damaged);
         assert_eq!(read_capped(&path, 11).unwrap().len(), 11);
-    }
-
-    #[test]
-    fn mount_tables_are_unescaped() {
-        assert_eq!(unescape_mount("/a\\040b\\134c"), Path::new("/a b\\c"));
-        assert_eq!(unescape_mount("/plain\\"), Path::new("/plain\\"));
     }
 
     #[test]

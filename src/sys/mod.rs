@@ -12,6 +12,7 @@ pub mod exe;
 pub mod fs;
 pub mod lock;
 pub mod mount;
+pub mod mount_table;
 pub mod namespace;
 pub mod process;
 pub mod schedule;

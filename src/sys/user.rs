@@ -1,4 +1,4 @@
-//! Users by number. The C library's look-up loads modules into the caller, which a static program cannot: the file is
+//! Users by number, and the ids that they may use beside their own. The C library's look-up loads modules into the caller, which a static program cannot: the file is
 //! read here, and whoever is not in there is left to getent(1), which asks all that the machine knows.
 
 use std::fs;
@@ -15,6 +15,15 @@ pub struct User {
     pub name: String,
     /// The home directory.
     pub home: PathBuf,
+}
+
+/// A range of subordinate ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subordinate {
+    /// The first of them.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// The user that has this number; `None` if nobody has.
@@ -52,6 +61,32 @@ fn find(table: &str, uid: u32) -> Option<User> {
     })
 }
 
+/// The subordinate ids that `/etc/subuid` or `/etc/subgid` gives to a user. Without the file, or an entry in it, there
+/// are none.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn subordinates(file: &str, name: Option<&str>, uid: u32) -> Result<Vec<Subordinate>> {
+    match fs::read_to_string(file) {
+        Ok(table) => Ok(parse_subordinates(&table, name, uid)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).context(|| format!("read {file}")),
+    }
+}
+
+/// `user:first:count`, the user by name or number (subuid(5)); anything else is passed over, as by newuidmap(1).
+#[must_use]
+pub fn parse_subordinates(table: &str, name: Option<&str>, uid: u32) -> Vec<Subordinate> {
+    let number = uid.to_string();
+    let parse = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let user = fields.next()?;
+        let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        ((Some(user) == name || user == number) && count > 0).then_some(Subordinate { first, count })
+    };
+    table.lines().filter_map(parse).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +98,14 @@ mod tests {
         assert_eq!(find(table, 8), None);
         assert_eq!(by_id(0).unwrap().unwrap().name, "root");
         assert_eq!(by_id(4_000_123).unwrap(), None);
+    }
+
+    #[test]
+    fn subordinate_ids_are_found_by_name_and_by_number() {
+        let table = "# comment\nalice:100000:65536\nbob:1:2\n1000:300000:10\nalice:x:3\nalice:5:0\n";
+        let found = parse_subordinates(table, Some("alice"), 1000);
+        let expected = [Subordinate { first: 100_000, count: 65536 }, Subordinate { first: 300_000, count: 10 }];
+        assert_eq!(found, expected);
+        assert!(parse_subordinates(table, None, 7).is_empty());
     }
 }

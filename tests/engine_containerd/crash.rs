@@ -3,15 +3,24 @@
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::cri::shell;
+use crate::cri::{Cri, shell};
 use crate::daemon::Containerd;
 use crate::harness::{World, eventually};
-use crate::message::EXITED;
+use crate::message::{EXITED, Pod};
 
 /// Changes something, and runs until it is asked to stop.
 const WRITER: &str = "echo kept >/root/state; echo ready; trap 'exit 0' TERM; while :; do sleep 0.05; done";
 /// Changes nothing.
 const READER: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+
+/// A pod that comes after finds what the one before wrote, as the one entry of its ring.
+fn assert_kept(world: &World, cri: &Cri, pod: &Pod) {
+    let sandbox = cri.run_pod(pod).unwrap();
+    let id = cri.run(&sandbox, pod, shell("app", READER));
+    assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
+    assert_eq!(world.seqs("k8s.team/web-app"), [1]);
+    cri.remove_pod(&sandbox);
+}
 
 #[test]
 fn delete_does_not_wait_for_the_pack() {
@@ -45,11 +54,7 @@ fn the_death_of_a_shim_loses_nothing() {
     // containerd takes apart what the shim had; the pod is kubelet's to replace.
     eventually("containerd cleaned up", || cri.status(&id).state == EXITED);
     cri.remove_pod(&sandbox);
-    let sandbox = cri.run_pod(&pod).unwrap();
-    let id = cri.run(&sandbox, &pod, shell("app", READER));
-    assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
-    assert_eq!(world.seqs("k8s.team/web-app"), [1]);
-    cri.remove_pod(&sandbox);
+    assert_kept(&world, &cri, &pod);
 }
 
 #[test]
@@ -65,11 +70,7 @@ fn a_delete_that_dies_with_its_shim_loses_nothing() {
     eventually("delete was killed", || !containerd.trap().exists());
     cri.wait(&id);
     cri.remove_pod(&sandbox);
-    let sandbox = cri.run_pod(&pod).unwrap();
-    let id = cri.run(&sandbox, &pod, shell("app", READER));
-    assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
-    assert_eq!(world.seqs("k8s.team/web-app"), [1]);
-    cri.remove_pod(&sandbox);
+    assert_kept(&world, &cri, &pod);
 }
 
 #[test]
@@ -91,9 +92,5 @@ fn the_death_of_everything_loses_nothing() {
     containerd.start();
     let cri = containerd.cri();
     let next = cri.pod("team", "next").annotate("run.regen.ring", "web");
-    let sandbox = cri.run_pod(&next).unwrap();
-    let id = cri.run(&sandbox, &next, shell("app", READER));
-    assert_eq!(cri.shell(&id, "cat /root/state"), "kept\n");
-    assert_eq!(world.seqs("k8s.team/web-app"), [1]);
-    cri.remove_pod(&sandbox);
+    assert_kept(&world, &cri, &next);
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Finding;
+use crate::sys::mount_table;
 
 /// What engines set limits of as a matter of course.
 const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
@@ -21,7 +22,7 @@ struct Hierarchies {
 }
 
 pub(super) fn examine() -> Vec<Finding> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = mount_table::read().unwrap_or_default();
     let mut found = parse(&table);
     if let Some(v2) = &found.v2 {
         let text = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
@@ -32,17 +33,15 @@ pub(super) fn examine() -> Vec<Finding> {
 
 fn parse(table: &str) -> Hierarchies {
     let mut found = Hierarchies::default();
-    for line in table.lines() {
-        let Some((place, details)) = line.split_once(" - ") else { continue };
-        let mut details = details.split(' ');
-        let (kind, options) = (details.next().unwrap_or_default(), details.nth(1).unwrap_or_default());
-        match kind {
+    for mount in mount_table::parse(table) {
+        match mount.kind {
             "cgroup2" => {
-                found.v2 = found.v2.take().or_else(|| place.split(' ').nth(4).map(|point| Path::new(point).to_owned()));
+                found.v2 = found.v2.take().or(Some(mount.point));
             }
             // Its other options: rw, xattr, and the name of a hierarchy without controllers.
             "cgroup" => found.v1.extend(
-                options
+                mount
+                    .options
                     .split(',')
                     .filter(|word| !["rw", "ro", "xattr"].contains(word) && !word.contains('='))
                     .map(str::to_owned),
@@ -80,6 +79,8 @@ fn judge(found: &Hierarchies) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::ops::doctor::Status;
 

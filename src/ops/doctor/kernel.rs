@@ -9,6 +9,7 @@ use super::Finding;
 use super::program;
 use crate::error::Error;
 use crate::overlay;
+use crate::sys::user::{Subordinate, subordinates};
 
 /// mount_setattr(2), without which no mount gets its flags.
 const OLDEST: Version = Version(5, 12);
@@ -142,10 +143,7 @@ fn look_user_namespaces() -> UserNamespaces {
     let user = (!uid.is_root()).then(|| {
         let entry = crate::sys::user::by_id(uid.as_raw()).ok().flatten();
         let name = entry.map_or_else(|| uid.to_string(), |entry| entry.name);
-        let ids = |path: &str| {
-            let table = fs::read_to_string(path).unwrap_or_default();
-            parse_subordinate(&table, &name, uid.as_raw())
-        };
+        let ids = |path: &str| count(&subordinates(path, Some(&name), uid.as_raw()).unwrap_or_default());
         let subordinate = ids("/etc/subuid").min(ids("/etc/subgid"));
         let mappers = program::find("newuidmap").is_some() && program::find("newgidmap").is_some();
         User { name, subordinate, mappers }
@@ -158,15 +156,8 @@ fn look_user_namespaces() -> UserNamespaces {
     }
 }
 
-/// The ids that a table in the form of subuid(5) gives to a user.
-fn parse_subordinate(table: &str, name: &str, uid: u32) -> u64 {
-    let of_line = |line: &str| {
-        let mut fields = line.split(':');
-        let owner = fields.next()?;
-        let count = fields.nth(1)?.trim().parse::<u64>().ok()?;
-        (owner == name || owner.parse() == Ok(uid)).then_some(count)
-    };
-    table.lines().filter_map(of_line).fold(0, u64::saturating_add)
+fn count(ranges: &[Subordinate]) -> u64 {
+    ranges.iter().map(|range| u64::from(range.count)).sum()
 }
 
 fn judge_user_namespaces(found: &UserNamespaces) -> Finding {
@@ -207,6 +198,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
     use crate::ops::doctor::Status;
+    use crate::sys::user::parse_subordinates;
 
     #[test]
     fn kernels_are_judged_by_what_they_lack() {
@@ -265,7 +257,7 @@ mod tests {
     #[test]
     fn subordinate_ids_are_given_by_name_or_number_and_add_up() {
         let table = "ann:100000:65536\nbob:1:1\n1000:300000:10\nbroken\nann:x:y\n";
-        assert_eq!(parse_subordinate(table, "ann", 1000), 65_546);
-        assert_eq!(parse_subordinate(table, "eve", 7), 0);
+        assert_eq!(count(&parse_subordinates(table, Some("ann"), 1000)), 65_546);
+        assert_eq!(count(&parse_subordinates(table, Some("eve"), 7)), 0);
     }
 }

@@ -1,16 +1,16 @@
 //! What crashes left: under the state root, in the mount table, in the store.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Finding;
-use crate::error::{Context, Result, quote};
+use crate::error::{Result, quote};
 use crate::ops::Place;
 use crate::ops::load::MOUNT_POINT;
 use crate::ring::Ring;
 use crate::runtime::{Leftover, leftovers};
 use crate::store::{Run, Store};
+use crate::sys::mount_table;
 
 pub(super) fn examine(place: &Place) -> Vec<Finding> {
     let containers = leftovers(&place.root).map(|found| found.iter().map(judge_container).collect::<Vec<_>>());
@@ -51,8 +51,8 @@ fn judge_container(found: &Leftover) -> Finding {
 
 /// The mounts below the place where root file systems are attached, which nobody but their makers should see.
 fn look_mounts(place: &Path) -> Result<Vec<PathBuf>> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context(|| "read the mount table")?;
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let table = mount_table::read()?;
+    let points = mount_table::parse(&table).map(|mount| mount.point);
     Ok(points.filter(|point| point.starts_with(place)).collect())
 }
 

@@ -12,6 +12,7 @@ use crate::ops::Place;
 use crate::overlay::{Detached, Stack, Upper};
 use crate::store::{self, Store};
 use crate::sys::fs::{mount_point_of, space};
+use crate::sys::mount_table;
 
 /// With less than this part of the inodes free, many small files are the next thing that fails.
 const INODES_SHARE: u64 = 20;
@@ -53,14 +54,13 @@ fn look(directory: &Path) -> Result<Found> {
 
 fn file_system_type(path: &Path) -> Result<String> {
     let point = mount_point_of(path)?;
-    let table = fs::read_to_string("/proc/self/mountinfo").context(|| "read the mount table")?;
+    let table = mount_table::read()?;
     Ok(parse_type(&table, &point).unwrap_or_else(|| "an unknown file system".to_owned()))
 }
 
 /// The type of what is mounted last at a place.
 fn parse_type(table: &str, point: &Path) -> Option<String> {
-    let mut lines = table.lines().filter(|line| line.split(' ').nth(4).is_some_and(|field| Path::new(field) == point));
-    lines.next_back()?.split_once(" - ")?.1.split(' ').next().map(str::to_owned)
+    mount_table::parse(table).rfind(|mount| mount.point == point).map(|mount| mount.kind.to_owned())
 }
 
 /// Whether the kernel makes a writable overlay there. It is attached nowhere, and gone with this call.
