@@ -29,6 +29,7 @@ pub mod store;
 // rank 3: one capability each
 pub mod ring;
 pub mod runtime;
+pub mod service;
 
 // rank 4: where they meet
 pub mod ops;

@@ -27,6 +27,7 @@ const RANKS: &[(&str, u8)] = &[
     ("store", 2),
     ("ring", 3),
     ("runtime", 3),
+    ("service", 3),
     ("ops", 4),
     ("cli", 6),
     ("command", 6),

@@ -1,0 +1,14 @@
+//! Services: a name and a version, the sockets that clients know, and instances that come and go behind them.
+//!
+//! ```text
+//!  Definition ──> keeper: one process per instance, holds its sockets, its log, its end
+//!                   │ order, commands, replies (message)
+//!                 daemon: which instances there are, which one serves
+//! ```
+//!
+//! An instance is an ordinary container. What must outlive it is with its keeper; what must outlive the keeper is handed
+//! to the next one. The daemon decides and remembers, and its death harms nothing.
+
+pub mod address;
+pub mod definition;
+pub mod message;
