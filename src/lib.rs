@@ -23,6 +23,7 @@ pub mod overlay;
 pub mod pack;
 pub mod program;
 pub mod registration;
+pub mod registry;
 pub mod rootfs;
 pub mod store;
 

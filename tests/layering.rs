@@ -23,6 +23,7 @@ const RANKS: &[(&str, u8)] = &[
     ("pack", 2),
     ("program", 2),
     ("registration", 2),
+    ("registry", 2),
     ("rootfs", 2),
     ("store", 2),
     ("ring", 3),

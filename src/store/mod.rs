@@ -8,6 +8,7 @@
 //! ├── worker.log             what the last worker that failed failed at
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
+//! ├── registry.db            services, as the daemon remembers them (see the registry)
 //! └── rings/OWNER/NAME/      an OCI image layout with ring.json beside it
 //! ```
 //!
