@@ -10,5 +10,7 @@
 //! to the next one. The daemon decides and remembers, and its death harms nothing.
 
 pub mod address;
+pub mod choice;
 pub mod definition;
 pub mod message;
+pub mod roster;
