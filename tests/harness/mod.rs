@@ -13,6 +13,7 @@
 pub mod enclosure;
 pub mod image;
 mod leaks;
+pub mod load;
 pub mod ring;
 pub mod user;
 
