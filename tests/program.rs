@@ -11,7 +11,7 @@ use std::{env, fs, process};
 
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Linux, Process};
-use regen::program::{Kernel, Role, UserNamespace, plan};
+use regen::program::{Given, Kernel, Role, UserNamespace, plan};
 use serde_json::{Value, json};
 
 const VARIABLE: &str = "REGEN_OCI_TEST_PROGRAM";
@@ -81,7 +81,7 @@ fn become_program(request: &Value) -> regen::error::Error {
     let me = rustix::thread::gettid().as_raw_nonzero().get();
     let go = || {
         let kernel = Kernel::observe(&process, namespace)?;
-        let mut plan = plan(&process, linux.as_ref(), role, &kernel)?;
+        let mut plan = plan(&process, linux.as_ref(), role, &kernel, Given::of_environment())?;
         plan.pin(me)?;
         plan.limit(me)?;
         let listener = plan.prepare()?;

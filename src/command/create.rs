@@ -5,7 +5,7 @@ use crate::command::World;
 use crate::command::world::absolute;
 use crate::error::Result;
 use crate::image::process::Overrides;
-use crate::ops::load::{self, Source, Supervised, Wish};
+use crate::ops::load::{self, Network, Source, Supervised, Wish};
 use crate::runtime::CreateRequest;
 
 pub(super) fn run(world: &World, arguments: &cli::Create) -> Result<()> {
@@ -17,6 +17,8 @@ pub(super) fn run(world: &World, arguments: &cli::Create) -> Result<()> {
         default_ring: world.default_ring.clone(),
         process: Overrides::default(),
         terminal: false,
+        network: Network::Own,
+        notify: None,
         supervised: Supervised::Elsewhere,
     };
     load::create(&world.place, wish, |request| making(request)).map(drop)

@@ -5,7 +5,7 @@ use crate::command::world::absolute;
 use crate::command::{World, checkpoint, saved};
 use crate::error::{Error, Kind, Result};
 use crate::image::process::Overrides;
-use crate::ops::load::{self, Source, Supervised, Wish};
+use crate::ops::load::{self, Network, Source, Supervised, Wish};
 use crate::ops::save;
 use crate::runtime::{self, RestoreRequest, Starter};
 use crate::sys::signal::Blocked;
@@ -31,6 +31,8 @@ pub(super) fn run(world: &World, arguments: &Restore) -> Result<u8> {
         default_ring: world.default_ring.clone(),
         process: Overrides::default(),
         terminal: false,
+        network: Network::Own,
+        notify: None,
         supervised: if arguments.detach { Supervised::Elsewhere } else { Supervised::Here },
     };
     let live = load::create(&world.place, wish, |made| {

@@ -8,7 +8,7 @@ use crate::command::{World, create, saved};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
-use crate::ops::load::{self, Source, Supervised, Wish};
+use crate::ops::load::{self, Network, Source, Supervised, Wish};
 use crate::ops::save;
 use crate::runtime::{self, CreateRequest, Starter, Stdio};
 use crate::sys::exe;
@@ -71,7 +71,17 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
     };
     let supervised = if arguments.detach || arguments.keep { Supervised::Elsewhere } else { Supervised::Here };
     let default_ring = world.default_ring.clone();
-    Ok(Wish { id: arguments.id.clone(), source, ring, default_ring, process, terminal: arguments.tty, supervised })
+    Ok(Wish {
+        id: arguments.id.clone(),
+        source,
+        ring,
+        default_ring,
+        process,
+        terminal: arguments.tty,
+        network: Network::Own,
+        notify: None,
+        supervised,
+    })
 }
 
 /// Deletes and saves; the status is the container's, whatever becomes of its changes is said beside it.

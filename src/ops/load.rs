@@ -17,7 +17,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::request::{Create, RingRequest, choose, initial_limits};
-use super::{Place, base, image, worker};
+use super::{Place, base, image, notify, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, LayerId, RingName};
@@ -61,8 +61,21 @@ pub struct Wish {
     pub process: Overrides,
     /// Whether it gets a terminal, for sources that are not bundles.
     pub terminal: bool,
+    /// Whose network it has, for sources that are not bundles.
+    pub network: Network,
+    /// A datagram socket of the host's that its program finds by `NOTIFY_SOCKET`.
+    pub notify: Option<PathBuf>,
     /// Whether this process stays and will seal its upper.
     pub supervised: Supervised,
+}
+
+/// Whose network a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// One of its own, with a loopback device only.
+    Own,
+    /// The host's: for services, which are reached under the host's addresses.
+    Host,
 }
 
 /// Whether somebody waits for the end of a container.
@@ -177,6 +190,9 @@ fn override_process(mut spec: Spec, wish: &Wish) -> Spec {
     }
     if wish.terminal {
         process.set_terminal(Some(true));
+    }
+    if let Some(socket) = &wish.notify {
+        notify::bind(&mut spec, socket);
     }
     spec
 }
@@ -341,6 +357,9 @@ fn request(store: &Store, plan: &Plan, run: &Run, root: &Path) -> Result<CreateR
         Some(spec) => spec.clone(),
         None => template::run(root, &run_options(plan, root)?),
     };
+    if let (Some(socket), None) = (&wish.notify, &plan.spec) {
+        notify::bind(&mut spec, socket);
+    }
     let mut spec_root = spec.root().clone().unwrap_or_default();
     spec_root.set_path(root.to_owned());
     spec.set_root(Some(spec_root));
@@ -375,7 +394,7 @@ fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
         additional_gids: user.additional_gids,
         terminal: wish.terminal,
         hostname: wish.id.to_string(),
-        host_network: false,
+        host_network: wish.network == Network::Host,
         no_tty_group: !maps_group(template::TTY_GROUP),
     })
 }

@@ -10,6 +10,7 @@ mod base;
 pub mod doctor;
 mod image;
 pub mod load;
+mod notify;
 pub mod request;
 pub mod save;
 pub mod worker;

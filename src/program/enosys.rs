@@ -18,19 +18,12 @@ use std::collections::BTreeMap;
 use libseccomp::ScmpSyscall;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction};
 
+use super::bpf::{
+    ARCHITECTURE, AUDIT_ARCH_X86_64, ENOSYS, JUMP, JUMP_IF_ABOVE, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, NUMBER, X32_BIT,
+    answer, load,
+};
 use super::seccomp::scmp_arch;
 use crate::sys::seccomp::Instruction;
-
-/// x86_64 and x32 have one architecture for the kernel; numbers of x32 have this bit.
-const X32_BIT: u32 = 0x4000_0000;
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-
-/// `SECCOMP_RET_ERRNO | ENOSYS`.
-const RETURN_ENOSYS: u32 = 0x0005_0000 | nix::errno::Errno::ENOSYS as u32;
-
-/// Offsets into `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
 
 /// The highest number that a filter names for the two kinds of numbers that one architecture can have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,13 +34,13 @@ struct Highest {
 
 /// What to put in front of a compiled filter; nothing if there is nothing to do.
 pub(super) fn prefix(seccomp: &LinuxSeccomp) -> Vec<Instruction> {
-    const ENOSYS: u32 = nix::errno::Errno::ENOSYS as u32;
+    const NUMBER_OF_ENOSYS: u32 = nix::errno::Errno::ENOSYS as u32;
     match seccomp.default_action() {
         // A tracer answers for itself.
         LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog | LinuxSeccompAction::ScmpActTrace => {
             Vec::new()
         }
-        _ if seccomp.default_errno_ret() == Some(ENOSYS) => Vec::new(),
+        _ if seccomp.default_errno_ret() == Some(NUMBER_OF_ENOSYS) => Vec::new(),
         LinuxSeccompAction::ScmpActKill
         | LinuxSeccompAction::ScmpActKillThread
         | LinuxSeccompAction::ScmpActKillProcess
@@ -78,7 +71,7 @@ fn highest(seccomp: &LinuxSeccomp) -> BTreeMap<u32, Highest> {
 }
 
 /// The architecture that this binary was built for, which every filter of the library begins with.
-fn native() -> Arch {
+pub(super) fn native() -> Arch {
     if cfg!(target_arch = "x86_64") {
         Arch::ScmpArchX86_64
     } else if cfg!(target_arch = "aarch64") {
@@ -137,56 +130,14 @@ fn check(top: Option<u32>) -> Vec<Instruction> {
     let to_filter = Instruction { code: JUMP, jt: 0, jf: 0, k: 0 };
     match top {
         None => vec![to_filter],
-        Some(top) => vec![
-            Instruction { code: JUMP_IF_ABOVE, jt: 1, jf: 0, k: top },
-            to_filter,
-            Instruction { code: RETURN, jt: 0, jf: 0, k: RETURN_ENOSYS },
-        ],
+        Some(top) => vec![Instruction { code: JUMP_IF_ABOVE, jt: 1, jf: 0, k: top }, to_filter, answer(ENOSYS)],
     }
-}
-
-/// `BPF_LD | BPF_W | BPF_ABS`.
-const LOAD: u16 = 0x20;
-/// `BPF_JMP | BPF_JA`.
-const JUMP: u16 = 0x05;
-/// `BPF_JMP | BPF_JEQ | BPF_K`.
-const JUMP_IF_EQUAL: u16 = 0x15;
-/// `BPF_JMP | BPF_JGT | BPF_K`.
-const JUMP_IF_ABOVE: u16 = 0x25;
-/// `BPF_JMP | BPF_JGE | BPF_K`.
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-/// `BPF_RET | BPF_K`.
-const RETURN: u16 = 0x06;
-
-fn load(offset: u32) -> Instruction {
-    Instruction { code: LOAD, jt: 0, jf: 0, k: offset }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::bpf::run;
     use super::*;
-
-    /// What the prefix does with a call: an answer, or nothing, so that the filter is asked.
-    fn run(program: &[Instruction], arch: u32, number: u32) -> Option<u32> {
-        let (mut at, mut accumulator) = (0, 0);
-        while let Some(instruction) = program.get(at) {
-            let choose = |truth: bool| usize::from(if truth { instruction.jt } else { instruction.jf });
-            at += 1 + match instruction.code {
-                LOAD => {
-                    accumulator = if instruction.k == NUMBER { number } else { arch };
-                    0
-                }
-                JUMP => instruction.k as usize,
-                JUMP_IF_EQUAL => choose(accumulator == instruction.k),
-                JUMP_IF_ABOVE => choose(accumulator > instruction.k),
-                JUMP_IF_AT_LEAST => choose(accumulator >= instruction.k),
-                RETURN => return Some(instruction.k),
-                code => panic!("code {code}"),
-            };
-        }
-        assert_eq!(at, program.len(), "a jump beyond the beginning of the filter");
-        None
-    }
 
     #[test]
     fn only_numbers_above_the_highest_of_their_own_kind_are_answered() {
@@ -204,7 +155,7 @@ mod tests {
             (0x4000_0003, 301, true),
             (0xc000_00b7, 9999, false),
         ] {
-            assert_eq!(run(&program, arch, number), answered.then_some(RETURN_ENOSYS), "{arch:x} {number}");
+            assert_eq!(run(&program, arch, number), answered.then_some(ENOSYS), "{arch:x} {number}");
         }
         let without_x32 = assemble(&[(AUDIT_ARCH_X86_64, Highest { plain: Some(400), x32: None })].into());
         assert_eq!(run(&without_x32, AUDIT_ARCH_X86_64, X32_BIT | 1), None);

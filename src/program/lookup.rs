@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use oci_spec::runtime::Process;
 
+use super::activation::Activation;
 use crate::error::{Error, Kind, Result};
 
 /// Where a process without PATH is looked for. Kubernetes' pause image has none.
@@ -21,8 +22,8 @@ pub(super) struct Command {
     arguments: Vec<String>,
     variables: Vec<String>,
     directory: PathBuf,
-    /// Descriptors that the engine passed by socket activation: how many, and their names.
-    activation: Option<(u32, Option<String>)>,
+    /// Sockets that it finds open.
+    activation: Option<Activation>,
 }
 
 /// What execve(2) takes.
@@ -34,7 +35,7 @@ pub(super) struct Image {
 }
 
 /// Decides what to execute.
-pub(super) fn plan(process: &Process, activation: Option<(u32, Option<String>)>) -> Result<Command> {
+pub(super) fn plan(process: &Process, activation: Option<Activation>) -> Result<Command> {
     let arguments = process.args().clone().unwrap_or_default();
     if arguments.first().is_none_or(String::is_empty) {
         return Err(Error::new(Kind::Invalid, "read process.args", "there is nothing to run"));
@@ -44,12 +45,6 @@ pub(super) fn plan(process: &Process, activation: Option<(u32, Option<String>)>)
         return Err(Error::new(Kind::Invalid, "read process", "a NUL in an argument or variable"));
     }
     Ok(Command { arguments, variables, directory: process.cwd().clone(), activation })
-}
-
-/// `LISTEN_FDS` and `LISTEN_FDNAMES` of our own environment.
-pub(super) fn activation() -> Option<(u32, Option<String>)> {
-    let count = std::env::var("LISTEN_FDS").ok()?.parse().ok().filter(|count| *count > 0)?;
-    Some((count, std::env::var("LISTEN_FDNAMES").ok()))
 }
 
 impl Command {
@@ -79,17 +74,9 @@ impl Command {
             variables.retain(|entry| entry != "HOME=");
             variables.push(format!("HOME={}", home.unwrap_or("/")));
         }
-        if let Some((count, names)) = &self.activation {
-            let mut put = |name: &str, value: &str| {
-                variables.retain(|entry| entry.strip_prefix(name).is_none_or(|rest| !rest.starts_with('=')));
-                variables.push(format!("{name}={value}"));
-            };
-            put("LISTEN_FDS", &count.to_string());
+        if let Some(activation) = &self.activation {
             // The number that the process itself sees.
-            put("LISTEN_PID", &std::process::id().to_string());
-            if let Some(names) = names {
-                put("LISTEN_FDNAMES", names);
-            }
+            activation.announce(&mut variables, std::process::id());
         }
         variables
     }
@@ -157,7 +144,7 @@ fn describe(name: &str, errno: Errno) -> Error {
 mod tests {
     use super::*;
 
-    fn command(value: &serde_json::Value, activation: Option<(u32, Option<String>)>) -> Result<Command> {
+    fn command(value: &serde_json::Value, activation: Option<Activation>) -> Result<Command> {
         let mut process = serde_json::json!({"user": {"uid": 0, "gid": 0}, "cwd": "/"});
         process.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
         plan(&serde_json::from_value(process).unwrap(), activation)
@@ -187,9 +174,9 @@ mod tests {
     #[test]
     fn a_home_is_given_where_there_is_none_and_sockets_are_announced() {
         let value = serde_json::json!({"args": ["a"], "env": ["A=1", "HOME=", "LISTEN_FDS=9", "LISTEN_FDS_NOT=1"]});
-        let variables = command(&value, Some((2, Some("web".to_owned())))).unwrap().environment(Some("/root"));
+        let variables = command(&value, Activation::of_names(["web"]).unwrap()).unwrap().environment(Some("/root"));
         let pid = format!("LISTEN_PID={}", std::process::id());
-        assert_eq!(variables, ["A=1", "LISTEN_FDS_NOT=1", "HOME=/root", "LISTEN_FDS=2", &pid, "LISTEN_FDNAMES=web"]);
+        assert_eq!(variables, ["A=1", "LISTEN_FDS_NOT=1", "HOME=/root", "LISTEN_FDS=1", &pid, "LISTEN_FDNAMES=web"]);
         let value = serde_json::json!({"args": ["a"], "env": ["HOME=/x"]});
         assert_eq!(command(&value, None).unwrap().environment(None), ["HOME=/x"]);
     }

@@ -19,11 +19,15 @@
 //! takes it away. A filter that notifies is the exception: its listener is handed over before the container counts as
 //! created, so it is loaded at the end of `prepare`. From then on a call that it reports waits for an answer; the
 //! listener is best handed over by write(2) of its number and pidfd_getfd(2), as only `write` is refused there.
+//! The filter that reports binds ([`Intercept::Binds`]) is loaded there too, before the container's own.
 
+mod activation;
+mod bpf;
 mod capability;
 mod directory;
 mod enosys;
 mod feature;
+mod intercept;
 mod label;
 mod limit;
 mod lookup;
@@ -38,11 +42,13 @@ use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Linux, Process};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
+pub use activation::{Activation, FIRST as FIRST_SOCKET};
 pub use feature::{FilterFeatures, filter_features};
+pub use intercept::Intercept;
 pub use label::mount_label;
 pub use null::reopen_null;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::seccomp::load_filter;
 use crate::sys::signal::restore_for_exec;
 
@@ -74,11 +80,10 @@ pub struct Kernel {
     known: CapabilitySet,
     own: CapabilitySet,
     modules: label::Modules,
-    activation: Option<(u32, Option<String>)>,
 }
 
 impl Kernel {
-    /// Looks, in the parent; also at `LISTEN_FDS` in our environment.
+    /// Looks, in the parent.
     ///
     /// # Errors
     /// Those of the calls that look.
@@ -89,7 +94,24 @@ impl Kernel {
             UserNamespace::Other => known,
         };
         let modules = label::Modules::observe(process);
-        Ok(Self { namespace, known, own, modules, activation: lookup::activation() })
+        Ok(Self { namespace, known, own, modules })
+    }
+}
+
+/// What a process gets from its maker beside what its specification says.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Sockets that it finds open; whoever executes it puts them there.
+    pub activation: Option<Activation>,
+    /// Which of its calls its maker answers.
+    pub intercept: Intercept,
+}
+
+impl Given {
+    /// What the caller of the runtime passes on by its environment.
+    #[must_use]
+    pub fn of_environment() -> Self {
+        Self { activation: Activation::of_environment(), intercept: Intercept::No }
     }
 }
 
@@ -112,6 +134,8 @@ pub struct Plan {
     known: CapabilitySet,
     sets: capability::Sets,
     filter: Option<seccomp::Filter>,
+    /// The filter that reports to the maker.
+    reporter: Option<seccomp::Filter>,
     command: lookup::Command,
     image: Option<lookup::Image>,
 }
@@ -120,9 +144,9 @@ pub struct Plan {
 /// container's for an exec too.
 ///
 /// # Errors
-/// [`crate::error::Kind::Invalid`] naming what makes no sense, [`crate::error::Kind::Unsupported`] for what this kernel
-/// lacks.
-pub fn plan(process: &Process, linux: Option<&Linux>, role: Role<'_>, kernel: &Kernel) -> Result<Plan> {
+/// [`Kind::Invalid`] naming what makes no sense, [`Kind::Unsupported`] for what this kernel lacks, or for a filter that
+/// has a listener of its own where binds are intercepted.
+pub fn plan(process: &Process, linux: Option<&Linux>, role: Role<'_>, kernel: &Kernel, given: Given) -> Result<Plan> {
     let (sets, left_out) = capability::plan(process.capabilities().as_ref(), kernel.known, kernel.own);
     for left in left_out {
         tracing::warn!(capability = %left.capability, set = left.set, "capability is left out: {}", left.reason);
@@ -131,6 +155,7 @@ pub fn plan(process: &Process, linux: Option<&Linux>, role: Role<'_>, kernel: &K
         Role::Init => limit::Affinity::default(),
         Role::Exec { .. } => limit::plan_affinity(process.exec_cpu_affinity().as_ref())?,
     };
+    let filter = linux.and_then(|linux| linux.seccomp().as_ref()).map(seccomp::compile).transpose()?;
     Ok(Plan {
         labels: label::plan(process, kernel.modules)?,
         gain: if process.no_new_privileges() == Some(true) { Gain::Forbidden } else { Gain::Allowed },
@@ -140,10 +165,24 @@ pub fn plan(process: &Process, linux: Option<&Linux>, role: Role<'_>, kernel: &K
         credentials: user::plan(process.user())?,
         known: kernel.known,
         sets,
-        filter: linux.and_then(|linux| linux.seccomp().as_ref()).map(seccomp::compile).transpose()?,
-        command: lookup::plan(process, kernel.activation.clone())?,
+        reporter: plan_reporter(given.intercept, filter.as_ref())?,
+        filter,
+        command: lookup::plan(process, given.activation)?,
         image: None,
     })
+}
+
+fn plan_reporter(intercept: Intercept, own: Option<&seccomp::Filter>) -> Result<Option<seccomp::Filter>> {
+    match (intercept, own) {
+        (Intercept::No, _) => Ok(None),
+        (Intercept::Binds, Some(own)) if own.notifies() => {
+            let cause =
+                "its seccomp profile has a listener of its own (SCMP_ACT_NOTIFY), and a process can have only one";
+            Err(Error::new(Kind::Unsupported, "intercept binds", cause)
+                .next("take the rule out of linux.seccomp, or let the program use the sockets that it is given"))
+        }
+        (Intercept::Binds, _) => intercept::filter().map(Some),
+    }
 }
 
 fn plan_schedule(process: &Process, linux: Option<&Linux>, role: Role<'_>) -> Result<schedule::Schedule> {
@@ -183,11 +222,11 @@ impl Plan {
     }
 
     /// In the child, inside its root: everything that does not have to wait for `start`. Returns the listener of a
-    /// filter that notifies, for the parent to send to the filter's `listenerPath`.
+    /// filter that notifies: for the parent to send to the `listenerPath` of the container's own, or to keep if it
+    /// intercepts.
     ///
     /// # Errors
-    /// [`crate::error::Kind::CommandNotFound`] and [`crate::error::Kind::CommandNotExecutable`] for the program, else
-    /// what was refused.
+    /// [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for the program, else what was refused.
     pub fn prepare(&mut self) -> Result<Option<OwnedFd>> {
         self.labels.apply()?;
         if self.gain == Gain::Forbidden {
@@ -206,14 +245,18 @@ impl Plan {
         directory::enter_as_user(directory, entry)?;
         directory::check_inside()?;
         self.image = Some(self.command.resolve(home.as_deref())?);
-        if self.filter.as_ref().is_some_and(seccomp::Filter::notifies) { self.confine() } else { Ok(None) }
+        match self.reporter.take() {
+            Some(reporter) => load_filter(&reporter.program, reporter.flags).context(|| "intercept binds"),
+            None if self.filter.as_ref().is_some_and(seccomp::Filter::notifies) => self.confine(),
+            None => Ok(None),
+        }
     }
 
     /// What the process needs until it is confined.
     fn extra(&self) -> CapabilitySet {
-        match (&self.filter, self.gain) {
-            (Some(_), Gain::Allowed) => CapabilitySet::SYS_ADMIN,
-            (Some(_), Gain::Forbidden) | (None, _) => CapabilitySet::empty(),
+        match (self.filter.is_some() || self.reporter.is_some(), self.gain) {
+            (true, Gain::Allowed) => CapabilitySet::SYS_ADMIN,
+            (true, Gain::Forbidden) | (false, _) => CapabilitySet::empty(),
         }
     }
 
@@ -233,9 +276,7 @@ impl Plan {
         match (confined, &self.image) {
             (Err(error), _) => error,
             (Ok(_), Some(image)) => image.execute(),
-            (Ok(_), None) => {
-                Error::new(crate::error::Kind::Invalid, "execute the program", "the process was not prepared")
-            }
+            (Ok(_), None) => Error::new(Kind::Invalid, "execute the program", "the process was not prepared"),
         }
     }
 }

@@ -12,11 +12,13 @@ use serde_json::value::RawValue;
 use crate::cgroup::{self, Cgroup, Creation, Entrance, Manager};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
+use crate::program::{Activation, FIRST_SOCKET, Given, Intercept};
 use crate::rootfs::{Around, Hierarchy, Pivot};
 use crate::runtime::record::{self, Phase, Record};
 use crate::runtime::spawn::{self, Born, Order, Plan, Privilege};
 use crate::runtime::{Pty, RestoreRequest, StateRoot, checkpoint, delete, start};
 use crate::sys::channel::{Channel, Listener};
+use crate::sys::clone::lift;
 use crate::sys::fs::open_path;
 use crate::sys::process::{Identity, Process, kill_children};
 use crate::sys::user_namespace::outside;
@@ -51,6 +53,15 @@ pub enum Starter {
     Creator,
 }
 
+/// A socket that a container's program finds open, from descriptor 3 on, in the order in which they are given.
+#[derive(Debug)]
+pub struct Listen {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// What `LISTEN_FDNAMES` calls it: printable ASCII without blanks and colons. Several may have one name.
+    pub name: String,
+}
+
 /// What a container is made from.
 #[derive(Debug)]
 pub struct CreateRequest {
@@ -66,6 +77,11 @@ pub struct CreateRequest {
     pub pid_file: Option<PathBuf>,
     /// How many descriptors from 3 on stay open in the container.
     pub preserve_fds: u32,
+    /// The sockets that its program gets by socket activation, instead of any that our own environment speaks of. None
+    /// of ours can be preserved beside them.
+    pub listen: Vec<Listen>,
+    /// Which calls of its processes the creator answers, by [`Created::listener`].
+    pub intercept: Intercept,
     /// chroot instead of pivot_root, for a root file system on the initial ramdisk.
     pub no_pivot: bool,
     /// Leaves the caller's session keyring to the container.
@@ -95,6 +111,8 @@ impl CreateRequest {
             console_socket: None,
             pid_file: None,
             preserve_fds: 0,
+            listen: Vec::new(),
+            intercept: Intercept::No,
             no_pivot: false,
             no_new_keyring: false,
             cgroups: Manager::Cgroupfs,
@@ -116,6 +134,8 @@ pub struct Created {
     pub cgroup: Cgroup,
     /// The near end of its terminal, for [`Stdio::Pty`].
     pub pty: Option<Pty>,
+    /// Where calls are answered, for [`Intercept::Binds`]. Once nobody has it any more, they fail with ENOSYS.
+    pub listener: Option<OwnedFd>,
     /// The way to its process.
     pub(super) way: Way,
     /// That of the request.
@@ -145,6 +165,7 @@ pub fn create(root: &StateRoot, mut request: CreateRequest) -> Result<Created> {
     let operation = || format!("create container '{id}'");
     record::check_free(root, &id)?;
     check_terminal(&request).context(operation)?;
+    check_given(&request).context(operation)?;
     let mut record = plan_record(&request).context(operation)?;
     let plan = plan(&request, &record).context(operation)?;
     record.cgroup.check_free().context(operation)?;
@@ -193,6 +214,23 @@ fn check_terminal(request: &CreateRequest) -> Result<()> {
     }
 }
 
+/// What cannot be had together.
+fn check_given(request: &CreateRequest) -> Result<()> {
+    let intercepts = request.intercept == Intercept::Binds;
+    let refuse = |what: &str, cause: &str| Err(Error::new(Kind::Unsupported, what, cause));
+    if !request.listen.is_empty() && request.preserve_fds > 0 {
+        return refuse("pass sockets", "descriptors are preserved from 3 on, where the sockets would be");
+    }
+    if request.restore.is_some() && (intercepts || !request.listen.is_empty()) {
+        return refuse("pass sockets", "processes that are restored have theirs already");
+    }
+    let hooks = request.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    if intercepts && hooks.is_some_and(|hooks| !hooks.is_empty()) {
+        return refuse("intercept binds", "a startContainer hook that binds would wait before anybody answers");
+    }
+    Ok(())
+}
+
 fn plan_record(request: &CreateRequest) -> Result<Record> {
     let spec = &request.spec;
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
@@ -228,7 +266,12 @@ fn plan(request: &CreateRequest, record: &Record) -> Result<Plan> {
         .map(|directory| Hierarchy { controllers: directory.controllers.clone(), directory: directory.path.clone() })
         .collect();
     let pivot = if request.no_pivot { Pivot::Move } else { Pivot::Pivot };
-    spawn::plan(&request.spec, &Around { bundle: &request.bundle, rootfs: &record.rootfs, cgroups: &cgroups, pivot })
+    let given = match Activation::of_names(request.listen.iter().map(|listen| listen.name.as_str()))? {
+        None => Given { intercept: request.intercept, ..Given::of_environment() },
+        activation => Given { intercept: request.intercept, activation },
+    };
+    let around = Around { bundle: &request.bundle, rootfs: &record.rootfs, cgroups: &cgroups, pivot };
+    spawn::plan(&request.spec, &around, given)
 }
 
 /// Puts the container on record, and makes its cgroups.
@@ -260,7 +303,7 @@ fn build(
     let id = request.id.clone();
     if let Some(restore) = &request.restore {
         let process = checkpoint::revive(record, &request.spec, &root.container(&id), restore)?;
-        return complete(root, record, request, &process, (None, Way::Restored));
+        return complete(root, record, request, (process, None, None), Way::Restored);
     }
     let starter = match request.starter {
         Starter::Anybody => Some(Listener::bind(open_path(&root.container(&id))?, start::SOCKET)?),
@@ -269,7 +312,9 @@ fn build(
     let order = Order {
         stdio: std::mem::take(&mut request.stdio),
         console_socket: request.console_socket.clone(),
-        closed_from: first_closed(request.preserve_fds),
+        closed_from: if request.listen.is_empty() { first_closed(request.preserve_fds) } else { FIRST_SOCKET },
+        sockets: lift_sockets(std::mem::take(&mut request.listen))?,
+        intercept: request.intercept,
         keyring: record.keyring.then(|| keyring_name(&id)),
         mask: request.mask.map_or_else(signal::current_mask, Ok)?,
         starter,
@@ -277,14 +322,15 @@ fn build(
         resources: request.spec.linux().as_ref().and_then(|linux| linux.resources().clone()),
     };
     exe::forget_code();
-    let Born { process, channel, pty } = spawn::bear(record, plan, entrance, order)?;
+    let Born { process, channel, pty, listener } = spawn::bear(record, plan, entrance, order)?;
+    let born = (process, pty, listener);
     match request.starter {
         Starter::Anybody => {
-            let created = complete(root, record, request, &process, (pty, Way::Socket))?;
+            let created = complete(root, record, request, born, Way::Socket)?;
             spawn::release(&channel)?;
             Ok(created)
         }
-        Starter::Creator => complete(root, record, request, &process, (pty, Way::Channel(channel))),
+        Starter::Creator => complete(root, record, request, born, Way::Channel(channel)),
     }
 }
 
@@ -293,8 +339,8 @@ fn complete(
     root: &StateRoot,
     record: &mut Record,
     request: &CreateRequest,
-    process: &Process,
-    (pty, way): (Option<Pty>, Way),
+    (process, pty, listener): (Process, Option<Pty>, Option<OwnedFd>),
+    way: Way,
 ) -> Result<Created> {
     // systemd's are known only now.
     if record.cgroup.manager == Manager::Systemd {
@@ -305,15 +351,21 @@ fn complete(
         write_pid_file(path, process.pid())?;
     }
     record.complete(root, init.clone())?;
-    Ok(Created { init, cgroup: record.cgroup.clone(), pty, way, mask: request.mask })
+    Ok(Created { init, cgroup: record.cgroup.clone(), pty, listener, way, mask: request.mask })
 }
 
 /// The first descriptor that a program does not get: after the standard streams come those of socket activation, and
 /// those that the caller asks for.
 #[must_use]
 pub fn first_closed(preserve_fds: u32) -> u32 {
-    let listening = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok()).unwrap_or(0);
-    3_u32.saturating_add(listening).saturating_add(preserve_fds)
+    let listening = Activation::of_environment().map_or(0, |activation| activation.count());
+    FIRST_SOCKET.saturating_add(listening).saturating_add(preserve_fds)
+}
+
+/// Above the numbers that the program finds them under, so that putting one in its place closes none of the others.
+fn lift_sockets(sockets: Vec<Listen>) -> Result<Vec<OwnedFd>> {
+    let above = spawn::above(sockets.len());
+    sockets.into_iter().map(|listen| lift(&listen.socket, above)).collect()
 }
 
 /// As runc calls it, so that tools that look for it find it.

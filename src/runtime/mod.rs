@@ -54,7 +54,7 @@ use std::path::{Path, PathBuf};
 use crate::ids::ContainerId;
 
 pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, checkpoint};
-pub use create::{CreateRequest, Created, Starter, Stdio, create, first_closed};
+pub use create::{CreateRequest, Created, Listen, Starter, Stdio, create, first_closed};
 pub use delete::{Stop, remove, stop};
 pub use event::{Event, stats, watch};
 pub use exec::{ExecOutcome, ExecRequest, exec};
@@ -67,6 +67,8 @@ pub use pty::Pty;
 pub use start::start;
 pub use state::{ContainerState, Status, attachment, spec, state};
 pub use update::update;
+
+pub use crate::program::Intercept;
 
 /// The directory under which the states of containers lie (`--root`).
 #[derive(Debug, Clone, PartialEq, Eq)]

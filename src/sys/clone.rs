@@ -156,6 +156,37 @@ pub fn replace_stream(source: BorrowedFd<'_>, stream: i32) -> Result<()> {
     if result == -1 { Err(std::io::Error::last_os_error()).context(operation) } else { Ok(()) }
 }
 
+/// Another name for a descriptor, close-on-exec, with a number of at least `above`.
+///
+/// # Errors
+/// Those of fcntl(F_DUPFD_CLOEXEC).
+pub fn lift(descriptor: impl AsFd, above: i32) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(descriptor, above).context(|| "duplicate a descriptor")
+}
+
+/// Puts descriptors where a program will find them, from `first` on, with whatever had these numbers closed. For a cloned
+/// process that executes a program next: what it still needs has been [`lift`]ed above, the sources too.
+///
+/// # Errors
+/// Those of dup2(2); [`Kind::Invalid`] if a source would be closed itself.
+pub fn place_from(first: u32, sources: &[BorrowedFd<'_>]) -> Result<()> {
+    let operation = || "put descriptors in their places";
+    let first = i32::try_from(first.max(3)).unwrap_or(i32::MAX);
+    let end = first.saturating_add(i32::try_from(sources.len()).unwrap_or(i32::MAX));
+    if sources.iter().any(|source| source.as_raw_fd() < end) {
+        return Err(Error::new(Kind::Invalid, operation(), "one of them is in the place of another"));
+    }
+    for (source, number) in sources.iter().zip(first..end) {
+        // SAFETY: the source is borrowed for the call. Who owns the target is in frames that this process never returns
+        // to, as the caller promises, and its descriptor is another's from now on, which is memory-safe.
+        let result = unsafe { libc::dup2(source.as_raw_fd(), number) };
+        if result == -1 {
+            return Err(std::io::Error::last_os_error()).context(operation);
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ use super::plan::{Seccomp, Terminal, terminal, used_up, user_namespace};
 use super::terminal as tty;
 use crate::cgroup::Entrance;
 use crate::error::{Context, Error, Kind, Result};
-use crate::program::{self, Kernel, Role};
+use crate::program::{self, Given, Kernel, Role};
 use crate::runtime::Pty;
 use crate::runtime::record::Record;
 use crate::sys::channel::Channel;
@@ -71,7 +71,7 @@ pub(in crate::runtime) fn plan(spec: &Spec, wanted: &Wanted, init: &Process) -> 
     Ok(Plan {
         namespaces: all - CloneFlags::CLONE_NEWUSER,
         user,
-        program: Some(program::plan(wanted, linux, role, &kernel)?),
+        program: Some(program::plan(wanted, linux, role, &kernel, Given::of_environment())?),
         terminal: terminal(wanted),
         seccomp: Seccomp::of(linux),
     })

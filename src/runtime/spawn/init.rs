@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -17,13 +17,13 @@ use super::plan::{Plan, Terminal, used_up};
 use super::terminal;
 use crate::cgroup::Entrance;
 use crate::error::{Context, Error, Kind, Result};
-use crate::program;
+use crate::program::{self, FIRST_SOCKET};
 use crate::runtime::Status;
 use crate::runtime::create::Stdio;
 use crate::runtime::hook::{self, Place, State};
 use crate::runtime::record::Record;
 use crate::sys::channel::{Channel, Listener};
-use crate::sys::clone::{self, Birth, Parent, close_all_but, close_on_exec_from, replace_stream};
+use crate::sys::clone::{self, Birth, Parent, close_all_but, close_on_exec_from, lift, place_from, replace_stream};
 use crate::sys::namespace::{NEW_TIME, loopback_up};
 use crate::sys::process::join_session_keyring;
 
@@ -42,6 +42,8 @@ pub(super) struct Init<'a> {
     pub stdio: Stdio,
     /// The first descriptor that the program does not get.
     pub closed_from: u32,
+    /// What the program finds open from descriptor 3 on.
+    pub sockets: Vec<OwnedFd>,
     /// The name of its session keyring, if it gets one.
     pub keyring: Option<String>,
     /// The signal mask that the program starts with.
@@ -72,6 +74,7 @@ impl Init<'_> {
         let state = State::of(self.record, Status::Created, Some(own_pid()));
         let place = Place { directory: None, environment: Some(&self.plan.environment), mask: Some(self.mask) };
         hook::run("startContainer", self.plan.hooks.start_container().as_deref().unwrap_or_default(), &state, place)?;
+        self.place_sockets()?;
         self.tell(&Report::Executing)?;
         Err(self.plan.program.take().ok_or_else(used_up)?.execute(&self.mask))
     }
@@ -145,8 +148,9 @@ impl Init<'_> {
         let starter = self.starter.take();
         // What the maker had open when it made us. We have given up our privileges by now, so neighbours with the same
         // ones may come to look into us however well we hide.
-        let kept = [Some(self.channel.as_fd()), starter.as_ref().map(AsFd::as_fd)];
-        close_all_but(self.closed_from, &kept.into_iter().flatten().collect::<Vec<_>>())?;
+        let own = [Some(self.channel.as_fd()), starter.as_ref().map(AsFd::as_fd)].into_iter().flatten();
+        let kept: Vec<_> = own.chain(self.sockets.iter().map(AsFd::as_fd)).collect();
+        close_all_but(self.closed_from, &kept)?;
         let Some(starter) = starter else { return self.await_word(Word::Start) };
         self.await_word(Word::Listen)?;
         loop {
@@ -157,6 +161,16 @@ impl Init<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Last, when nothing but the way to the maker is open that could be in their place.
+    fn place_sockets(&mut self) -> Result<()> {
+        if self.sockets.is_empty() {
+            return Ok(());
+        }
+        self.channel = Channel::from(lift(&self.channel, super::above(self.sockets.len()))?);
+        let sockets: Vec<BorrowedFd<'_>> = self.sockets.iter().map(AsFd::as_fd).collect();
+        place_from(FIRST_SOCKET, &sockets)
     }
 
     /// Without its maker there is nobody for whom to go on.

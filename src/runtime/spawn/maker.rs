@@ -12,6 +12,7 @@ use super::plan::{Plan, Seccomp, used_up};
 use super::{Born, Order, has_host_hooks, terminal};
 use crate::cgroup::{Entrance, Manager};
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::program::Intercept;
 use crate::runtime::hook::{self, State};
 use crate::runtime::record::Record;
 use crate::runtime::{Pty, Status};
@@ -140,16 +141,21 @@ pub(in crate::runtime) fn bear(
     if let Some(program) = &plan.program {
         program.limit(fledgling.pid())?;
     }
-    if let Some(listener) = &handed.listener {
-        send_listener(record, &plan.seccomp, listener.as_fd(), fledgling.pid())?;
-    }
+    let listener = match (handed.listener, order.intercept) {
+        (Some(listener), Intercept::No) => {
+            send_listener(record, &plan.seccomp, listener.as_fd(), fledgling.pid())?;
+            None
+        }
+        (listener, Intercept::Binds) => listener,
+        (None, Intercept::No) => None,
+    };
     let pty = match (handed.terminal, &order.console_socket) {
         (Some(near), Some(socket)) => terminal::send(near.as_fd(), socket).map(|()| None)?,
         (near, None) => near.map(Pty::new),
         (None, Some(_)) => None,
     };
     let (process, channel) = fledgling.come_of_age()?;
-    Ok(Born { process, channel, pty })
+    Ok(Born { process, channel, pty, listener })
 }
 
 /// Clones the first process, or the intermediate before it.
@@ -178,6 +184,7 @@ fn launch(record: &Record, plan: &mut Plan, entrance: Entrance, order: &mut Orde
         starter: order.starter.take(),
         stdio: std::mem::take(&mut order.stdio),
         closed_from: order.closed_from,
+        sockets: std::mem::take(&mut order.sockets),
         keyring: order.keyring.clone(),
         mask: order.mask,
         waits,

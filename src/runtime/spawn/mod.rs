@@ -35,11 +35,13 @@ mod plan;
 mod surroundings;
 mod terminal;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Hooks, LinuxResources};
 
+use crate::program::{FIRST_SOCKET, Intercept};
 use crate::runtime::create::Stdio;
 use crate::runtime::{Pty, hook};
 use crate::sys::channel::{Channel, Listener};
@@ -58,6 +60,9 @@ pub(super) struct Order {
     pub console_socket: Option<PathBuf>,
     /// The first descriptor that the program does not get.
     pub closed_from: u32,
+    /// What the program finds open from descriptor 3 on; they are [`above`] that.
+    pub sockets: Vec<OwnedFd>,
+    pub intercept: Intercept,
     /// The name of its session keyring, if it gets one.
     pub keyring: Option<String>,
     /// The signal mask that the program starts with.
@@ -76,6 +81,14 @@ pub(super) struct Born {
     pub channel: Channel,
     /// The near end of the terminal, if no console socket got it.
     pub pty: Option<Pty>,
+    /// Where its calls are answered, if they are intercepted.
+    pub listener: Option<OwnedFd>,
+}
+
+/// The lowest number of a descriptor that is open while so many sockets are put where the program finds them.
+pub(super) fn above(sockets: usize) -> i32 {
+    const USUAL: i32 = 64;
+    i32::try_from(FIRST_SOCKET as usize + sockets).unwrap_or(i32::MAX).max(USUAL)
 }
 
 /// Whether the maker has hooks to run between the process's file systems and its root.

@@ -8,7 +8,7 @@ use oci_spec::runtime::{Hooks, Linux, Process, Spec};
 use super::idmap::{self, IdMaps};
 use super::namespace::{self, Namespaces};
 use crate::error::{Error, Kind, Result};
-use crate::program::{self, Kernel, Role, UserNamespace};
+use crate::program::{self, Given, Kernel, Role, UserNamespace};
 use crate::rootfs::{self, Around};
 
 /// What becomes of a specification.
@@ -58,7 +58,7 @@ impl Seccomp {
 ///
 /// # Errors
 /// [`Kind::Invalid`] naming what makes no sense, [`Kind::Unsupported`] for what this kernel lacks.
-pub(in crate::runtime) fn plan(spec: &Spec, around: &Around<'_>) -> Result<Plan> {
+pub(in crate::runtime) fn plan(spec: &Spec, around: &Around<'_>, given: Given) -> Result<Plan> {
     let linux = spec.linux().as_ref();
     let namespaces = namespace::plan(linux)?;
     let ids = match linux {
@@ -79,7 +79,7 @@ pub(in crate::runtime) fn plan(spec: &Spec, around: &Around<'_>) -> Result<Plan>
     Ok(Plan {
         ids,
         rootfs: Some(rootfs::plan(spec, around)?),
-        program: Some(program::plan(process, linux, Role::Init, &kernel)?),
+        program: Some(program::plan(process, linux, Role::Init, &kernel, given)?),
         terminal: terminal(process),
         hostname: named(spec.hostname(), "hostname")?,
         domainname: named(spec.domainname(), "domainname")?,

@@ -12,7 +12,7 @@ use regen::bundle::process::{Wishes, plan as plan_process};
 use regen::bundle::{Bundle, parse, parse_process};
 use regen::cgroup::{self, Manager, Request};
 use regen::ops::request::parse_annotations;
-use regen::program::{self, Kernel, Role, UserNamespace};
+use regen::program::{self, Given, Kernel, Role, UserNamespace};
 use regen::rootfs::{self, Around, Pivot};
 
 thread_local! {
@@ -68,7 +68,8 @@ fn plan(spec: &Spec, bundle: &Path) {
     if let Some(process) = spec.process()
         && let Ok(kernel) = Kernel::observe(process, UserNamespace::Own)
     {
-        let _ = program::plan(process, spec.linux().as_ref(), Role::Init, &kernel);
-        let _ = program::plan(process, spec.linux().as_ref(), Role::Exec { container: process }, &kernel);
+        let _ = program::plan(process, spec.linux().as_ref(), Role::Init, &kernel, Given::default());
+        let exec = Role::Exec { container: process };
+        let _ = program::plan(process, spec.linux().as_ref(), exec, &kernel, Given::default());
     }
 }
