@@ -1,7 +1,7 @@
 //! What clients connect to: `tcp://HOST:PORT`, `udp://HOST:PORT`, `unix:/PATH`, `auto`.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -46,6 +46,23 @@ impl UnixKind {
             Self::Stream => "unix:",
             Self::Seqpacket => "unix-seqpacket:",
             Self::Datagram => "unix-dgram:",
+        }
+    }
+}
+
+impl Address {
+    /// Where a client on this machine connects to: the loopback address, for what listens on all.
+    #[must_use]
+    pub fn reachable(&self) -> Self {
+        let loopback = |address: &SocketAddr| match address {
+            SocketAddr::V4(place) if place.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, place.port()).into(),
+            SocketAddr::V6(place) if place.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, place.port()).into(),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => *address,
+        };
+        match self {
+            Self::Tcp(address) => Self::Tcp(loopback(address)),
+            Self::Udp(address) => Self::Udp(loopback(address)),
+            Self::Unix(..) | Self::Auto => self.clone(),
         }
     }
 }
@@ -175,6 +192,18 @@ mod tests {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         assert_eq!("tcp://localhost:1".parse::<Address>().unwrap().to_string(), "tcp://127.0.0.1:1");
+    }
+
+    #[test]
+    fn clients_of_what_listens_on_all_addresses_are_sent_to_this_machine() {
+        for (address, reachable) in [
+            ("tcp://0.0.0.0:80", "tcp://127.0.0.1:80"),
+            ("udp://[::]:53", "udp://[::1]:53"),
+            ("tcp://10.0.0.1:80", "tcp://10.0.0.1:80"),
+            ("unix:/run/x", "unix:/run/x"),
+        ] {
+            assert_eq!(address.parse::<Address>().unwrap().reachable().to_string(), reachable);
+        }
     }
 
     #[test]

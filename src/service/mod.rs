@@ -11,6 +11,7 @@
 
 pub mod address;
 pub mod choice;
+pub mod connect;
 pub mod definition;
 pub mod message;
 pub mod roster;

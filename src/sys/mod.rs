@@ -7,6 +7,7 @@ pub mod alarm;
 pub mod bpf;
 pub mod channel;
 pub mod clone;
+pub mod credential;
 pub mod detach;
 pub mod exe;
 pub mod fs;
