@@ -4,11 +4,13 @@
 //! ```text
 //! daemon                                    keeper (one per instance)
 //!   Order, inherited sockets ────────────>    binds, makes the container, starts it
-//!          <───────────────── Reply::Status once it runs, or Reply::Failed and the end
+//!          <───────────────── Reply::Status once it runs, or Reply::Failed; then the end of the channel
 //! later, on ROOT/@keepers/INSTANCE/control, any number of connections:
 //!   Command ─────────────────────────────>
 //!          <──────────────────────── Reply    one for each command; after Watch one more for each change
 //! ```
+//!
+//! A keeper ends its instance by itself if that is not ready in time; [`Outcome::reason`] then says what was missing.
 //!
 //! Keepers outlive daemons, and newer daemons speak to older keepers: a field may be added if it has a default, nothing is
 //! renamed or removed, and [`PROTOCOL`] goes up when a keeper could misunderstand.
@@ -19,7 +21,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::address::Listen;
+use super::address::{Address, Listen};
 use super::definition::{Definition, milliseconds};
 use crate::error::Error;
 use crate::ids::ContainerId;
@@ -44,8 +46,8 @@ pub struct Order {
     pub listen: Vec<Listen>,
     /// Which of `listen` come as sockets with this message, in that order, by index. The keeper makes the others.
     pub inherited: Vec<usize>,
-    /// Whether another instance serves at these addresses, beside which this one comes up.
-    pub beside: bool,
+    /// The instance that serves at these addresses, beside which this one comes up.
+    pub beside: Option<ContainerId>,
     /// The running process to keep instead of a container of our own.
     pub adopt: Option<Identity>,
     /// The container starts from this entry of its ring, where that is not the ring's own choice.
@@ -87,6 +89,9 @@ pub enum Command {
     Stop,
     /// Its sockets, for the instance that comes next: answered with [`Reply::Sockets`] and the sockets.
     Sockets,
+    /// What sends new connections to it, so that another keeper can have some of its own beside them: answered with
+    /// [`Reply::Targets`] and a map of sockets for each.
+    Targets,
     /// Nobody needs what is kept of an instance that has ended: go. Refused while the instance lives.
     Release,
 }
@@ -103,6 +108,11 @@ pub enum Reply {
     Sockets {
         /// What each is, in their order.
         listen: Vec<Listen>,
+    },
+    /// Its maps of sockets come with this message.
+    Targets {
+        /// The address that each is for, in their order.
+        addresses: Vec<Address>,
     },
     /// It could not.
     Failed {
@@ -174,6 +184,9 @@ pub struct Outcome {
     pub cut: u64,
     /// When.
     pub ended: DateTime<Utc>,
+    /// Why it was ended, or could not be saved, where the exit status does not say it.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// The last lines of its log, for whoever asks why.
     pub last_words: Vec<String>,
 }

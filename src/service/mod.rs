@@ -13,5 +13,7 @@ pub mod address;
 pub mod choice;
 pub mod connect;
 pub mod definition;
+pub mod log;
 pub mod message;
+pub mod ready;
 pub mod roster;
