@@ -6,18 +6,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, sendmsg,
-    socket_with, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    recvmsg, sendmsg, socket_with, socketpair, sockopt,
 };
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::by_descriptor;
 
-/// The longest message; longer ones are an error of the sender.
-const LIMIT: usize = 16 << 10;
+/// The longest message in bytes; longer ones are an error of the sender.
+pub const LIMIT: usize = 256 << 10;
 /// The most descriptors in one message.
-const DESCRIPTORS: usize = 4;
+pub const DESCRIPTORS: usize = 64;
+/// What any sender's buffer holds without being asked for more (the kernel's own default is 208 KiB).
+const ORDINARY: usize = 64 << 10;
 
 /// One end of a connection that keeps messages apart (SOCK_SEQPACKET). It ends when the last copy of the other end is
 /// closed, by whatever: the death of a process, the execution of a program.
@@ -64,14 +66,23 @@ impl Channel {
         self.0.try_clone().map(Self).context(|| "duplicate a socket")
     }
 
-    /// Sends a message. `Ok(false)` if nobody is left to read it.
+    /// Sends a message of 1 to [`LIMIT`] bytes with at most [`DESCRIPTORS`] open files. `Ok(false)` if nobody is left to
+    /// read it.
     ///
     /// # Errors
-    /// Those of sendmsg(2).
+    /// [`Kind::Invalid`] for one that is too large; else those of sendmsg(2).
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<bool> {
+        if bytes.len() > LIMIT {
+            return Err(Error::new(Kind::Invalid, "send a message", format!("{} bytes, at most {LIMIT}", bytes.len())));
+        }
+        if bytes.len() > ORDINARY {
+            self.widen();
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        let fits = descriptors.len() <= DESCRIPTORS
+            && (descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        if !fits {
             return Err(Error::new(Kind::Invalid, "send a message", format!("{} descriptors", descriptors.len())));
         }
         loop {
@@ -84,31 +95,65 @@ impl Channel {
         }
     }
 
+    /// Makes room for the longest message: the kernel refuses one that is larger than the sender's buffer.
+    fn widen(&self) {
+        // Only root may have more than the system's limit; without it, a message that does not fit fails by itself.
+        let _ = sockopt::set_socket_send_buffer_size_force(&self.0, LIMIT)
+            .or_else(|_| sockopt::set_socket_send_buffer_size(&self.0, LIMIT));
+    }
+
     /// Waits for the next message; `None` once the other end is closed.
     ///
     /// # Errors
-    /// Those of recvmsg(2).
+    /// Those of recvmsg(2); [`Kind::Invalid`] for a message over [`LIMIT`], which stays unread, and
+    /// [`Kind::State`] if not all open files of a message could be taken: there are too many, or too many of ours.
     pub fn receive(&self) -> Result<Option<Received>> {
-        let mut bytes = vec![0; LIMIT];
+        let operation = || "receive a message";
+        // Its length first, so that a word costs no more memory than it has.
+        let length = match self.take(&mut [], RecvFlags::PEEK | RecvFlags::TRUNC)? {
+            Some((0, ..)) | None => return Ok(None),
+            Some((length, ..)) => length,
+        };
+        if length > LIMIT {
+            return Err(Error::new(Kind::Invalid, operation(), format!("{length} bytes, at most {LIMIT}")));
+        }
+        let mut bytes = vec![0; length];
+        let Some((count, flags, descriptors)) = self.take(&mut bytes, RecvFlags::CMSG_CLOEXEC)? else {
+            return Ok(None);
+        };
+        if flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Error::new(Kind::State, operation(), "some of its open files did not arrive")
+                .next("raise the limit of open files"));
+        }
+        bytes.truncate(count);
+        Ok(Some(Received { bytes, descriptors }))
+    }
+
+    /// What recvmsg(2) gives: length, flags, open files.
+    fn take(&self, bytes: &mut [u8], flags: RecvFlags) -> Result<Option<(usize, ReturnFlags, Vec<OwnedFd>)>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let count = loop {
-            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Ok(message) => break message.bytes,
+        // Without room for open files, looking ahead makes no copies of them.
+        let room = if flags.contains(RecvFlags::PEEK) { 0 } else { space.len() };
+        let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
+        let message = loop {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(bytes)], &mut control, flags) {
+                Ok(message) => break message,
                 Err(Errno::INTR) => {}
                 Err(Errno::CONNRESET) => return Ok(None),
                 Err(errno) => return Err(errno).context(|| "receive a message"),
             }
         };
-        if count == 0 {
-            return Ok(None);
-        }
-        bytes.truncate(count);
         let rights = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(rights) => Some(rights),
             _ => None,
         });
-        Ok(Some(Received { bytes, descriptors: rights.flatten().collect() }))
+        Ok(Some((message.bytes, message.flags, rights.flatten().collect())))
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.0
     }
 }
 
@@ -192,6 +237,34 @@ mod tests {
         assert_eq!(text, "content");
         assert!(other.receive().unwrap().is_none());
         assert!(!other.send(b"to nobody", &[]).unwrap());
+    }
+
+    #[test]
+    fn the_largest_message_arrives_whole_and_a_larger_one_is_refused() {
+        let (one, other) = Channel::pair().unwrap();
+        let file = memory_file("test", b"content").unwrap();
+        let message: Vec<u8> = (0..LIMIT).map(|index| u8::try_from(index % 251).unwrap()).collect();
+        let files = vec![file.as_fd(); DESCRIPTORS];
+        assert!(one.send(&message, &files).unwrap());
+        let received = other.receive().unwrap().unwrap();
+        assert!(received.bytes == message, "{} bytes", received.bytes.len());
+        assert_eq!(received.descriptors.len(), DESCRIPTORS);
+        assert!(one.send(b"x", &[]).unwrap());
+        assert_eq!(other.receive().unwrap().unwrap().bytes.capacity(), 1);
+        assert_eq!(one.send(&[0; LIMIT + 1], &[]).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(one.send(b"x", &[file.as_fd(); DESCRIPTORS + 1]).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn open_files_that_did_not_arrive_are_an_error() {
+        let (one, other) = Channel::pair().unwrap();
+        let file = memory_file("test", b"content").unwrap();
+        let files = [file.as_fd(); DESCRIPTORS + 8];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS + 8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+        sendmsg(&one, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL).unwrap();
+        assert_eq!(other.receive().unwrap_err().kind(), Kind::State);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open, waitid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -114,6 +114,35 @@ impl Process {
         }
     }
 
+    /// A handle to the thread that has this id now, which is enough to take descriptors from it; `None` if there is
+    /// none. Kernels before 6.9 know processes only, and give the one that the thread belongs to.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2) and of reading /proc.
+    pub fn open_thread(id: i32) -> Result<Option<Self>> {
+        let operation = || format!("open thread {id}");
+        let number = Pid::from_raw(id).ok_or_else(|| Error::new(Kind::Invalid, operation(), "not a thread id"))?;
+        match pidfd_open(number, PidfdFlags::from_bits_retain(PIDFD_THREAD)) {
+            Ok(pidfd) => Ok(Some(Self { pidfd, pid: id })),
+            Err(Errno::SRCH) => Ok(None),
+            Err(Errno::INVAL) => match process_of(id)? {
+                Some(pid) => Self::open(pid),
+                None => Ok(None),
+            },
+            Err(errno) => Err(errno).context(operation),
+        }
+    }
+
+    /// A descriptor of this process as one of ours: the same open file, close-on-exec here.
+    ///
+    /// # Errors
+    /// Those of pidfd_getfd(2): EBADF if it has none of that number, ESRCH if it has ended, EPERM for somebody who could
+    /// not trace it.
+    pub fn duplicate_descriptor(&self, number: i32) -> Result<OwnedFd> {
+        pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())
+            .context(|| format!("duplicate descriptor {number} of process {}", self.pid))
+    }
+
     /// A handle that the kernel gave out together with the process.
     pub(super) fn adopt(pid: i32, pidfd: OwnedFd) -> Self {
         Self { pidfd, pid }
@@ -214,6 +243,22 @@ impl ExitStatus {
             (None, Some(signal)) => Self::Signal(signal),
             (None, None) => Self::Code(u8::MAX),
         }
+    }
+}
+
+/// `PIDFD_THREAD` of linux/pidfd.h, which is `O_EXCL`.
+const PIDFD_THREAD: u32 = libc::O_EXCL.cast_unsigned();
+
+/// The process that a thread belongs to; `None` if there is no such thread.
+///
+/// # Errors
+/// Those of reading /proc.
+pub fn process_of(thread: i32) -> Result<Option<i32>> {
+    match fs::read_to_string(format!("/proc/{thread}/status")) {
+        Ok(text) => Ok(text.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error).context(|| format!("look at thread {thread}")),
     }
 }
 
@@ -404,6 +449,25 @@ mod tests {
         assert_eq!(process.reap().unwrap(), Some(ExitStatus::Code(3)));
         assert!(process.reap().unwrap().is_none());
         assert!(child.wait().is_err());
+    }
+
+    #[test]
+    fn a_descriptor_of_a_living_process_is_taken_from_any_of_its_threads() {
+        let mut child = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap().unwrap();
+        let file = fs::File::from(process.duplicate_descriptor(0).unwrap());
+        assert!(rustix::fs::fstat(&file).unwrap().st_mode & libc::S_IFMT == libc::S_IFIFO);
+        assert_eq!(process.duplicate_descriptor(999).unwrap_err().errno(), Some(libc::EBADF));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(process.duplicate_descriptor(0).unwrap_err().errno(), Some(libc::ESRCH));
+
+        let here = std::thread::spawn(|| {
+            let id = rustix::thread::gettid().as_raw_nonzero().get();
+            assert_eq!(process_of(id).unwrap(), i32::try_from(std::process::id()).ok());
+            Process::open_thread(id).unwrap().unwrap().duplicate_descriptor(0).map(drop)
+        });
+        here.join().unwrap().unwrap();
     }
 
     #[test]
