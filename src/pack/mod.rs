@@ -6,7 +6,8 @@
 //! ```
 //! `name` says what names mean (whiteouts, opaque directories, escapes), `header` and `reader` write and read tar
 //! headers, `sparse` holes, `attribute` extended attributes, `trail` walks directories by descriptor; `change` asks
-//! whether a layer holds anything at all. `docs/pack-format.md` is the format for users.
+//! whether a layer holds anything at all, `copy` makes a second one of a layer that is still written.
+//! `docs/pack-format.md` is the format for users.
 //!
 //! Rules: the same layer gives the same bytes; every field that overlayfs can hold survives; a pack is foreign bytes,
 //! so nothing in it reaches a path outside of the directory it is unpacked into, and overlay's own attributes are
@@ -14,6 +15,8 @@
 
 mod attribute;
 mod change;
+mod content;
+mod copy;
 mod header;
 mod name;
 mod pipeline;
@@ -21,6 +24,7 @@ mod place;
 mod reader;
 mod record;
 mod scan;
+mod seen;
 mod sparse;
 mod trail;
 mod unpack;
@@ -31,6 +35,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, openat};
 
 pub use self::change::{Ignore, has_changes, has_changes_over};
+pub use self::copy::{LayerCopy, Passed, Room, Upper};
 pub use self::unpack::{Expected, Limits, Unpacked, unpack_layer};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::Digest;

@@ -164,6 +164,16 @@ impl Place {
         self.make(name, |here| linkat(&directory, target_name, here, name, AtFlags::empty()))
     }
 
+    /// Takes away what is at a path, with everything below it; that there is nothing is no error.
+    pub(super) fn remove(&mut self, path: &[u8]) -> Result<()> {
+        let name = self.enter_parent(path)?;
+        match self.status(name)? {
+            Some(stat) if is_directory(&stat) => remove_tree(self.trail.current(), name),
+            Some(_) => unlinkat(self.trail.current(), name, AtFlags::empty()).context(|| "remove it"),
+            None => Ok(()),
+        }
+    }
+
     /// Says that what the layers below have at a path is deleted.
     pub(super) fn whiteout(&mut self, path: &[u8]) -> Result<()> {
         let name = self.enter_parent(path)?;
@@ -187,6 +197,15 @@ impl Place {
         }
         self.enter(path)?;
         self.make_opaque(self.trail.current())
+    }
+
+    /// Takes back that a directory hides the one below.
+    pub(super) fn transparent(&mut self, path: &[u8]) -> Result<()> {
+        self.enter(path)?;
+        match fremovexattr(self.trail.current(), self.class.opaque()) {
+            Err(Errno::NODATA) => Ok(()),
+            other => other.context(|| "make it show the one below"),
+        }
     }
 
     fn make_opaque(&self, directory: BorrowedFd<'_>) -> Result<()> {

@@ -241,7 +241,7 @@ fn meta<'a>(path: &'a Names, stat: &Stat, kind: EntryType) -> Meta<'a> {
 }
 
 /// Opens a regular file for reading, without a change of its access time where that is allowed.
-fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
         Err(Errno::PERM) => openat(directory, name, flags, Mode::empty()),

@@ -108,6 +108,18 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
     rustix::fs::syncfs(&file).context(operation)
 }
 
+/// Begins to write a file's content back, and returns before it is on disk. Every page is clean from then on, so that
+/// the next write to it, also one through a mapping, shows in the file's times.
+///
+/// # Errors
+/// Those of sync_file_range(2).
+pub fn start_writeback(file: impl AsFd) -> Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: the descriptor is borrowed for the call, which takes numbers besides and reaches no memory of ours.
+    let result = unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context(|| "write it back") }
+}
+
 /// How much a file is expected to have at most.
 const FIRST_READ: usize = 16 << 10;
 
