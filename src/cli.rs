@@ -151,6 +151,9 @@ pub enum Command {
     /// Pack what was sealed (the runtime's own use)
     #[command(hide = true)]
     Worker,
+    /// Keep an instance of a service (the runtime's own use)
+    #[command(hide = true)]
+    Keeper(Container),
 }
 
 /// A container, and nothing else.

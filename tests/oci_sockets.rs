@@ -88,19 +88,6 @@ fn spawn(world: &World, bundle: &Directory, mut told: Value) -> Running {
     world.spawn(command)
 }
 
-/// A bundle with the host's python, which runs this.
-fn python(world: &World, script: &str, change: impl FnOnce(&mut Value)) -> Directory {
-    world.bundle(|spec| {
-        spec["process"]["args"] = json!(["/usr/bin/python3", "-c", script]);
-        let mounts = spec["mounts"].as_array_mut().unwrap();
-        for host in ["/usr", "/lib", "/lib64"].into_iter().filter(|host| Path::new(host).exists()) {
-            mounts.push(json!({"destination": host, "source": fs::canonicalize(host).unwrap(),
-                "type": "bind", "options": ["rbind", "ro"]}));
-        }
-        change(spec);
-    })
-}
-
 /// The numbers after a word of the child's.
 fn told(output: &str, word: &str) -> Vec<u64> {
     output
@@ -124,7 +111,7 @@ connection.sendall(b'hello')
 #[test]
 fn a_program_finds_its_sockets_from_descriptor_three_on_and_nothing_else() {
     let world = World::new("sockets");
-    let bundle = python(&world, SERVER, |spec| spec["process"]["env"] = json!(["LISTEN_FDS=9", "LISTEN_PID=9"]));
+    let bundle = world.python(SERVER, |spec| spec["process"]["env"] = json!(["LISTEN_FDS=9", "LISTEN_PID=9"]));
     let mut running = spawn(&world, &bundle, json!({"names": ["web", "admin"]}));
     running.wait_for("found");
     let port = u16::try_from(told(&running.so_far(), "port")[0]).unwrap();
@@ -142,7 +129,7 @@ fn a_program_finds_its_sockets_from_descriptor_three_on_and_nothing_else() {
 #[test]
 fn more_sockets_than_there_are_low_numbers_arrive_in_their_order() {
     let world = World::new("manysockets");
-    let bundle = python(&world, &SERVER.replace("connection", "#"), |_| ());
+    let bundle = world.python(&SERVER.replace("connection", "#"), |_| ());
     let names: Vec<_> = (0..80).map(|number| format!("n{number}")).collect();
     let output = spawn(&world, &bundle, json!({"names": names})).finish();
     let text = output.success().stdout();
@@ -153,7 +140,7 @@ fn more_sockets_than_there_are_low_numbers_arrive_in_their_order() {
 #[test]
 fn sockets_wait_with_a_container_that_somebody_else_starts() {
     let world = World::new("startsockets");
-    let bundle = python(&world, &SERVER.replace("connection", "#"), |_| ());
+    let bundle = world.python(&SERVER.replace("connection", "#"), |_| ());
     let mut running = spawn(&world, &bundle, json!({"names": ["web"], "starter": "anybody"}));
     running.wait_for("created");
     let id = world.id("a");
@@ -236,7 +223,7 @@ socket.socket().connect_ex(('127.0.0.1', 1))
 ";
     let mut errors = Vec::new();
     for intercept in [true, false] {
-        let output = spawn(&world, &python(&world, script, |_| ()), json!({"intercept": intercept})).finish();
+        let output = spawn(&world, &world.python(script, |_| ()), json!({"intercept": intercept})).finish();
         errors.push(told(output.success().stdout(), "ring"));
         assert!(!output.stdout().contains("@@@reported"), "a connection is no bind: {}", output.stdout());
     }

@@ -12,6 +12,7 @@ mod events;
 mod exec;
 mod features;
 mod install;
+mod keeper;
 mod kill;
 mod list;
 mod log;
@@ -39,6 +40,7 @@ use nix::unistd::geteuid;
 
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Kind, Result};
+use crate::ops::keep;
 use crate::runtime::first_closed;
 use crate::sys::exe;
 use crate::sys::process::{check_preserved_fds, close_inherited};
@@ -95,7 +97,8 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
 /// The verbs that put a process of ours into a container run from a sealed binary. Looked for before parsing, which
 /// would be done twice: a verb that merely has such a word as its argument loses a millisecond.
 fn seal_where_needed() -> Result<()> {
-    let enters = |argument: std::ffi::OsString| argument == "create" || argument == "run" || argument == "exec";
+    let enters =
+        |argument: std::ffi::OsString| ["create", "run", "exec", keep::VERB].into_iter().any(|verb| argument == verb);
     if std::env::args_os().skip(1).any(enters) { exe::seal() } else { Ok(()) }
 }
 
@@ -107,6 +110,7 @@ fn close_what_is_not_preserved(command: &Command) -> Result<()> {
         Command::Create(arguments) => arguments.making.preserve_fds,
         Command::Run(arguments) => arguments.making.preserve_fds,
         Command::Exec(arguments) => arguments.preserve_fds,
+        Command::Keeper(_) => 0,
         _ => return Ok(()),
     };
     check_preserved_fds(preserved)?;
@@ -141,5 +145,6 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),
         Command::Man(arguments) => man::run(arguments).map(|()| 0),
         Command::Worker => worker::run(&world()?).map(|()| 0),
+        Command::Keeper(_) => keeper::run().map(|()| 0),
     }
 }

@@ -53,7 +53,7 @@ fn need(command: &Command) -> Need<'_> {
         Command::Run(Run { bundle, rootfs: None, image: None, ring: None, .. }) => {
             for_bundle(bundle.as_deref().unwrap_or(std::path::Path::new(".")))
         }
-        Command::Run(_) | Command::Ring(_) | Command::Worker => Need::Own,
+        Command::Run(_) | Command::Ring(_) | Command::Worker | Command::Keeper(_) => Need::Own,
         Command::Start(of) | Command::Pause(of) | Command::Resume(of) => Need::Container(&of.id),
         Command::Kill(kill) => Need::Container(&kill.id),
         Command::Delete(delete) => Need::Container(&delete.id),

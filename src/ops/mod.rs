@@ -9,6 +9,7 @@
 mod base;
 pub mod doctor;
 mod image;
+pub mod keep;
 pub mod load;
 mod notify;
 pub mod request;

@@ -46,7 +46,8 @@ pub struct Order {
     pub listen: Vec<Listen>,
     /// Which of `listen` come as sockets with this message, in that order, by index. The keeper makes the others.
     pub inherited: Vec<usize>,
-    /// The instance that serves at these addresses, beside which this one comes up.
+    /// The instance before this one, if it has a keeper: it serves at these addresses, and this one comes up beside it; or it
+    /// has ended, and this one has its sockets.
     pub beside: Option<ContainerId>,
     /// The running process to keep instead of a container of our own.
     pub adopt: Option<Identity>,

@@ -112,7 +112,10 @@ fn processes(base: &Path, prefix: &str) -> Vec<(i32, String)> {
         let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
         let inside = |name: &str| fs::read_link(entry.path().join(name)).is_ok_and(|path| path.starts_with(base));
-        let named = line.contains(&*base.to_string_lossy()) || groups.contains(prefix);
+        // A keeper names its instance.
+        let keeper = line.starts_with("regen keeper ") || line.contains("/regen keeper ");
+        let named =
+            line.contains(&*base.to_string_lossy()) || groups.contains(prefix) || (keeper && line.contains(prefix));
         if named || inside("root") || inside("cwd") || inside("exe") {
             found.push((pid, line));
         }
@@ -149,8 +152,13 @@ fn loop_devices(base: &Path) -> Vec<String> {
 fn states(base: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(base.join("run")).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    // No container's name begins so: it is where creators attach root file systems.
-    directories.map(|entry| entry.path()).filter(|path| !path.ends_with("@rootfs")).collect()
+    // No container's name begins so: it is where creators attach root file systems, and where keepers have their own.
+    let others = |path: &PathBuf| path.ends_with("@rootfs") || (path.ends_with("@keepers") && is_empty(path));
+    directories.map(|entry| entry.path()).filter(|path| !others(path)).collect()
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Uppers that were neither sealed nor thrown away.

@@ -12,6 +12,7 @@
 
 pub mod enclosure;
 pub mod image;
+pub mod keeper;
 mod leaks;
 pub mod load;
 pub mod ring;

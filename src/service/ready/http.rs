@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 
 /// No status line is longer, nor is more of an answer read.
 const LONGEST: usize = 1024;
+const NOT_HTTP: &str = "its answer is not HTTP";
 
 /// How far an exchange is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +52,8 @@ impl Exchange {
         loop {
             let mut chunk = [0; LONGEST];
             match connection.read(&mut chunk[..LONGEST - self.answer.len()]) {
-                Ok(0) => {
-                    return judge(&self.answer)
-                        .unwrap_or_else(|| Progress::Bad("it closed without an answer".to_owned()));
-                }
+                Ok(0) if self.answer.is_empty() => return Progress::Bad("it closed without an answer".to_owned()),
+                Ok(0) => return Progress::Bad(NOT_HTTP.to_owned()),
                 Ok(count) => self.answer.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -74,7 +73,7 @@ fn describe(error: &std::io::Error) -> String {
 /// What the beginning of an answer means; `None` if its first line has not come yet.
 fn judge(answer: &[u8]) -> Option<Progress> {
     let Some(end) = answer.iter().position(|byte| *byte == b'\n') else {
-        return (answer.len() >= LONGEST).then(|| Progress::Bad("its answer is not HTTP".to_owned()));
+        return (answer.len() >= LONGEST).then(|| Progress::Bad(NOT_HTTP.to_owned()));
     };
     let line = String::from_utf8_lossy(&answer[..end]);
     let mut words = line.trim_end().splitn(3, ' ');
@@ -83,7 +82,7 @@ fn judge(answer: &[u8]) -> Option<Progress> {
     Some(match status {
         Some(200..=399) if version.starts_with("HTTP/") => Progress::Good,
         Some(status) if version.starts_with("HTTP/") => Progress::Bad(format!("it answered {status}")),
-        Some(_) | None => Progress::Bad("its answer is not HTTP".to_owned()),
+        Some(_) | None => Progress::Bad(NOT_HTTP.to_owned()),
     })
 }
 
@@ -99,7 +98,7 @@ mod tests {
             ("HTTP/1.0 302 Found\r\nLocation: /\r\n", Some(Progress::Good)),
             ("HTTP/1.1 503 Service Unavailable\r\n", Some(Progress::Bad("it answered 503".to_owned()))),
             ("HTTP/1.1 199 Early\r\n", Some(Progress::Bad("it answered 199".to_owned()))),
-            ("SSH-2.0-OpenSSH 200\r\n", Some(Progress::Bad("its answer is not HTTP".to_owned()))),
+            ("SSH-2.0-OpenSSH 200\r\n", Some(Progress::Bad(NOT_HTTP.to_owned()))),
             ("HTTP/1.1 20", None),
             ("", None),
         ] {

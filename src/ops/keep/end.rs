@@ -1,0 +1,121 @@
+//! The end of an instance: told, waited for, written down, saved.
+
+use std::time::Instant;
+
+use chrono::Utc;
+
+use super::signal::effective;
+use super::stage::Stage;
+use super::watch::Keeper;
+use crate::error::{Error, Kind, Result};
+use crate::ops::save::{self, Saved};
+use crate::runtime;
+use crate::service::message::{Outcome, Phase};
+use crate::sys::process::ExitStatus;
+use crate::sys::signal::Signal;
+
+impl Keeper {
+    /// Tells the instance to end, in its own way, unless it was told before.
+    pub(super) fn stop(&mut self) {
+        if matches!(self.stage.phase(), Phase::Stopping | Phase::Ended) {
+            return;
+        }
+        self.requested = true;
+        if self.succeeded {
+            // What still waits in listeners that the program closes goes to the successor's, if nobody else holds them.
+            self.holding.release();
+        }
+        self.enter(Stage::stopping(Instant::now()));
+        let signal = effective(self.init.pid, self.order.definition.stop_signal);
+        if let Err(error) = self.send(signal) {
+            self.note(&error.to_string());
+        }
+    }
+
+    /// Ends an instance that will never serve.
+    pub(super) fn end_because(&mut self, reason: String) {
+        self.note(&reason);
+        self.reason = Some(reason);
+        self.stop();
+    }
+
+    /// It had its time.
+    pub(super) fn kill(&mut self) {
+        let killed = self.send(Signal::KILL).and_then(|()| match self.order.adopt {
+            Some(_) => Ok(()),
+            None => gone_is_fine(runtime::kill(&self.place.root, &self.order.instance, Signal::KILL, true)),
+        });
+        if let Err(error) = killed {
+            self.note(&error.to_string());
+        }
+    }
+
+    fn send(&self, signal: Signal) -> Result<()> {
+        match self.order.adopt {
+            Some(_) => self.process.signal(signal).map(drop),
+            // Notes that the end was asked for.
+            None => gone_is_fine(runtime::kill(&self.place.root, &self.order.instance, signal, false)),
+        }
+    }
+
+    /// The instance's first process has ended: everything else of it does too, and its state is saved.
+    pub(super) fn end(&mut self) {
+        let status = self.process.reap().unwrap_or_else(|error| {
+            self.note(&error.to_string());
+            None
+        });
+        self.take_output();
+        self.log.finish();
+        if !self.requested {
+            let how = status.map_or_else(|| "in a way that nobody knows".to_owned(), |status| status.to_string());
+            self.log.note(&format!("it ended {how}"));
+        }
+        let exit_code = status.map(ExitStatus::code).map(i32::from);
+        if self.order.adopt.is_none() {
+            self.save(exit_code);
+        }
+        // The last processes of the container have ended only now.
+        self.take_output();
+        self.log.finish();
+        let outcome = Outcome {
+            exit_code,
+            requested: self.requested,
+            cut: self.cut,
+            ended: Utc::now(),
+            reason: self.reason.clone(),
+            last_words: self.log.last_words(),
+        };
+        if let Some(Err(error)) = self.home.as_ref().map(|home| home.note(&outcome)) {
+            self.note(&error.to_string());
+        }
+        self.outcome = Some(outcome);
+        self.enter(Stage::Ended);
+    }
+
+    /// Deletes the container, and saves what it changed where that is wanted.
+    fn save(&mut self, exit_code: Option<i32>) {
+        let id = self.order.instance.clone();
+        if !self.requested && runtime::stop_requested(&self.place.root, &id).is_ok_and(|signal| signal.is_some()) {
+            (self.requested, self.ended_by_others) = (true, true);
+        }
+        match save::delete(&self.place, &id, true, exit_code) {
+            Ok(Saved::Pending(ring, holders)) => {
+                let who: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                let text = format!("its state is not final in ring '{ring}' while others hold it: {}", who.join(", "));
+                self.note(&text);
+            }
+            Ok(Saved::Nothing | Saved::Unchanged(_) | Saved::Sealed(..)) => {}
+            Err(error) if error.kind() == Kind::NotFound => (self.requested, self.ended_by_others) = (true, true),
+            Err(error) => {
+                self.note(&error.to_string());
+                self.reason.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+}
+
+/// It may end by itself at any time.
+fn gone_is_fine(result: Result<()>) -> Result<()> {
+    let gone = |error: &Error| matches!(error.kind(), Kind::State | Kind::NotFound);
+    result.or_else(|error| if gone(&error) { Ok(()) } else { Err(error) })
+}
