@@ -17,3 +17,4 @@ pub mod log;
 pub mod message;
 pub mod ready;
 pub mod roster;
+pub mod socket;

@@ -31,6 +31,7 @@ impl Instruction {
 }
 
 const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
@@ -70,9 +71,9 @@ struct Create {
     flags: u32,
 }
 
-/// The same for `BPF_MAP_UPDATE_ELEM`.
+/// The same for `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_LOOKUP_ELEM`.
 #[repr(C)]
-struct Update {
+struct Element {
     map: u32,
     padding: u32,
     key: u64,
@@ -166,40 +167,59 @@ pub fn load_selecting_program(program: &[Instruction]) -> Result<OwnedFd> {
     }
 }
 
-/// A map of sockets for such a program (`BPF_MAP_TYPE_REUSEPORT_SOCKARRAY`), as large as there are sockets.
+/// A map for such a program with room for so many sockets (`BPF_MAP_TYPE_REUSEPORT_SOCKARRAY`).
 ///
 /// # Errors
-/// Those of bpf(2): `EPERM`; `EINVAL` for a socket that is in no group, `EBUSY` for one that is in another map.
-pub fn make_socket_map(sockets: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
-    let attributes = Create {
-        kind: BPF_MAP_TYPE_REUSEPORT_SOCKARRAY,
-        key_size: 4,
-        value_size: 8,
-        max_entries: u32::try_from(sockets.len()).unwrap_or(u32::MAX),
-        flags: 0,
-    };
+/// Those of bpf(2), `EPERM` above all.
+pub fn make_socket_map(room: u32) -> Result<OwnedFd> {
+    let attributes =
+        Create { kind: BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, key_size: 4, value_size: 8, max_entries: room, flags: 0 };
     let map = call(BPF_MAP_CREATE, &attributes).context(|| "make a map of sockets")?;
     // SAFETY: the kernel has just returned this descriptor to us, and nobody else knows it.
-    let map = unsafe { OwnedFd::from_raw_fd(map) };
-    for (key, socket) in (0_u32..).zip(sockets) {
-        let value = u64::from(number(socket.as_raw_fd()));
-        let attributes = Update {
-            map: number(map.as_raw_fd()),
-            padding: 0,
-            key: address(&raw const key),
-            value: address(&raw const value),
-            flags: 0,
-        };
-        call(BPF_MAP_UPDATE_ELEM, &attributes).context(|| "put a socket into a map")?;
-    }
-    Ok(map)
+    Ok(unsafe { OwnedFd::from_raw_fd(map) })
 }
 
-/// How many sockets such a map has room for; `None` if the descriptor is no such map.
+/// Puts a socket at a place of such a map, counted from 0.
+///
+/// # Errors
+/// Those of bpf(2): `EINVAL` for a socket that is in no group, `EBUSY` for one that is in a map already.
+pub fn put_socket(map: BorrowedFd<'_>, place: u32, socket: BorrowedFd<'_>) -> Result<()> {
+    let value = u64::from(number(socket.as_raw_fd()));
+    let attributes = Element {
+        map: number(map.as_raw_fd()),
+        padding: 0,
+        key: address(&raw const place),
+        value: address(&raw const value),
+        flags: 0,
+    };
+    call(BPF_MAP_UPDATE_ELEM, &attributes).map(drop).context(|| "put a socket into a map")
+}
+
+/// Whether a socket is at a place of such a map.
+///
+/// # Errors
+/// Those of bpf(2), apart from `ENOENT`.
+pub fn has_socket(map: BorrowedFd<'_>, place: u32) -> Result<bool> {
+    let mut cookie = 0_u64;
+    let attributes = Element {
+        map: number(map.as_raw_fd()),
+        padding: 0,
+        key: address(&raw const place),
+        value: address(&raw mut cookie),
+        flags: 0,
+    };
+    match call(BPF_MAP_LOOKUP_ELEM, &attributes) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error).context(|| "look into a map of sockets"),
+    }
+}
+
+/// For how many sockets such a map has room; `None` if the descriptor is no such map.
 ///
 /// # Errors
 /// Those of bpf(2), apart from that of what is no object of it.
-pub fn socket_map_size(map: BorrowedFd<'_>) -> Result<Option<u32>> {
+pub fn socket_map_room(map: BorrowedFd<'_>) -> Result<Option<u32>> {
     let mut info = MapInfo::default();
     let attributes = Ask {
         object: number(map.as_raw_fd()),

@@ -21,6 +21,7 @@ pub mod schedule;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod socket_table;
 pub mod steer;
 pub mod tty;
 pub mod user;

@@ -39,23 +39,40 @@ pub struct Probe {
     pub port: u16,
 }
 
+/// For how many sockets a map has room: programs have one per processor at most.
+const ROOM: u32 = 512;
+
 impl Targets {
     /// Of sockets that are in a group already: TCP sockets are from listen(2) on, UDP sockets from bind(2) on.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] where the user may load no programs (see [`steer_to_index`]); [`Kind::Busy`] if one of them
-    /// is in another map; [`Kind::State`] if one is in no group; [`Kind::Invalid`] without any.
+    /// [`Kind::Unsupported`] where the user may load no programs (see [`steer_to_index`]); [`Kind::Invalid`] without any
+    /// socket; else as for [`Targets::add`].
     pub fn new(sockets: &[BorrowedFd<'_>]) -> Result<Self> {
-        let operation = "make a map of sockets";
         if sockets.is_empty() {
-            return Err(Error::new(Kind::Invalid, operation, "there is no socket"));
+            return Err(Error::new(Kind::Invalid, "make a map of sockets", "there is no socket"));
         }
-        let map = bpf::make_socket_map(sockets).map_err(|error| match error.errno() {
-            Some(libc::EBUSY) => Error::new(Kind::Busy, operation, "a socket is in another map"),
-            Some(libc::EINVAL) => Error::new(Kind::State, operation, "a socket does not share its port, or not yet"),
+        let mut targets = Self { map: bpf::make_socket_map(ROOM).map_err(refused)?, count: 0 };
+        sockets.iter().try_for_each(|socket| targets.add(*socket))?;
+        Ok(targets)
+    }
+
+    /// Adds one that came later. Nothing is sent to it before the next [`steer`] with these targets.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if it is in a map already; [`Kind::State`] if it is in no group; [`Kind::Invalid`] without room.
+    pub fn add(&mut self, socket: BorrowedFd<'_>) -> Result<()> {
+        let operation = "put a socket into a map";
+        if self.count >= ROOM {
+            return Err(Error::new(Kind::Invalid, operation, format!("{ROOM} are in it, which are all it holds")));
+        }
+        bpf::put_socket(self.map.as_fd(), self.count, socket).map_err(|error| match error.errno() {
+            Some(libc::EBUSY) => Error::new(Kind::Busy, operation, "it is in a map already"),
+            Some(libc::EINVAL) => Error::new(Kind::State, operation, "it does not share its port, or not yet"),
             _ => refused(error),
         })?;
-        Ok(Self { map, count: u32::try_from(sockets.len()).unwrap_or(u32::MAX) })
+        self.count += 1;
+        Ok(())
     }
 
     /// Another descriptor of the same map, for somebody else.
@@ -72,10 +89,17 @@ impl TryFrom<OwnedFd> for Targets {
     type Error = Error;
 
     fn try_from(map: OwnedFd) -> Result<Self> {
-        match bpf::socket_map_size(map.as_fd()).map_err(refused)? {
-            Some(count) => Ok(Self { map, count }),
-            None => Err(Error::new(Kind::Invalid, "take a map of sockets", "the descriptor is none")),
+        let Some(room) = bpf::socket_map_room(map.as_fd()).map_err(refused)? else {
+            return Err(Error::new(Kind::Invalid, "take a map of sockets", "the descriptor is none"));
+        };
+        // The places of sockets that were closed are free again: all are below the last that is not.
+        let mut count = 0;
+        for place in 0..room {
+            if bpf::has_socket(map.as_fd(), place).map_err(refused)? {
+                count = place + 1;
+            }
         }
+        Ok(Self { map, count })
     }
 }
 

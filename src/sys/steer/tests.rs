@@ -117,6 +117,21 @@ fn several_sockets_of_an_instance_share_the_work() {
 }
 
 #[test]
+fn a_socket_that_comes_later_gets_its_share() {
+    let (one, two) = pair(V4, Transport::Stream);
+    let mut targets = targets(&[&one]);
+    steer(&one, &targets, None).unwrap();
+    targets.add(two.as_fd()).unwrap();
+    assert_eq!(targets.add(two.as_fd()).unwrap_err().kind(), Kind::Busy);
+    let _before: Vec<_> = (0..10).map(|_| connect(V4, port(&one))).collect();
+    assert_eq!((waiting(&one), waiting(&two)), (10, 0));
+    steer(&one, &targets, None).unwrap();
+    let _after: Vec<_> = (0..40).map(|_| connect(V4, port(&one))).collect();
+    assert!(waiting(&one) > 10 && waiting(&two) > 0, "{} and {}", waiting(&one), waiting(&two));
+    assert_eq!(Targets::try_from(targets.duplicate().unwrap()).unwrap().count, 2);
+}
+
+#[test]
 fn a_probe_reaches_the_candidate_and_everybody_else_who_serves() {
     for ip in [V4, V6] {
         let (serving, candidate) = pair(ip, Transport::Stream);
