@@ -18,3 +18,4 @@ pub mod message;
 pub mod ready;
 pub mod roster;
 pub mod socket;
+pub mod steer;

@@ -12,14 +12,16 @@
 mod program;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
 use crate::sys::socket::{self, Family, Socket};
 
-/// `SO_ATTACH_REUSEPORT_CBPF` and `SO_ATTACH_REUSEPORT_EBPF` of asm-generic/socket.h.
+/// `SO_ATTACH_REUSEPORT_CBPF`, `SO_ATTACH_REUSEPORT_EBPF` and `SO_DETACH_REUSEPORT_BPF` of asm-generic/socket.h.
 const ATTACH_CLASSIC: i32 = 51;
 const ATTACH_EXTENDED: i32 = 52;
+const DETACH: i32 = 68;
 
 /// The sockets of one instance in one group, as the kernel's map of them (`BPF_MAP_TYPE_REUSEPORT_SOCKARRAY`).
 ///
@@ -55,6 +57,33 @@ impl Targets {
         let mut targets = Self { map: bpf::make_socket_map(ROOM).map_err(refused)?, count: 0 };
         sockets.iter().try_for_each(|socket| targets.add(*socket))?;
         Ok(targets)
+    }
+
+    /// As [`Targets::new`], of sockets that are in a map which nobody has any more but the program that chooses among
+    /// them: that is taken off them, and the map vanishes soon. Meanwhile the kernel spreads what is new over the group, so
+    /// there are no other sockets in it.
+    ///
+    /// # Errors
+    /// As for [`Targets::new`]: [`Kind::Busy`] if somebody has the map after all.
+    pub fn take_over(sockets: &[BorrowedFd<'_>]) -> Result<Self> {
+        // The kernel frees programs and maps when no processor can be in them any more.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        for socket in sockets {
+            match socket::set_option(*socket, DETACH, 0) {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                    return Err(error).context(|| "take the program off a socket");
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        loop {
+            match Self::new(sockets) {
+                Err(error) if error.kind() == Kind::Busy && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Adds one that came later. Nothing is sent to it before the next [`steer`] with these targets.

@@ -310,6 +310,21 @@ fn a_socket_is_in_one_map_which_others_may_get() {
 }
 
 #[test]
+fn the_sockets_of_the_dead_get_a_map_of_their_own() {
+    let one = member(V4, 0, Transport::Stream);
+    let first = targets(&[&one]);
+    steer(&one, &first, None).unwrap();
+    drop(first);
+    assert_eq!(Targets::new(&[one.as_fd()]).unwrap_err().kind(), Kind::Busy, "the program has it");
+    let next = Targets::take_over(&[one.as_fd()]).unwrap();
+    steer(&one, &next, None).unwrap();
+    let other = member(V4, port(&one), Transport::Stream);
+    let _clients: Vec<_> = (0..8).map(|_| connect(V4, port(&one))).collect();
+    assert_eq!((waiting(&one), waiting(&other)), (8, 0));
+    Targets::take_over(&[other.as_fd()]).unwrap();
+}
+
+#[test]
 fn an_index_steers_where_programs_are_refused() {
     let (old, new) = pair(V4, Transport::Stream);
     steer_to_index(&old, 0).unwrap();
