@@ -15,6 +15,7 @@ pub mod connect;
 pub mod definition;
 pub mod log;
 pub mod message;
+pub mod policy;
 pub mod ready;
 pub mod roster;
 pub mod socket;
