@@ -4,6 +4,8 @@
 //! load    request ── claim ── mount ── create      a container on a ring's entry, or on a scratch upper
 //! save    stop ── seal ── remove                   its end, and what becomes of its upper
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
+//! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
+//! service plan ── start ── serve ── drain          which instance serves: the daemon's part
 //! ```
 
 mod base;
@@ -14,6 +16,7 @@ pub mod load;
 mod notify;
 pub mod request;
 pub mod save;
+pub mod service;
 pub mod worker;
 
 use std::path::PathBuf;

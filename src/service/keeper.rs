@@ -83,6 +83,12 @@ impl Keeper {
         Self { instance, channel }
     }
 
+    /// Whose keeper it is.
+    #[must_use]
+    pub fn instance(&self) -> &ContainerId {
+        &self.instance
+    }
+
     /// Asks one thing and waits for the answer.
     ///
     /// # Errors

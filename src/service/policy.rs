@@ -47,12 +47,12 @@ impl Backoff {
             Restart::OnFailure => ending.exit_code != Some(0),
             Restart::Always => true,
         };
-        if wanted { Decision::After(self.next()) } else { Decision::Stay }
+        if wanted { Decision::After(self.next_wait()) } else { Decision::Stay }
     }
 
     /// How long to wait after one more failure: 100 ms, then twice the last time, at most a minute.
     #[must_use = "the failure is counted"]
-    pub fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         // 2^10 times the first wait is longer than the longest.
         let wait = FIRST * (1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_minute() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..12).map(|_| backoff.next().as_millis()).collect();
+        let waits: Vec<_> = (0..12).map(|_| backoff.next_wait().as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000]);
     }
 
@@ -126,7 +126,7 @@ mod tests {
         #[test]
         fn a_service_that_never_comes_up_is_tried_rarely(failures in 11_u32..5000) {
             let mut backoff = Backoff::default();
-            let waited: Duration = (0..failures).map(|_| backoff.next()).sum();
+            let waited: Duration = (0..failures).map(|_| backoff.next_wait()).sum();
             prop_assert!(waited >= LONGEST * (failures - 10));
         }
 

@@ -9,6 +9,7 @@
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
 //! ├── registry.db            services, as the daemon remembers them (see the registry)
+//! ├── services/NAME-…/       the log of a service (see the log of services)
 //! └── rings/OWNER/NAME/      an OCI image layout with ring.json beside it
 //! ```
 //!

@@ -1,0 +1,467 @@
+//! A change: a new instance takes the place of the old one, or everything stays as it is.
+//!
+//! ```text
+//! Planned ──> Started ──> Ready ──> Served ──> Committed ──> the old one drains
+//!    │           │          │          │
+//!    └───────────┴──────────┴──────────┘ failure: undone in reverse, the old one was never touched
+//! ```
+//!
+//! Each phase is a type that the next one consumes. What is done is written down before it is begun ([`Record::pending`]), so
+//! that a daemon that is killed in between leaves the old or the new state to the next one ([`super::judge`]).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::{Claim, Core, describe_end, has_come_up};
+use super::judge::Farewell;
+use super::plan::instance_id;
+use super::record::{ChangeKind, Key, Pending, Record, Wanted};
+use crate::cgroup;
+use crate::error::{Error, Kind, Result};
+use crate::ids::ContainerId;
+use crate::ops::keep;
+use crate::service::address::{Address, Listen, UnixKind};
+use crate::service::definition::Definition;
+use crate::service::keeper::Keeper;
+use crate::service::message::{Command, Order, PROTOCOL, Phase, Status};
+use crate::service::roster::Member;
+use crate::store::make_directory;
+use crate::sys::process::Identity;
+use crate::sys::signal::Signal;
+
+/// Making a container may mean to unpack an image.
+const MAKING: Duration = Duration::from_secs(900);
+/// How long an instance may take to end that was told to: it is killed after ten seconds.
+pub(super) const ENDING: Duration = Duration::from_secs(30);
+/// How often a keeper whose instance is not ready is asked whether it is still there.
+const CHECK: Duration = Duration::from_secs(30);
+/// How many of an instance's last words are told, and how much of each.
+const WORDS: usize = 3;
+
+/// How far a change is, for whoever waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The new instance is being made.
+    Starting(ContainerId),
+    /// It runs, and is not ready.
+    Waiting(ContainerId),
+    /// New connections go to it.
+    Serving(ContainerId),
+    /// The old one finishes its connections.
+    Draining(ContainerId),
+}
+
+/// What a change is to lead to.
+#[derive(Debug)]
+pub(super) struct Goal {
+    /// What the service is to be.
+    pub to: Definition,
+    /// The running program to keep, in place of one of ours.
+    pub adopt: Option<Identity>,
+}
+
+/// What a change led to.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// The new instance.
+    pub instance: ContainerId,
+    /// Where it listens.
+    pub listen: Vec<Listen>,
+    /// The old one, which may still be there.
+    pub old: Option<ContainerId>,
+}
+
+/// How the instance before is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Old {
+    /// There was none.
+    None,
+    /// It serves.
+    Alive(ContainerId),
+    /// It has ended, and its keeper holds its sockets.
+    Ended(ContainerId),
+    /// Its keeper is gone, and nobody knows about it.
+    Lost(ContainerId),
+}
+
+/// What all phases have.
+struct Run<'a, 'tell> {
+    claim: Claim<'a>,
+    goal: Goal,
+    old: Old,
+    instance: ContainerId,
+    listen: Vec<Listen>,
+    tell: &'tell mut dyn FnMut(Step),
+}
+
+/// It is written down what is to be done.
+struct Planned<'a, 'tell>(Run<'a, 'tell>);
+/// The new instance runs.
+struct Started<'a, 'tell>(Run<'a, 'tell>);
+/// It could serve.
+struct Ready<'a, 'tell>(Run<'a, 'tell>, Status);
+/// It serves.
+struct Served<'a, 'tell>(Run<'a, 'tell>, Status);
+/// It is written down that it does.
+struct Committed<'a, 'tell>(Run<'a, 'tell>, Status);
+
+/// Carries a change out. When this returns the new instance serves, or nothing has changed.
+///
+/// # Errors
+/// Why nothing has changed.
+pub(super) fn carry_out(claim: Claim<'_>, goal: Goal, tell: &mut dyn FnMut(Step)) -> Result<Done> {
+    let operation = format!("{} service '{}'", claim.change.kind.verb(), claim.key);
+    let done = Planned::new(claim, goal, tell)
+        .and_then(Planned::start)
+        .and_then(Started::wait)
+        .and_then(Ready::serve)
+        .and_then(Served::commit)
+        .map(Committed::drain);
+    done.map_err(|error| if error.to_string().starts_with(&operation) { error } else { error.during(operation) })
+}
+
+impl<'a, 'tell> Planned<'a, 'tell> {
+    /// Decides, and writes it down.
+    fn new(claim: Claim<'a>, goal: Goal, tell: &'tell mut dyn FnMut(Step)) -> Result<Self> {
+        let core = claim.core;
+        let mut book = core.lock();
+        let service = book.get(&claim.key)?;
+        let (current, mut generation) = (service.record.instance.clone(), service.record.generation);
+        let kept = service.record.listen.clone();
+        let old = match current {
+            None => Old::None,
+            Some(instance) => match book.instances.get(&instance) {
+                Some(seen) if seen.lives() => Old::Alive(instance),
+                Some(seen) if !seen.gone => Old::Ended(instance),
+                Some(_) | None => Old::Lost(instance),
+            },
+        };
+        let target = Key::of(&goal.to);
+        let instance = loop {
+            generation += 1;
+            let instance = instance_id(&target, generation)?;
+            let taken = core.place.root.path().join(instance.as_str()).exists();
+            if !taken && !book.instances.contains_key(&instance) && !book.strangers.contains(&instance) {
+                break instance;
+            }
+        };
+        // A port that was chosen stays as long as somebody holds it.
+        let listen = match &old {
+            Old::Alive(_) | Old::Ended(_) => kept,
+            Old::None | Old::Lost(_) => goal.to.listen.clone(),
+        };
+        let pending = Pending { change: claim.change.clone(), to: goal.to.clone(), instance: instance.clone() };
+        core.save(&mut book, &claim.key, |record| {
+            record.generation = generation;
+            record.pending = Some(pending);
+        })?;
+        drop(book);
+        Ok(Self(Run { claim, goal, old, instance, listen, tell }))
+    }
+
+    fn start(mut self) -> Result<Started<'a, 'tell>> {
+        match self.0.start() {
+            Ok(()) => Ok(Started(self.0)),
+            Err(error) => Err(self.0.undo(error)),
+        }
+    }
+}
+
+impl<'a, 'tell> Started<'a, 'tell> {
+    fn wait(mut self) -> Result<Ready<'a, 'tell>> {
+        match self.0.wait_until_ready() {
+            Ok(status) => Ok(Ready(self.0, status)),
+            Err(error) => Err(self.0.undo(error)),
+        }
+    }
+}
+
+impl<'a, 'tell> Ready<'a, 'tell> {
+    fn serve(self) -> Result<Served<'a, 'tell>> {
+        match self.0.claim.core.ask(&self.0.instance, &Command::Serve) {
+            Ok(()) => Ok(Served(self.0, self.1)),
+            Err(error) => Err(self.0.undo(error)),
+        }
+    }
+}
+
+impl<'a, 'tell> Served<'a, 'tell> {
+    fn commit(mut self) -> Result<Committed<'a, 'tell>> {
+        match self.0.commit(&self.1) {
+            Ok(()) => Ok(Committed(self.0, self.1)),
+            Err(error) => {
+                self.0.steer_back();
+                Err(self.0.undo(error))
+            }
+        }
+    }
+}
+
+impl Committed<'_, '_> {
+    fn drain(self) -> Done {
+        let Run { claim, old, instance, goal, tell, .. } = self.0;
+        let listen = self.1.listen;
+        tell(Step::Serving(instance.clone()));
+        let old = match old {
+            Old::Alive(old) => {
+                tell(Step::Draining(old.clone()));
+                claim.core.part(&old, Farewell::Succeeded, goal.to.drain_timeout);
+                Some(old)
+            }
+            Old::Ended(old) => {
+                claim.core.part(&old, Farewell::Release, Duration::ZERO);
+                None
+            }
+            Old::None | Old::Lost(_) => None,
+        };
+        Done { instance, listen, old }
+    }
+}
+
+impl Run<'_, '_> {
+    fn start(&mut self) -> Result<()> {
+        (self.tell)(Step::Starting(self.instance.clone()));
+        let core = self.claim.core;
+        if let Old::Lost(instance) = &self.old {
+            // Nobody could drain it, and it has the addresses.
+            core.clear(instance)?;
+        }
+        let sockets = self.sockets()?;
+        let order = self.order(&sockets)?;
+        make_directory(&order.log)?;
+        let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+        let channel = keep::start(&order, &descriptors)?;
+        Keeper::at(channel, self.instance.clone()).answer(MAKING)?;
+        if core.follow(&self.claim.key, &self.instance)? {
+            return Ok(());
+        }
+        Err(Error::new(Kind::State, format!("start instance '{}'", self.instance), "its keeper has ended"))
+    }
+
+    /// The sockets of the instance before that the new one takes over, by the index of their address: all if it has ended,
+    /// else those of which there can be only one.
+    fn sockets(&self) -> Result<Vec<(usize, OwnedFd)>> {
+        let (instance, wanted): (_, fn(&Address) -> bool) = match &self.old {
+            Old::Ended(instance) => (instance, |_| true),
+            Old::Alive(instance) => (instance, |address| matches!(address, Address::Unix(UnixKind::Datagram, _))),
+            Old::None | Old::Lost(_) => return Ok(Vec::new()),
+        };
+        if !self.listen.iter().any(|listen| wanted(&listen.address)) {
+            return Ok(Vec::new());
+        }
+        let all = self.claim.core.keeper(instance)?.sockets()?;
+        let mut taken = Vec::new();
+        for (listen, socket) in all {
+            let index = self.listen.iter().position(|other| other.address == listen.address);
+            // One socket for each address: a program may have bound several to one.
+            if let Some(index) = index.filter(|index| taken.iter().all(|(other, _)| other != index))
+                && wanted(&listen.address)
+            {
+                taken.push((index, socket));
+            }
+        }
+        Ok(taken)
+    }
+
+    fn order(&self, sockets: &[(usize, OwnedFd)]) -> Result<Order> {
+        let core = self.claim.core;
+        let log = core.lock().get(&self.claim.key)?.record.log.clone();
+        let cgroup_manager = match core.cgroups {
+            cgroup::Manager::Cgroupfs => "cgroupfs",
+            cgroup::Manager::Systemd => "systemd",
+            cgroup::Manager::Disabled => "disabled",
+        };
+        let beside = match &self.old {
+            Old::Alive(instance) => Some(instance.clone()),
+            Old::None | Old::Ended(_) | Old::Lost(_) => None,
+        };
+        Ok(Order {
+            protocol: PROTOCOL,
+            instance: self.instance.clone(),
+            definition: self.goal.to.clone(),
+            listen: self.listen.clone(),
+            inherited: sockets.iter().map(|(index, _)| *index).collect(),
+            beside,
+            adopt: self.goal.adopt.clone(),
+            ring_entry: None,
+            root: core.place.root.path().to_owned(),
+            store: core.place.store.clone(),
+            config: core.place.config_file.clone(),
+            cgroup_manager: cgroup_manager.to_owned(),
+            log: core.log_directory(&log),
+        })
+    }
+
+    fn wait_until_ready(&mut self) -> Result<Status> {
+        (self.tell)(Step::Waiting(self.instance.clone()));
+        let (core, instance) = (self.claim.core, &self.instance);
+        let come_up = loop {
+            let come_up = core.wait_for(CHECK, |book| {
+                let seen = book.instances.get(instance)?;
+                if seen.gone { Some(false) } else { has_come_up(seen.phase()?) }
+            });
+            match come_up {
+                Some(come_up) => break come_up,
+                // Its keeper ends it when its time is over; one that does not answer never will.
+                None => core.ask(instance, &Command::Status)?,
+            }
+        };
+        let ended = |seen: &super::book::Seen| seen.gone || seen.phase() == Some(Phase::Ended);
+        if !come_up {
+            core.wait_for(ENDING, |book| book.instances.get(instance).is_none_or(ended).then_some(()));
+        }
+        let book = core.lock();
+        let status = book.instances.get(instance).and_then(|seen| seen.status.clone());
+        match status {
+            Some(status) if come_up => Ok(status),
+            status => Err(failed(instance, status.as_ref())),
+        }
+    }
+
+    fn commit(&mut self, status: &Status) -> Result<()> {
+        let core = self.claim.core;
+        let (instance, goal) = (&self.instance, &self.goal);
+        let (old, leaves) = match &self.old {
+            Old::Alive(old) | Old::Ended(old) => (Some(old.clone()), true),
+            Old::Lost(old) => (Some(old.clone()), false),
+            Old::None => (None, false),
+        };
+        let recovered = self.claim.change.kind == ChangeKind::Recover && old.is_some();
+        let mut book = core.lock();
+        core.save(&mut book, &self.claim.key, |record| {
+            record.pending = None;
+            record.instance = Some(instance.clone());
+            record.leaving.extend(old.clone().filter(|_| leaves));
+            record.definition = goal.to.clone();
+            record.listen.clone_from(&status.listen);
+            record.wanted = Wanted::Running;
+            record.restarts += u64::from(recovered);
+        })?;
+        self.claim.key = Key::of(&goal.to);
+        if let Some(lost) = old.as_ref().filter(|_| !leaves) {
+            book.instances.remove(lost);
+        }
+        let service = book.get(&self.claim.key)?;
+        service.failure = None;
+        match &old {
+            Some(old) => core.roster.replace(old, Member::from(status)),
+            None => core.roster.add(Member::from(status)),
+        }
+        drop(book);
+        core.news.notify_all();
+        tracing::info!("service '{}': instance '{instance}' serves", self.claim.key);
+        Ok(())
+    }
+
+    /// After the switch could not be written down: the old instance gets the connections again.
+    fn steer_back(&mut self) {
+        if let Old::Alive(old) = &self.old
+            && let Err(error) = self.claim.core.ask(old, &Command::Serve)
+        {
+            tracing::error!("send connections back to instance '{old}': {error}");
+        }
+    }
+
+    /// Takes the new instance away, and says why.
+    fn undo(self, error: Error) -> Error {
+        let Self { claim, instance, .. } = self;
+        let core = claim.core;
+        let mut book = core.lock();
+        let there = book.instances.contains_key(&instance);
+        core.note(&mut book, &claim.key, |record| {
+            record.pending = None;
+            record.leaving.extend(there.then(|| instance.clone()));
+        });
+        if claim.change.kind == ChangeKind::Recover {
+            core.postpone(&mut book, &claim.key, &error);
+        }
+        drop(book);
+        if there {
+            match claim.change.kind {
+                ChangeKind::Adopt => core.abandon(&instance),
+                ChangeKind::Add
+                | ChangeKind::Restart
+                | ChangeKind::Upgrade
+                | ChangeKind::Recover
+                | ChangeKind::Remove => core.part(&instance, Farewell::Stop, Duration::ZERO),
+            }
+            core.wait_for(ENDING, |book| (!book.instances.contains_key(&instance)).then_some(()));
+        }
+        tracing::warn!("service '{}': {} was undone: {error}", claim.key, claim.change.kind.verb());
+        error
+    }
+}
+
+impl Core {
+    /// Says farewell to an instance whose leaving is written down. What becomes of it is heard from its keeper.
+    pub(super) fn part(self: &Arc<Self>, instance: &ContainerId, way: Farewell, timeout: Duration) {
+        /// Clients that were just sent there may still come.
+        const GRACE: Duration = Duration::from_millis(200);
+        let drain = |grace, succeeded| Command::Drain { timeout, grace, succeeded };
+        let said = match way {
+            Farewell::Succeeded => self.ask(instance, &drain(Duration::ZERO, true)),
+            Farewell::Withdrawn => self.ask(instance, &drain(GRACE, false)),
+            Farewell::Stop => self.ask(instance, &Command::Stop),
+            // It may have ended before anybody thought of letting it go.
+            Farewell::Release => self.ask(instance, &Command::Release),
+            Farewell::Clear | Farewell::Wait => Ok(()),
+        };
+        let ended = || {
+            let mut book = self.lock();
+            self.look_after(&mut book, instance);
+        };
+        match said {
+            Ok(()) => ended(),
+            Err(error) if error.kind() == Kind::NotFound => ended(),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Lets go of a program that was there before us, without ending it.
+    fn abandon(&self, instance: &ContainerId) {
+        let keeper = self.lock().instances.get(instance).and_then(|seen| Some(seen.status.as_ref()?.keeper.clone()));
+        let killed = match keeper.as_ref().map(Identity::open) {
+            Some(Ok(Some(process))) => process.signal(Signal::KILL).map(drop),
+            Some(Ok(None)) | None => Ok(()),
+            Some(Err(error)) => Err(error),
+        };
+        if let Err(error) = killed {
+            tracing::error!("let go of instance '{instance}': {error}");
+        }
+    }
+}
+
+/// Why an instance did not become ready.
+fn failed(instance: &ContainerId, status: Option<&Status>) -> Error {
+    let outcome = status.and_then(|status| status.outcome.as_ref());
+    let mut cause = match outcome {
+        Some(outcome) if outcome.reason.is_some() => describe_end(Some(outcome)),
+        outcome => format!("{} before it was ready", describe_end(outcome)),
+    };
+    let words = outcome.map(|outcome| outcome.last_words.as_slice()).unwrap_or_default();
+    let words: Vec<&str> = words[words.len().saturating_sub(WORDS)..].iter().map(String::as_str).collect();
+    if !words.is_empty() {
+        cause.push_str("; its last words: ");
+        cause.push_str(&words.join(" | "));
+    }
+    Error::new(Kind::State, format!("start instance '{instance}'"), cause)
+}
+
+/// What a service is written down as before its first instance.
+pub(super) fn first_record(definition: Definition, log: String, boot: &str) -> Record {
+    Record {
+        listen: definition.listen.clone(),
+        definition,
+        instance: None,
+        generation: 0,
+        pending: None,
+        leaving: Vec::new(),
+        // Until it has come about.
+        wanted: Wanted::Removed,
+        added: chrono::Utc::now(),
+        restarts: 0,
+        log,
+        boot: boot.to_owned(),
+    }
+}
