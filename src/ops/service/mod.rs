@@ -12,8 +12,8 @@
 //!                                            └ an old one ended  ──> crossed out
 //! ```
 //!
-//! What is remembered is in the registry ([`record`]), what is known now in the book ([`book`]); clients ask the roster.
-//! Neither the death of this process nor its return disturbs an instance: see [`judge`].
+//! What is remembered is in the registry (`record`), what is known now in the book (`book`); clients ask the roster.
+//! Neither the death of this process nor its return disturbs an instance: see `judge`.
 
 mod book;
 mod change;
