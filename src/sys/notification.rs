@@ -23,6 +23,27 @@ pub struct Notification {
     pub arguments: [u64; 6],
 }
 
+/// The calls that services are asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intercepted {
+    /// bind(2)
+    Bind,
+    /// listen(2)
+    Listen,
+}
+
+impl Notification {
+    /// Which call it is, of those that services are asked about.
+    #[must_use]
+    pub fn intercepted(&self) -> Option<Intercepted> {
+        match libc::c_long::from(self.call) {
+            libc::SYS_bind => Some(Intercepted::Bind),
+            libc::SYS_listen => Some(Intercepted::Listen),
+            _ => None,
+        }
+    }
+}
+
 /// What the caller of a system call gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {

@@ -4,6 +4,7 @@
 //! is set here holds for the program that made it.
 
 mod address;
+mod file;
 mod option;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -108,6 +109,14 @@ impl Socket {
     /// Those of setsockopt(2).
     pub fn reuse_address(&self) -> Result<()> {
         sockopt::set_socket_reuseaddr(&self.0, true).context(|| "let a socket reuse its address")
+    }
+
+    /// Whether it has `SO_REUSEADDR`.
+    ///
+    /// # Errors
+    /// Those of getsockopt(2).
+    pub fn reuses_address(&self) -> Result<bool> {
+        sockopt::socket_reuseaddr(&self.0).context(|| "ask whether a socket reuses its address")
     }
 
     /// Makes root the owner of the socket. The kernel lets only sockets of one owner share a port, and the owner is

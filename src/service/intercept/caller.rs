@@ -1,0 +1,160 @@
+//! The thread that waits for an answer, and what of it matters: its socket, and what it may do.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use super::decide::{Protocol, Reuse, Versions};
+use crate::error::{Context, Result};
+use crate::service::address::UnixKind;
+use crate::sys::notification::AtExec;
+use crate::sys::socket::{Family, Socket, Transport};
+
+/// `IPPROTO_TCP`, `IPPROTO_UDP`, `IPPROTO_MPTCP` of linux/in.h.
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+const MULTIPATH_TCP: u32 = 262;
+/// `CAP_NET_BIND_SERVICE` of linux/capability.h.
+const BIND_PRIVILEGED: u32 = 10;
+/// The first port that everybody may bind, unless the network says otherwise.
+const UNPRIVILEGED: u16 = 1024;
+/// `O_CLOEXEC`, as /proc/PID/fdinfo shows it (fs/proc/fd.c), on every processor but alpha and parisc.
+const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+
+/// What a socket is; `None` for a family that has no services here.
+pub(super) fn describe(socket: &Socket) -> Result<Option<(Family, Protocol)>> {
+    let (Some(family), Some(transport)) = (socket.family()?, socket.transport()?) else { return Ok(None) };
+    let protocol = match (family, transport) {
+        (Family::Unix, Transport::Stream) => Protocol::Unix(UnixKind::Stream),
+        (Family::Unix, Transport::SeqPacket) => Protocol::Unix(UnixKind::Seqpacket),
+        (Family::Unix, Transport::Datagram) => Protocol::Unix(UnixKind::Datagram),
+        (Family::V4 | Family::V6, Transport::Stream) => match socket.protocol()? {
+            TCP => Protocol::Tcp,
+            MULTIPATH_TCP => Protocol::MultipathTcp,
+            _ => Protocol::Other,
+        },
+        (Family::V4 | Family::V6, Transport::Datagram) if socket.protocol()? == UDP => Protocol::Udp,
+        (Family::V4 | Family::V6, Transport::Datagram | Transport::SeqPacket) => Protocol::Other,
+    };
+    Ok(Some((family, protocol)))
+}
+
+/// What a program has allowed for its socket.
+pub(super) fn reuse(socket: &Socket) -> Result<Reuse> {
+    Ok(Reuse { port: socket.shares_port()?, address: socket.reuses_address()? })
+}
+
+/// Which versions of IP a socket takes.
+pub(super) fn versions(socket: &Socket, family: Family) -> Result<Versions> {
+    match family {
+        Family::V6 if socket.takes_both_versions()? => Ok(Versions::Both),
+        Family::V4 | Family::V6 | Family::Unix => Ok(Versions::One),
+    }
+}
+
+/// The first port that a thread may bind in our network. The network is owned by our user namespace: a capability in
+/// another one does not count.
+pub(super) fn first_port(thread: i32) -> Result<u16> {
+    let ours = namespace("self", "user") == namespace(&thread.to_string(), "user");
+    if ours && capabilities(thread)? & (1 << BIND_PRIVILEGED) != 0 {
+        return Ok(0);
+    }
+    if !has_our_network(thread) {
+        return Ok(UNPRIVILEGED);
+    }
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    Ok(text.trim().parse().unwrap_or(UNPRIVILEGED))
+}
+
+/// Whether a thread has the network of this process.
+pub(super) fn has_our_network(thread: i32) -> bool {
+    namespace("self", "net") == namespace(&thread.to_string(), "net")
+}
+
+fn namespace(process: &str, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()
+}
+
+fn capabilities(thread: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status"))
+        .context(|| format!("look at the capabilities of process {thread}"))?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    Ok(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+}
+
+/// Whether a descriptor of a thread survives the execution of a program.
+pub(super) fn at_exec(thread: i32, descriptor: i32) -> AtExec {
+    let information = fs::read_to_string(format!("/proc/{thread}/fdinfo/{descriptor}")).unwrap_or_default();
+    if close_on_exec(&information) { AtExec::Closes } else { AtExec::Stays }
+}
+
+fn close_on_exec(information: &str) -> bool {
+    let flags = information.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).is_some_and(|flags| flags & CLOSE_ON_EXEC != 0)
+}
+
+/// Whether a thread waits for events of a descriptor by epoll(7): it would wait for ever if another socket took its place.
+pub(super) fn is_polled(thread: i32, descriptor: i32) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{thread}/fdinfo")) else { return false };
+    entries
+        .flatten()
+        .any(|entry| fs::read_to_string(entry.path()).is_ok_and(|information| polls(&information, descriptor)))
+}
+
+/// The lines of an epoll descriptor begin with `tfd: NUMBER events: …` (proc_pid_fdinfo(5)).
+fn polls(information: &str, descriptor: i32) -> bool {
+    let mut watched = information.lines().filter_map(|line| line.strip_prefix("tfd:"));
+    watched.any(|line| line.split_whitespace().next().and_then(|word| word.parse().ok()) == Some(descriptor))
+}
+
+/// Whether any process but this one has a socket open. `first` is looked at before all others.
+///
+/// # Errors
+/// Those of reading /proc.
+pub(super) fn is_held(inode: u64, first: i32) -> Result<bool> {
+    let name = PathBuf::from(format!("socket:[{inode}]"));
+    if has(&first.to_string(), &name) {
+        return Ok(true);
+    }
+    let ours = std::process::id().to_string();
+    let entries = fs::read_dir("/proc").context(|| format!("look for who has socket {inode}"))?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut processes = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != ours);
+    Ok(processes.any(|process| has(&process, &name)))
+}
+
+fn has(process: &str, socket: &PathBuf) -> bool {
+    let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return false,
+        Err(_) => return false,
+    };
+    entries.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == *socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_descriptors_is_read() {
+        assert!(close_on_exec("pos:\t0\nflags:\t02000002\nmnt_id:\t9\n"));
+        assert!(!close_on_exec("pos:\t0\nflags:\t04002\n"));
+        let epoll = "pos:\t0\nflags:\t02\ntfd:        5 events:       1d data: 8\ntfd:       11 events: 1 data: 9\n";
+        assert!(polls(epoll, 5) && polls(epoll, 11));
+        assert!(!polls(epoll, 1) && !polls("flags: 5", 5));
+    }
+
+    #[test]
+    fn a_socket_that_only_this_process_has_is_held_by_nobody() {
+        let socket = Socket::new(Family::V4, Transport::Stream).unwrap();
+        let inode = socket.inode().unwrap();
+        assert!(!is_held(inode, 1).unwrap());
+        let mut child = std::process::Command::new("/bin/sleep");
+        child.arg("1000").stdin(std::os::fd::OwnedFd::from(socket.duplicate().unwrap()));
+        let mut child = child.spawn().unwrap();
+        assert!(is_held(inode, 1).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

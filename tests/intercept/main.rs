@@ -1,0 +1,10 @@
+//! Programs that know nothing of services: their binds and listens, answered by an interceptor, without a container
+//! around them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod file;
+mod hostile;
+mod instance;
+mod port;
+mod private;
