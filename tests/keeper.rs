@@ -277,3 +277,71 @@ fn an_instance_in_a_ring_is_saved_at_its_end() {
     assert_eq!(world.run_in("web", "cat /etc/motd").success().stdout(), "hello");
     world.pack();
 }
+
+/// A second instance of the same addresses, while the first one serves.
+fn beside(world: &World, first: &Kept, name: &str, script: &str) -> Value {
+    let mut order = world.order(name, script);
+    order["listen"] = first.ask("status")["listen"].clone();
+    order["beside"] = json!(first.instance);
+    order
+}
+
+#[test]
+fn a_new_instance_gets_connections_once_it_is_to_serve_and_only_the_keepers_questions_before() {
+    let world = World::new("beside");
+    let first = world.keep_running(&world.order("first", GREETER));
+    first.await_phase("ready");
+    first.tell("serve");
+    let port = first.port();
+    let script = GREETER.replace(
+        "listener = ",
+        "
+import time
+while not os.path.exists('/tmp/go'): time.sleep(0.005)
+listener = ",
+    );
+    let second = world.keep_running(&beside(&world, &first, "second", &script));
+    assert_eq!((0..20).map(|_| greeting(port)).collect::<Vec<_>>(), vec!["first"; 20]);
+    assert_eq!(second.ask("status")["phase"], "starting", "it accepts nothing yet");
+    fs::write(world.rootfs().join("tmp/go"), "").unwrap();
+    second.await_phase("ready");
+    assert_eq!((0..20).map(|_| greeting(port)).collect::<Vec<_>>(), vec!["first"; 20]);
+    second.tell("serve");
+    assert_eq!((0..20).map(|_| greeting(port)).collect::<Vec<_>>(), vec!["second"; 20]);
+    first.finish();
+    assert_eq!(greeting(port), "second");
+    let third = world.keep_running(&beside(&world, &second, "third", GREETER));
+    third.await_phase("ready");
+    third.tell("serve");
+    assert_eq!(greeting(port), "third");
+    second.finish();
+    third.finish();
+}
+
+#[test]
+fn a_new_instance_that_crashes_leaves_the_old_one_serving() {
+    let world = World::new("crashes");
+    let first = world.keep_running(&world.order("first", GREETER));
+    first.await_phase("ready");
+    first.tell("serve");
+    for (name, script, ready) in [
+        ("at-once", "import sys; print('no', flush=True); sys.exit(3)", "tcp"),
+        // It has been asked by then.
+        ("later", "import socket, sys; socket.socket(fileno=3).accept(); sys.exit(3)", "http:/"),
+    ] {
+        let mut order = beside(&world, &first, name, script);
+        order["definition"]["ready"] = json!(ready);
+        let second = world.keep_running(&order);
+        let status = second.await_phase("ended");
+        assert_eq!(status["outcome"]["exit_code"], 3, "{status:#}");
+        second.tell("release");
+        second.gone();
+        assert_eq!((0..20).map(|_| greeting(first.port())).collect::<Vec<_>>(), vec!["first"; 20]);
+    }
+    let last = world.keep_running(&beside(&world, &first, "last", GREETER));
+    last.await_phase("ready");
+    last.tell("serve");
+    assert_eq!(greeting(first.port()), "last");
+    first.finish();
+    last.finish();
+}
