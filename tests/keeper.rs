@@ -10,6 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 
 use harness::keeper::{GREETER, Kept};
+use harness::user::{Person, Subordinates};
 use harness::{World, eventually};
 use regen::service::log::{Reader, Source};
 use serde_json::{Value, json};
@@ -344,4 +345,37 @@ fn a_new_instance_that_crashes_leaves_the_old_one_serving() {
     assert_eq!(greeting(first.port()), "last");
     first.finish();
     last.finish();
+}
+
+#[test]
+fn an_instance_of_a_directory_or_image_has_the_hosts_network_and_is_what_its_service_says() {
+    let world = World::new("rootfs");
+    let script = "echo $LISTEN_FDS $LISTEN_FDNAMES $COLOUR $(id -u) $(pwd); exec sleep 1000";
+    let mut order = world.order_of_rootfs("a", script);
+    order["definition"]["env"] = json!(["COLOUR=red"]);
+    order["definition"]["user"] = json!("user");
+    order["definition"]["workdir"] = json!("/tmp");
+    let kept = world.keep_running(&order);
+    eventually("it has printed", || printed(&world) == ["1 web red 1000 /tmp"]);
+    let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_eq!(network(&world.pid(&kept.instance).to_string()), network("self"));
+    kept.finish();
+}
+
+#[test]
+fn an_ordinary_user_has_services_too() {
+    let world = World::new("ordinary");
+    let person = Person::new(&world, Subordinates::Some);
+    let mut order = world.order_of_rootfs("a", "echo $(id -u); ls /sys/class/net >/dev/null && exec sleep 1000");
+    order["cgroup_manager"] = json!("disabled");
+    let mut own = std::process::Command::new("chown");
+    own.arg("-R").arg(format!("{}:{}", person.user.uid, person.user.gid)).arg(world.store());
+    world.finish(own).success();
+    let command = person.command("regen", &[]);
+    let (kept, reply) = world.keep_by(command, &order, &[]);
+    assert_eq!(reply["reply"], "status", "{reply}");
+    kept.await_phase("ready");
+    kept.tell("serve");
+    eventually("it has printed", || printed(&world) == ["0"]);
+    kept.finish();
 }

@@ -97,10 +97,23 @@ pub struct RunOptions {
     pub terminal: bool,
     /// The host name inside.
     pub hostname: String,
-    /// The network namespace stays the host's: for services, which are reached under the host's addresses.
-    pub host_network: bool,
+    /// Whose network it has.
+    pub network: Network,
     /// There is no group that owns terminals: it is not mapped in this user namespace.
     pub no_tty_group: bool,
+}
+
+/// Whose network the process of a run without a bundle has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Network {
+    /// One of its own, with a loopback device only.
+    #[default]
+    Own,
+    /// The caller's: for services, which are reached under the host's addresses.
+    Host,
+    /// The same, for a caller whose user namespace does not own it: no file system of devices can be mounted for it then,
+    /// so the caller's is bound in.
+    Foreign,
 }
 
 /// The group of terminals, as distributions number it.
@@ -118,9 +131,13 @@ pub fn run(rootfs: &Path, options: &RunOptions) -> Spec {
     }
     let cwd = if options.cwd.as_os_str().is_empty() { Path::new("/") } else { &options.cwd };
     let mut spaces = vec!["pid", "ipc", "uts", "mount", "cgroup"];
-    if !options.host_network {
+    if options.network == Network::Own {
         spaces.push("network");
     }
+    let mounts = match options.network {
+        Network::Own | Network::Host => mounts(),
+        Network::Foreign => with_sys_of_host(mounts()),
+    };
     let spec = from_fixed(json!({
         "ociVersion": OCI_VERSION,
         "process": {
@@ -134,7 +151,7 @@ pub fn run(rootfs: &Path, options: &RunOptions) -> Spec {
         },
         "root": {"path": "rootfs", "readonly": false},
         "hostname": options.hostname,
-        "mounts": if options.no_tty_group { without_tty_group(mounts()) } else { mounts() },
+        "mounts": if options.no_tty_group { without_tty_group(mounts) } else { mounts },
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": namespaces(&spaces),
@@ -221,7 +238,12 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
     if let Some(linux) = spec["linux"].as_object_mut() {
         linux.remove("resources");
     }
-    if let Some(mounts) = spec["mounts"].as_array_mut() {
+    spec["mounts"] = without_tty_group(with_sys_of_host(spec["mounts"].take()));
+}
+
+/// With it come its cgroups.
+fn with_sys_of_host(mut mounts: Value) -> Value {
+    if let Some(mounts) = mounts.as_array_mut() {
         mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
         for mount in mounts {
             if mount["destination"] == "/sys" {
@@ -230,7 +252,7 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
             }
         }
     }
-    spec["mounts"] = without_tty_group(spec["mounts"].take());
+    mounts
 }
 
 fn without_tty_group(mut mounts: Value) -> Value {
@@ -267,6 +289,21 @@ mod tests {
         assert_eq!(process.cwd(), Path::new("/"));
         assert_eq!(spec.root().as_ref().unwrap().path(), Path::new("/images/a"));
         assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(false));
+    }
+
+    #[test]
+    fn the_network_of_the_caller_leaves_out_what_cannot_be_mounted_for_it() {
+        let with = |network| {
+            run(Path::new("/r"), &RunOptions { args: vec!["a".to_owned()], network, ..RunOptions::default() })
+        };
+        let sys = |spec: &Spec| {
+            let mounts = spec.mounts().clone().unwrap();
+            mounts.into_iter().find(|mount| mount.destination() == Path::new("/sys")).unwrap().typ().clone().unwrap()
+        };
+        let spaces = |spec: &Spec| spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len();
+        let [own, host, foreign] = [Network::Own, Network::Host, Network::Foreign].map(with);
+        assert_eq!([sys(&own), sys(&host), sys(&foreign)], ["sysfs", "sysfs", "none"]);
+        assert_eq!([spaces(&own), spaces(&host), spaces(&foreign)], [6, 5, 5]);
     }
 
     #[test]

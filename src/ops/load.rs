@@ -30,7 +30,7 @@ use crate::ring::{Base, Claim, Rebase, Ring, gc};
 use crate::runtime::{self, CreateRequest, Created, Stop};
 use crate::store::{Run, RunRecord, Store, make_directory};
 use crate::sys::process::Identity;
-use crate::sys::user_namespace::{maps_group, own_maps};
+use crate::sys::user_namespace::{is_initial, maps_group, own_maps};
 
 /// Below the state root, where creators attach root file systems, unseen by each other; no container is called so.
 pub(super) const MOUNT_POINT: &str = "@rootfs";
@@ -394,7 +394,11 @@ fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
         additional_gids: user.additional_gids,
         terminal: wish.terminal,
         hostname: wish.id.to_string(),
-        host_network: wish.network == Network::Host,
+        network: match wish.network {
+            Network::Own => template::Network::Own,
+            Network::Host if is_initial() => template::Network::Host,
+            Network::Host => template::Network::Foreign,
+        },
         no_tty_group: !maps_group(template::TTY_GROUP),
     })
 }

@@ -77,14 +77,29 @@ impl World {
         })
     }
 
+    /// An order for an instance that runs this script of shell over the world's root file system.
+    pub fn order_of_rootfs(&self, name: &str, script: &str) -> Value {
+        let mut order = self.order(name, "");
+        order["definition"]["source"] = json!({"rootfs": self.rootfs()});
+        order["definition"]["command"] = json!(["sh", "-c", script]);
+        order["definition"]["ready"] = json!("none");
+        order
+    }
+
     /// Starts a keeper, and waits for what comes of its order.
     pub fn keep(&self, order: &Value, sockets: &[BorrowedFd<'_>]) -> (Kept, Value) {
+        let mut command = Command::new(REGEN);
+        command.env_clear();
+        self.keep_by(command, order, sockets)
+    }
+
+    /// The same with a program of one's own choice, which may be another user's.
+    pub fn keep_by(&self, mut command: Command, order: &Value, sockets: &[BorrowedFd<'_>]) -> (Kept, Value) {
         let (ours, theirs) = Channel::pair().unwrap();
         let instance = order["instance"].as_str().unwrap().to_owned();
         ours.send(order.to_string().as_bytes(), sockets).unwrap();
-        let child = Command::new(REGEN)
+        let child = command
             .args(["keeper", &instance])
-            .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
