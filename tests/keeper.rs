@@ -371,11 +371,83 @@ fn an_ordinary_user_has_services_too() {
     let mut own = std::process::Command::new("chown");
     own.arg("-R").arg(format!("{}:{}", person.user.uid, person.user.gid)).arg(world.store());
     world.finish(own).success();
-    let command = person.command("regen", &[]);
-    let (kept, reply) = world.keep_by(command, &order, &[]);
-    assert_eq!(reply["reply"], "status", "{reply}");
-    kept.await_phase("ready");
-    kept.tell("serve");
+    let keep = |order: &Value| {
+        let (kept, reply) = world.keep_by(person.command("regen", &[]), order, &[]);
+        assert_eq!(reply["reply"], "status", "{reply}");
+        kept.await_phase("ready");
+        kept
+    };
+    let first = keep(&order);
+    first.tell("serve");
     eventually("it has printed", || printed(&world) == ["0"]);
-    kept.finish();
+    // Without a program in the kernel the order of sockets decides, which changes when one of them goes.
+    let waiting = |kept: &Kept| {
+        let (_, sockets) = kept.ask_for_sockets(&json!({"command": "sockets"}));
+        regen::sys::socket::Socket::from(sockets.into_iter().next().unwrap()).queue().unwrap().waiting
+    };
+    let beside = |name: &str, before: &Kept| {
+        let mut order = order.clone();
+        order["instance"] = json!(world.id(name));
+        order["listen"] = before.ask("status")["listen"].clone();
+        order["beside"] = json!(before.instance);
+        keep(&order)
+    };
+    let second = beside("b", &first);
+    second.tell("serve");
+    let port = second.port();
+    first.finish();
+    let third = beside("c", &second);
+    let clients: Vec<_> = (0..10).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    assert_eq!((waiting(&second), waiting(&third)), (10, 0));
+    drop(clients);
+    second.finish();
+    third.finish();
+}
+
+#[test]
+fn a_unix_socket_is_there_while_somebody_serves_and_never_missing_meanwhile() {
+    let world = World::new("unix");
+    let path = world.base().join("web.sock");
+    let order = |name: &str| {
+        let mut order = world.order(name, GREETER);
+        order["listen"] = json!([{"name": "web", "address": format!("unix:{}", path.display())}]);
+        order["definition"]["listen"] = order["listen"].clone();
+        order["definition"]["ready"] = json!("none");
+        order
+    };
+    let greeting = || {
+        let mut connection = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        connection.shutdown(Shutdown::Write).unwrap();
+        let mut text = String::new();
+        connection.read_to_string(&mut text).unwrap();
+        text
+    };
+    let first = world.keep_running(&order("first"));
+    first.await_phase("ready");
+    first.tell("serve");
+    assert_eq!(greeting(), "first");
+    let mut next = order("second");
+    next["beside"] = json!(first.instance);
+    let second = world.keep_running(&next);
+    second.await_phase("ready");
+    assert_eq!(greeting(), "first");
+    second.tell("serve");
+    assert_eq!(greeting(), "second");
+    first.finish();
+    assert_eq!(greeting(), "second");
+    second.finish();
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_address_that_somebody_else_has_is_refused_by_name() {
+    let world = World::new("taken");
+    let other = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let mut order = world.order("a", GREETER);
+    order["listen"][0]["address"] = json!(format!("tcp://{}", other.local_addr().unwrap()));
+    let (kept, reply) = world.keep(&order, &[]);
+    assert_eq!(reply["error"]["kind"], "Busy", "{reply}");
+    let cause = reply["error"]["cause"].as_str().unwrap();
+    assert!(cause.contains(&std::process::id().to_string()), "{cause}");
+    kept.gone();
 }

@@ -42,8 +42,8 @@ impl Keeper {
         let reply = reply.unwrap_or_else(|error| Reply::Failed { error });
         let Some(caller) = self.callers.get(index) else { return false };
         match &reply {
-            Reply::Sockets { .. } => caller.say(&reply, &descriptors(self.holding.sockets())),
-            Reply::Targets { .. } => caller.say(&reply, &descriptors(self.holding.targets())),
+            Reply::Sockets { .. } => caller.say(&reply, &descriptors(self.holding.hand_out())),
+            Reply::Targets { .. } => caller.say(&reply, &descriptors(self.holding.targets().unwrap_or_default())),
             Reply::Status(_) | Reply::Done | Reply::Failed { .. } => caller.say(&reply, &[]),
         }
     }
@@ -58,11 +58,11 @@ impl Keeper {
                 return Ok(Reply::Status(Box::new(self.status())));
             }
             Command::Sockets => {
-                let listen = self.holding.sockets().into_iter().map(|(listen, _)| listen.clone()).collect();
+                let listen = self.holding.hand_out().into_iter().map(|(listen, _)| listen.clone()).collect();
                 return Ok(Reply::Sockets { listen });
             }
             Command::Targets => {
-                let addresses = self.holding.targets().into_iter().map(|(address, _)| address.clone()).collect();
+                let addresses = self.holding.targets()?.into_iter().map(|(address, _)| address.clone()).collect();
                 return Ok(Reply::Targets { addresses });
             }
             Command::Serve => {

@@ -21,6 +21,9 @@ impl Keeper {
             return;
         }
         self.requested = true;
+        if let Err(error) = self.holding.end_probing() {
+            self.note(&error.to_string());
+        }
         if self.succeeded {
             // What still waits in listeners that the program closes goes to the successor's, if nobody else holds them.
             self.holding.release();
@@ -66,6 +69,10 @@ impl Keeper {
         });
         self.take_output();
         self.log.finish();
+        if let Err(error) = self.holding.end_probing() {
+            self.note(&error.to_string());
+        }
+        self.holding.outlive();
         if !self.requested {
             let how = status.map_or_else(|| "in a way that nobody knows".to_owned(), |status| status.to_string());
             self.log.note(&format!("it ended {how}"));

@@ -157,6 +157,9 @@ impl Keeper {
             self.callers.retain(|caller| !caller.ended);
         }
         self.tell_watchers();
+        if let Err(error) = self.holding.withdraw() {
+            self.log.note(&error.to_string());
+        }
         if let Some(home) = self.home.take() {
             home.remove();
         }
