@@ -6,6 +6,7 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "help shows optional parts in brackets, as they are typed")]
 
 pub mod checkpoint;
+pub mod daemon;
 pub mod doctor;
 pub mod events;
 pub mod install;
@@ -140,6 +141,10 @@ pub enum Command {
     Features,
     /// Look at and change rings
     Ring(ring::Ring),
+    /// Run the daemon
+    Serve(daemon::Serve),
+    /// Call a method of the daemon
+    Call(daemon::Call),
     /// Make this runtime known to an engine
     Install(install::Install),
     /// Say what this machine lacks, and what crashes left

@@ -35,6 +35,9 @@ pub mod service;
 // rank 4: where they meet
 pub mod ops;
 
+// rank 5: the daemon's socket
+pub mod control;
+
 // rank 6: what a user types
 pub mod cli;
 pub mod command;

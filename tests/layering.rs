@@ -30,6 +30,7 @@ const RANKS: &[(&str, u8)] = &[
     ("runtime", 3),
     ("service", 3),
     ("ops", 4),
+    ("control", 5),
     ("cli", 6),
     ("command", 6),
     ("main", 7),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use chrono::{SecondsFormat, Utc};
 use serde_json::json;
+use tracing::Level;
 
 use crate::cli::{Global, LogFormat};
 use crate::error::{Context, Error, Result, quote};
@@ -17,6 +18,15 @@ pub(super) struct Log {
     file: Option<PathBuf>,
     format: LogFormat,
     debug: bool,
+}
+
+/// What is logged without `--debug`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loudness {
+    /// What somebody should know.
+    Warnings,
+    /// What happens.
+    Events,
 }
 
 impl Log {
@@ -47,18 +57,21 @@ impl Log {
     }
 
     /// Begins to log what is done, if that was asked for. Otherwise only warnings are told, and only to who typed: in
-    /// the file of an engine there is one entry or none.
-    pub(super) fn start(&self) -> Result<()> {
-        if !self.debug {
-            if self.file.is_none() {
-                let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+    /// the file of an engine there is one entry or none. A daemon's log has events, wherever it goes.
+    pub(super) fn start(&self, loudness: Loudness) -> Result<()> {
+        let level = match (self.debug, loudness) {
+            (true, _) => Level::DEBUG,
+            (false, Loudness::Events) => Level::INFO,
+            (false, Loudness::Warnings) if self.file.is_some() => return Ok(()),
+            (false, Loudness::Warnings) => {
+                let builder = tracing_subscriber::fmt().with_max_level(Level::WARN).with_ansi(false);
                 builder.without_time().with_target(false).with_writer(std::io::stderr).init();
+                return Ok(());
             }
-            return Ok(());
-        }
-        let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+        };
+        let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
         match (&self.file, self.format) {
-            (None, _) => builder.with_writer(std::io::stderr).init(),
+            (None, _) => builder.with_target(self.debug).with_writer(std::io::stderr).init(),
             (Some(path), format) => {
                 let operation = || format!("open log {}", quote(path));
                 let file = OpenOptions::new().create(true).append(true).open(path).context(operation)?;

@@ -3,6 +3,7 @@
 //! What goes to standard output is the verb's answer. An error is one line on standard error and, with `--log`, one
 //! entry in that file; the exit status is in [`crate::error::Error::exit_code`].
 
+mod call;
 mod checkpoint;
 mod completions;
 mod create;
@@ -25,6 +26,7 @@ mod ring;
 mod rootless;
 mod run;
 mod saved;
+mod serve;
 mod spec;
 mod start;
 mod state;
@@ -44,6 +46,7 @@ use crate::ops::keep;
 use crate::runtime::first_closed;
 use crate::sys::exe;
 use crate::sys::process::{check_preserved_fds, close_inherited};
+use crate::sys::supervisor::first_unpassed;
 
 pub use world::World;
 
@@ -60,7 +63,7 @@ pub fn main() -> ExitCode {
     let result = early
         .and_then(|()| close_what_is_not_preserved(&cli.command))
         .and_then(|()| if privileged { Ok(()) } else { rootless::enter(&cli).and_then(|()| seal_where_needed()) })
-        .and_then(|()| log.start())
+        .and_then(|()| log.start(loudness(&cli.command)))
         .and_then(|()| dispatch(&cli));
     match result {
         Ok(status) => ExitCode::from(status),
@@ -111,10 +114,19 @@ fn close_what_is_not_preserved(command: &Command) -> Result<()> {
         Command::Run(arguments) => arguments.making.preserve_fds,
         Command::Exec(arguments) => arguments.preserve_fds,
         Command::Keeper(_) => 0,
+        Command::Serve(_) => return close_inherited(first_unpassed()),
         _ => return Ok(()),
     };
     check_preserved_fds(preserved)?;
     close_inherited(first_closed(preserved))
+}
+
+/// A daemon tells what it does to nobody but its log.
+fn loudness(command: &Command) -> log::Loudness {
+    match command {
+        Command::Serve(_) => log::Loudness::Events,
+        _ => log::Loudness::Warnings,
+    }
 }
 
 /// The exit status of a verb that succeeded.
@@ -140,6 +152,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
         Command::Ring(arguments) => ring::run(&world()?, arguments),
+        Command::Serve(_) => serve::run(&world()?).map(|()| 0),
+        Command::Call(arguments) => call::run(&world()?, arguments).map(|()| 0),
         Command::Install(arguments) => install::run(&world()?, &cli.global, arguments).map(|()| 0),
         Command::Doctor(arguments) => doctor::run(&cli.global, *arguments),
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),

@@ -67,6 +67,8 @@ fn need(command: &Command) -> Need<'_> {
         | Command::List(_)
         | Command::Spec(_)
         | Command::Features
+        | Command::Serve(_)
+        | Command::Call(_)
         | Command::Install(_)
         | Command::Doctor(_)
         | Command::Completions(_)

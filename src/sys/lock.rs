@@ -1,13 +1,14 @@
 //! Locks between processes: flock(2) on a file of ours, released by the kernel when the holder dies.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::error::{Context, Result, quote};
+use crate::error::{Context, Error, Kind, Result, quote};
 
 /// A held lock; dropping it lets the next one in.
 #[derive(Debug)]
@@ -71,6 +72,35 @@ impl Lock {
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno).context(|| format!("lock {}", quote(path))),
         }
+    }
+
+    /// Goes on with the lock of the program that this one replaces in its process.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Busy`] if the file is not locked by us, and somebody else has the lock.
+    pub fn adopt(file: OwnedFd) -> Result<Self> {
+        let operation = || "take over a lock";
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { file: file.into() }),
+            Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::Busy, operation(), "another process has it")),
+            Err(errno) => Err(errno).context(operation),
+        }
+    }
+
+    /// Writes into the file who holds the lock, for those who do not get it.
+    ///
+    /// # Errors
+    /// Those of ftruncate(2) and pwrite(2).
+    pub fn sign(&self, holder: &str) -> Result<()> {
+        let operation = || "write who holds a lock";
+        self.file.set_len(0).context(operation)?;
+        self.file.write_all_at(holder.as_bytes(), 0).context(operation)
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -163,12 +193,29 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_goes_over_to_who_has_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let held = Lock::wait(&path, Sharing::Exclusive).unwrap();
+        held.sign("17").unwrap();
+        held.sign("4").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "4");
+        assert_eq!(Lock::adopt(open(&path).unwrap().into()).unwrap_err().kind(), Kind::Busy);
+        let same = Lock::adopt(held.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        // What an execution does: the lock is let go by the last who has the file, and not before.
+        std::mem::forget(held);
+        assert!(Lock::try_take(&path, Sharing::Exclusive).unwrap().is_none());
+        drop(same);
+        assert!(Lock::try_take(&path, Sharing::Exclusive).unwrap().is_some());
+    }
+
+    #[test]
     fn the_lock_of_a_directory_that_was_taken_away_is_not_given() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("d");
         std::fs::create_dir(&path).unwrap();
         assert!(DirectoryLock::wait(&path).unwrap().is_some());
         std::fs::remove_dir_all(&path).unwrap();
-        assert_eq!(DirectoryLock::wait(&path).unwrap_err().kind(), crate::error::Kind::NotFound);
+        assert_eq!(DirectoryLock::wait(&path).unwrap_err().kind(), Kind::NotFound);
     }
 }

@@ -23,6 +23,8 @@ pub mod signal;
 pub mod socket;
 pub mod socket_table;
 pub mod steer;
+pub mod stream;
+pub mod supervisor;
 pub mod tty;
 pub mod user;
 pub mod user_namespace;

@@ -61,6 +61,26 @@ fn find(table: &str, uid: u32) -> Option<User> {
     })
 }
 
+/// The number of the group that has this name in `/etc/group`; `None` if there is none.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn group_in_file(name: &str) -> Result<Option<u32>> {
+    match fs::read_to_string("/etc/group") {
+        Ok(table) => Ok(find_group(&table, name)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| "read /etc/group"),
+    }
+}
+
+/// group(5): name, password, number, members.
+fn find_group(table: &str, name: &str) -> Option<u32> {
+    table.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
 /// The subordinate ids that `/etc/subuid` or `/etc/subgid` gives to a user. Without the file, or an entry in it, there
 /// are none.
 ///
@@ -98,6 +118,14 @@ mod tests {
         assert_eq!(find(table, 8), None);
         assert_eq!(by_id(0).unwrap().unwrap().name, "root");
         assert_eq!(by_id(4_000_123).unwrap(), None);
+    }
+
+    #[test]
+    fn a_group_is_found_by_name() {
+        let table = "root:x:0:\n\nbroken\nregen:x:\nregen2:x:8:a\nregen:x:7:a,b\n";
+        assert_eq!(find_group(table, "regen"), Some(7));
+        assert_eq!(find_group(table, "broken"), None);
+        assert_eq!(group_in_file("root").unwrap(), Some(0));
     }
 
     #[test]

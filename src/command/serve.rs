@@ -1,0 +1,107 @@
+//! `serve`: the daemon.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::Utc;
+
+use super::world::absolute;
+use crate::command::World;
+use crate::control::door::{Door, Opened};
+use crate::control::{Catalog, Control, Gauge, Limits, Server};
+use crate::error::{Error, Result};
+use crate::sys::exe;
+use crate::sys::signal::{Blocked, Signal};
+use crate::sys::supervisor::{notify, replace_process, take_passed};
+
+/// Calls that are being answered have so much time before the daemon ends.
+const END: Duration = Duration::from_millis(250);
+/// … and before another program takes its place; new calls wait so long.
+const REPLACE: Duration = Duration::from_secs(5);
+
+/// What a signal wants of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// To end.
+    End,
+    /// To execute its file anew.
+    Replace,
+}
+
+pub(super) fn run(world: &World) -> Result<()> {
+    let passed = take_passed()?;
+    let program = program()?;
+    // Before there is any thread: all of them leave signals to this one.
+    let signals = Blocked::all()?;
+    let root = world.place.root.path();
+    let Opened { door, listener, connections } = Door::open(root, passed)?;
+    let gauge = Gauge::new(Limits::default());
+    let status =
+        Control { started: Utc::now(), root: root.to_owned(), store: world.place.store.clone(), gauge: gauge.clone() };
+    let mut server = Server::new(listener, Catalog::new(vec![Box::new(status)]), &gauge)?;
+    tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
+    connections.into_iter().for_each(|connection| server.admit(connection));
+    tell("READY=1\nSTATUS=Serving");
+    // What starting took is of no use to a process that then mostly waits.
+    exe::forget_code();
+    loop {
+        server.serve(&signals)?;
+        match next_wish(&signals)? {
+            None => {}
+            Some(Wish::End) => {
+                tracing::info!("ending: instances go on");
+                tell("STOPPING=1");
+                server.stop(END)?;
+                return door.close();
+            }
+            Some(Wish::Replace) => {
+                let error = replace(&mut server, &door, &program)?;
+                tracing::error!("the daemon goes on as it is: {error}");
+                tell("READY=1");
+            }
+        }
+    }
+}
+
+/// The last wish that arrived; an end is final.
+fn next_wish(signals: &Blocked) -> Result<Option<Wish>> {
+    let mut wish = None;
+    while let Some(arrived) = signals.take()? {
+        wish = match arrived.signal {
+            Signal::TERM | Signal::INT | Signal::QUIT => Some(Wish::End),
+            Signal::HUP => wish.or(Some(Wish::Replace)),
+            _ => wish,
+        };
+    }
+    Ok(wish)
+}
+
+/// Executes the program in this process, which keeps the socket, the lock, and the connections on which nothing is half
+/// said. Comes back only if that fails, with the reason, and then all of them are served as before.
+fn replace(server: &mut Server, door: &Door, program: &std::path::Path) -> Result<Error> {
+    tracing::info!("executing '{}' anew", program.display());
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
+    let connections = server.stop(REPLACE)?;
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let error = replace_process(program, &arguments, &door.pass(server.listener(), &connections));
+    connections.into_iter().for_each(|connection| server.admit(connection));
+    Ok(error)
+}
+
+/// The path that this program was started by: after an upgrade another file has it.
+fn program() -> Result<PathBuf> {
+    let path = PathBuf::from(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
+    // Sealed binaries are executed by descriptor.
+    let nameless = path.starts_with("/dev/fd") || path.starts_with("/proc") || path.as_os_str().is_empty();
+    absolute(if nameless { std::path::Path::new(exe::SELF) } else { &path })
+}
+
+/// A supervisor that is not there, or not any more, changes nothing.
+fn tell(state: &str) {
+    if let Err(error) = notify(state, &[]) {
+        tracing::warn!("{error}");
+    }
+}

@@ -1,0 +1,79 @@
+//! One caller, from the first message to the last.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::catalog::Catalog;
+use super::interface::Call;
+use super::limit::{Place, Share};
+use super::message::{Fault, Following, Mode, Request, encode_answer, encode_fault};
+use super::peer::Peer;
+use super::wire::{Inbox, Incoming, Wire};
+use crate::sys::stream::Stream;
+
+/// A caller who was let in.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) wire: Wire,
+    pub(super) peer: Peer,
+    pub(super) catalog: Arc<Catalog>,
+    /// Given to the next one when this ends.
+    pub(super) place: Place,
+}
+
+impl Connection {
+    /// Answers calls one after the other, until the caller goes. If the daemon wants to stop while nothing is half said,
+    /// the connection is left in `idle`, for another daemon to go on with.
+    pub(super) fn serve(self, share: Share, idle: &Mutex<Vec<Stream>>) {
+        let mut inbox = Inbox::new(share);
+        loop {
+            let step = match self.wire.next(&mut inbox) {
+                Ok(Incoming::Message(message)) => self.answer(&message),
+                Ok(Incoming::End) => return,
+                Ok(Incoming::Stop) => break,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = step {
+                return self.tell(&fault);
+            }
+        }
+        let Self { wire, place, .. } = self;
+        idle.lock().unwrap_or_else(PoisonError::into_inner).push(wire.into_stream());
+        // Whoever waits for the last place to be free finds the connection.
+        drop(place);
+    }
+
+    /// Answers one message.
+    ///
+    /// # Errors
+    /// A fault after which the connection is closed.
+    fn answer(&self, message: &[u8]) -> Result<(), Fault> {
+        let request = Request::parse(message).map_err(|message| Fault::closing("InvalidMessage", message))?;
+        let (interface, method) = request.target();
+        let (mode, parameters) = (request.mode(), request.parameters());
+        let call = Call { method, parameters, mode, peer: &self.peer, wire: &self.wire };
+        let outcome = if request.wants_upgrade() {
+            Err(Fault::MethodNotImplemented(request.method.clone().into_owned()))
+        } else {
+            self.catalog.call(interface, &call)
+        };
+        match (outcome, mode) {
+            (Err(fault @ (Fault::Gone | Fault::Closing { .. })), _) => Err(fault),
+            (Ok(_) | Err(_), Mode::Oneway) => Ok(()),
+            (Ok(answer), Mode::Once | Mode::More) => {
+                let bytes = encode_answer(&answer.parameters, Following::Nothing)?;
+                self.wire.send(&bytes, &answer.descriptors())
+            }
+            (Err(fault), Mode::Once | Mode::More) => match encode_fault(&fault, interface) {
+                Some(bytes) => self.wire.send(&bytes, &[]),
+                None => Err(Fault::Gone),
+            },
+        }
+    }
+
+    /// Says why the connection is about to be closed, to whoever still reads.
+    fn tell(&self, fault: &Fault) {
+        if let (Fault::Closing { .. }, Some(bytes)) = (fault, encode_fault(fault, "")) {
+            let _ = self.wire.send(&bytes, &[]);
+        }
+    }
+}

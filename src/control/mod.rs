@@ -1,0 +1,33 @@
+//! The daemon's socket: varlink (<https://varlink.org>), JSON objects that end with a NUL, over a unix stream socket.
+//!
+//! ```text
+//! client ──> server ── who is it (peer), is there room (limit) ──> a thread with a connection
+//!                          connection: message ──> catalog ──> interface ──> answer, files
+//! ```
+//!
+//! Callers are told apart by what the kernel says of them. Nothing of a message is done before all of it is there, and
+//! nothing that a stranger sends is kept: who may do nothing is told so and closed without being read. Files that callers
+//! send along are closed by the kernel, because nobody asks for them.
+
+mod catalog;
+pub mod client;
+mod connection;
+pub mod door;
+mod interface;
+mod limit;
+mod message;
+mod peer;
+mod server;
+mod status;
+mod wire;
+
+pub use catalog::Catalog;
+pub use interface::{Answer, Call, Interface, Wake};
+pub use limit::Limits;
+pub use message::{CONTROL, Fault, Following, MESSAGE_MAX, Mode, STANDARD};
+pub use peer::{Access, GROUP, Peer};
+pub use server::{Gauge, Server};
+pub use status::{Control, Status};
+
+/// The socket's name below the state root. While it is there, no container can have that id.
+pub const SOCKET: &str = "run.regen.Control";

@@ -1,0 +1,100 @@
+//! The real daemon, for one test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::caller::{Caller, status};
+use crate::harness::{Output, Running, World, eventually, process_status};
+
+/// It ends with the test.
+#[derive(Debug)]
+pub struct Daemon {
+    running: Option<Running>,
+    root: PathBuf,
+}
+
+impl Daemon {
+    /// Starts one for the root of a world, and waits until it answers.
+    pub fn start(world: &World) -> Self {
+        Self::start_as(world, world.command(&["serve"]), &world.root())
+    }
+
+    /// Starts one in a way of its own.
+    pub fn start_as(world: &World, command: Command, root: &Path) -> Self {
+        let mut daemon = Self { running: Some(world.spawn(command)), root: root.to_owned() };
+        eventually("the daemon answers", || {
+            let running = daemon.running.as_mut().unwrap();
+            if let Some(status) = running.child.try_wait().unwrap() {
+                panic!("the daemon ended with {status}: {}", running.complaints());
+            }
+            fs::exists(root.join("run.regen.Control")).unwrap() && daemon.pid_by_call() == Some(daemon.pid())
+        });
+        daemon
+    }
+
+    /// Who answers, if anybody does.
+    fn pid_by_call(&self) -> Option<i32> {
+        // A socket that a dead daemon has left refuses.
+        let stream = std::os::unix::net::UnixStream::connect(self.root.join("run.regen.Control")).ok()?;
+        let pid = Caller::over(stream).call(&status())["pid"].as_i64()?;
+        i32::try_from(pid).ok()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.running.as_ref().unwrap().pid()
+    }
+
+    pub fn connect(&self) -> Caller {
+        Caller::connect(&self.root)
+    }
+
+    pub fn status(&self) -> Value {
+        self.connect().call(&status())
+    }
+
+    /// How many descriptors it has.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// A field of its `/proc/PID/status` that is a number.
+    pub fn number(&self, field: &str) -> u64 {
+        process_status(self.pid(), field).split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.running.as_ref().unwrap().complaints()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.running.as_ref().unwrap().signal(signal);
+    }
+
+    /// Waits until no connection but that of who asks is left, and it has as many descriptors as this.
+    pub fn is_at_rest_with(&self, descriptors: usize) {
+        eventually("the daemon is at rest", || self.status()["connections"] == 1 && self.descriptors() == descriptors);
+    }
+
+    /// Ends it by a signal.
+    pub fn end(mut self, signal: Signal) -> Output {
+        self.signal(signal);
+        self.running.take().unwrap().finish()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.pid()), Signal::SIGTERM);
+            let output = running.finish();
+            if !std::thread::panicking() {
+                output.success();
+            }
+        }
+    }
+}
