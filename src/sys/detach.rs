@@ -6,11 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::SigSet;
+
 use crate::error::{Context, Result};
 use crate::sys::channel::Channel;
+use crate::sys::signal::with_mask;
 
 /// Starts this very program again, detached: own session, no descriptor of the caller's (engines wait for the end of
-/// pipes that a child keeps open), no environment but a PATH, working directory `/`.
+/// pipes that a child keeps open), no environment but a PATH, working directory `/`, no signal blocked.
 ///
 /// It is a child of the caller until that ends: for callers that end soon.
 ///
@@ -57,6 +60,8 @@ fn command(program: &OsStr, arguments: &[OsString]) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    // A daemon has blocked all of them, and a container would inherit that: nothing could tell its program to end.
+    with_mask(&mut command, SigSet::empty());
     command
 }
 
@@ -101,6 +106,18 @@ mod tests {
         assert_eq!(process.reap().unwrap(), None, "it is our child");
         drop(ours);
         assert!(process.wait_end(std::time::Duration::from_secs(20)).unwrap());
+    }
+
+    #[test]
+    fn what_is_started_alone_has_no_signal_blocked() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let blocked = crate::sys::signal::Blocked::all().unwrap();
+        // In the shell itself, which blocks them for a moment to start something.
+        let script = "exec 3>&0; while read line; do case $line in SigBlk*) echo $line >&3; esac; done </proc/self/status; read x";
+        spawn_orphan(OsStr::new("/bin/sh"), &["-c".into(), script.into()], theirs).unwrap();
+        blocked.before().thread_set_mask().unwrap();
+        let answer = String::from_utf8(ours.receive().unwrap().unwrap().bytes).unwrap();
+        assert_eq!(answer.trim(), "SigBlk: 0000000000000000");
     }
 
     #[test]
