@@ -13,6 +13,7 @@ pub mod address;
 pub mod choice;
 pub mod connect;
 pub mod definition;
+pub mod drain;
 pub mod intercept;
 pub mod keeper;
 pub mod log;
