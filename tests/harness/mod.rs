@@ -15,6 +15,7 @@ pub mod image;
 pub mod keeper;
 mod leaks;
 pub mod load;
+pub mod port;
 pub mod ring;
 pub mod user;
 

@@ -2,7 +2,8 @@
 
 use regen::service::intercept::Network;
 
-use crate::instance::{Instance, free_port, script};
+use crate::free::free_port;
+use crate::instance::{Instance, script};
 
 #[test]
 fn strange_arguments_get_the_kernels_own_answer() {

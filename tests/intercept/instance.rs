@@ -1,7 +1,7 @@
 //! A program under a filter that reports its binds, and what answers them.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -152,11 +152,6 @@ pub fn http_server(directory: &Path, ip: &str, port: u16) -> Command {
     command.args(["-m", "http.server", "--bind", ip, &port.to_string()]).current_dir(directory);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
-}
-
-pub fn free_port(ip: &str) -> u16 {
-    let ip: IpAddr = ip.parse().unwrap();
-    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port()
 }
 
 pub fn get(address: SocketAddr) -> String {

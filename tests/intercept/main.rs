@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod file;
+#[path = "../harness/port.rs"]
+mod free;
 mod hostile;
 mod instance;
 mod port;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use regen::service::intercept::Network;
 
-use crate::instance::{Instance, LIMIT, filtered, free_port, get, http_server, script, site, word};
+use crate::free::free_port;
+use crate::instance::{Instance, LIMIT, filtered, get, http_server, script, site, word};
 
 #[test]
 fn two_programs_that_know_of_nothing_listen_at_one_address() {
@@ -153,7 +154,7 @@ fn workers_that_each_bind_the_port_are_all_kept() {
     );
     let mut instance = Instance::start(script(&body), &declared, Network::Shared);
     let deadline = Instant::now() + LIMIT;
-    while instance.interceptor.listening().len() < 4 {
+    while instance.interceptor.listening().count() < 4 {
         assert!(Instant::now() < deadline);
         instance.answer_once(Duration::from_millis(20));
     }
@@ -161,7 +162,7 @@ fn workers_that_each_bind_the_port_are_all_kept() {
         assert_eq!(word(tcp("127.0.0.1", port)), "worker");
     }
     // A worker's program asked for a backlog of 1.
-    assert!(instance.interceptor.listening().iter().all(|it| it.socket.queue().unwrap().backlog > 1));
+    assert!(instance.interceptor.listening().all(|it| it.socket.queue().unwrap().backlog > 1));
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn a_child_may_listen_on_what_its_parent_has_bound() {
     instance.answer_until_it_listens();
     // It listens a second time.
     instance.answer_once(LIMIT);
-    assert_eq!(instance.interceptor.listening().len(), 1);
+    assert_eq!(instance.interceptor.listening().count(), 1);
     assert_eq!(word(tcp("127.0.0.1", port)), "child");
 }
 

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use regen::service::intercept::Network;
 
-use crate::instance::{Instance, free_port, get, http_server, script, site, word};
+use crate::free::free_port;
+use crate::instance::{Instance, get, http_server, script, site, word};
 
 /// The same command in a network of its own.
 fn isolated(command: &Command) -> Command {

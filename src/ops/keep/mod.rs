@@ -20,6 +20,7 @@ mod connection;
 mod end;
 mod holding;
 mod home;
+mod interception;
 mod phase;
 mod predecessor;
 mod proof;

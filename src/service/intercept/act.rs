@@ -233,7 +233,7 @@ impl Interceptor {
     }
 
     /// The host's socket for a match: the one that the keeper has for the address, or a new one.
-    fn host(&self, question: &Question<'_>, found: &Match, notes: &mut Vec<String>) -> Result<Socket> {
+    fn host(&mut self, question: &Question<'_>, found: &Match, notes: &mut Vec<String>) -> Result<Socket> {
         let Wanted::Internet(wanted) = question.request.wanted else {
             let host = found.listen.first().and_then(|index| self.hosts.get(*index)?.as_ref());
             let missing = || Error::new(Kind::State, "hand a socket over", "the keeper has none for its path");
@@ -252,6 +252,12 @@ impl Interceptor {
         if addresses.len() < 2 {
             let kept = found.listen.first().and_then(|index| self.hosts.get(*index)?.as_ref());
             return kept.map_or_else(|| make(question, single, Versions::One), Socket::duplicate);
+        }
+        // Connections must not wait in what nobody will accept from.
+        for index in &found.listen {
+            if let Some(place) = self.hosts.get_mut(*index) {
+                *place = None;
+            }
         }
         if addresses.iter().all(|address| address.ip().is_unspecified()) {
             return make(question, SocketAddr::from((Ipv6Addr::UNSPECIFIED, wanted.port())), Versions::Both);

@@ -55,6 +55,16 @@ pub struct Interceptor {
     /// What the program has.
     ports: Vec<Port>,
     notes: BTreeSet<String>,
+    keeps: Keeps,
+}
+
+/// Whether listeners are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// Those of declared addresses.
+    Declared,
+    /// None any more: the kernel goes on with every call.
+    Nothing,
 }
 
 /// What the keeper learns from an answer.
@@ -89,7 +99,15 @@ impl Interceptor {
             }
         }
         let (listener, declared) = (Listener::new(listener)?, declared.to_vec());
-        Ok(Self { listener, declared, network, hosts: by_index, ports: Vec::new(), notes: BTreeSet::new() })
+        Ok(Self {
+            listener,
+            declared,
+            network,
+            hosts: by_index,
+            ports: Vec::new(),
+            notes: BTreeSet::new(),
+            keeps: Keeps::Declared,
+        })
     }
 
     /// Answers one call that waits. To be called when the descriptor is readable; waits if no call is there.
@@ -99,7 +117,10 @@ impl Interceptor {
     pub fn handle(&mut self) -> Result<Vec<Event>> {
         let Some(notification) = self.listener.receive()? else { return Ok(Vec::new()) };
         let (before, ports) = (self.served(), self.ports.len());
-        let judged = self.judge(&notification);
+        let judged = match self.keeps {
+            Keeps::Declared => self.judge(&notification),
+            Keeps::Nothing => Ok((Some(Answer::Continue), Vec::new())),
+        };
         let (answer, notes) = judged.unwrap_or_else(|error| (Some(Answer::Continue), vec![error.to_string()]));
         if let Some(answer) = answer
             && self.listener.answer(&notification, answer)? == Delivery::Gone
@@ -119,16 +140,21 @@ impl Interceptor {
         self.declared.iter().enumerate().filter(|(index, _)| !served.contains(index)).map(|(_, it)| it).collect()
     }
 
-    /// What listens, for whoever steers connections to it. Sockets that the program has closed are let go of.
-    pub fn listening(&mut self) -> Vec<Listening<'_>> {
-        self.ports.retain(|port| !port.listens || port.is_open());
+    /// What listens, for whoever steers connections to it.
+    pub fn listening(&self) -> impl Iterator<Item = Listening<'_>> {
         let listening = self.ports.iter().filter(|port| port.listens);
-        listening.map(|port| Listening { listen: &port.listen, socket: &port.socket }).collect()
+        listening.map(|port| Listening { listen: &port.listen, socket: &port.socket })
     }
 
-    /// Lets go of the program's listeners: connections that wait in one which the program closes move to the next
-    /// instance's.
+    /// Lets go of what the program has closed. Not for one that has ended: it has closed all.
+    pub fn prune(&mut self) {
+        self.ports.retain(Port::is_open);
+    }
+
+    /// Lets go of the program's listeners, and keeps none from now on: connections that wait in one which the program
+    /// closes move to the next instance's.
     pub fn release(&mut self) {
+        self.keeps = Keeps::Nothing;
         self.ports.clear();
         self.hosts.clear();
     }
