@@ -10,7 +10,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::holding::Holding;
 use super::home::Home;
-use super::interception::Surroundings;
 use crate::cgroup::Manager;
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
@@ -97,9 +96,9 @@ pub(super) fn bear(order: &Order, place: &Place, home: &Home, sockets: Vec<Owned
     let (listen, intercept) = (holding.to_pass_on()?, holding.intercept());
     let manager = manager(&order.cgroup_manager)?;
     let wish = wish(order, place, notify.as_ref().map(|_| home.notify()))?;
-    let mut surroundings = Surroundings::Host;
+    let mut private = false;
     let mut live = load::create(place, wish, |request| {
-        surroundings = surroundings_of(request);
+        private = has_network_of_its_own(request);
         leave_terminal_out(request);
         request.cgroups = manager;
         request.starter = Starter::Creator;
@@ -110,7 +109,7 @@ pub(super) fn bear(order: &Order, place: &Place, home: &Home, sockets: Vec<Owned
     })?;
     let started = start(order, place, &live.created).and_then(|process| {
         if let Some(listener) = live.created.listener.take() {
-            holding.answer_at(listener, order, surroundings)?;
+            holding.answer_at(listener, order, private)?;
         }
         Ok(process)
     });
@@ -185,13 +184,12 @@ fn leave_terminal_out(request: &mut CreateRequest) {
     }
 }
 
-fn surroundings_of(request: &CreateRequest) -> Surroundings {
-    let mut namespaces = request.spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref()).flatten();
-    match namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::Network) {
-        None => Surroundings::Host,
-        Some(namespace) if namespace.path().is_some() => Surroundings::Joined,
-        Some(_) => Surroundings::Own,
-    }
+fn has_network_of_its_own(request: &CreateRequest) -> bool {
+    let namespaces = request.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let is_new = |kind: LinuxNamespaceType| {
+        namespaces.into_iter().flatten().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
+    };
+    is_new(LinuxNamespaceType::Network)
 }
 
 fn manager(word: &str) -> Result<Manager> {

@@ -3,7 +3,6 @@
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::interception::{Interception, Surroundings};
 use super::predecessor;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
@@ -19,9 +18,8 @@ use crate::sys::socket::Socket;
 /// What is held.
 #[derive(Debug)]
 pub(super) struct Holding {
+    handover: Handover,
     held: Vec<Held>,
-    /// Of a program that makes its sockets itself. What is held above then is for paths only.
-    interception: Option<Interception>,
     steering: Steering,
     /// Who has the addresses before us, as long as that is not this instance.
     serving: Option<Serving>,
@@ -55,6 +53,10 @@ impl Holding {
     /// # Errors
     /// As [`Listener::make`] and [`Listener::inherit`].
     pub(super) fn prepare(order: &Order, inherited: Vec<OwnedFd>) -> Result<Self> {
+        let handover = order.definition.handover;
+        if handover == Handover::Intercept {
+            return Err(Error::new(Kind::Unsupported, "intercept binds", "not yet"));
+        }
         // Asked before there is another socket: an answer by the order of sockets is made anew for that.
         let serving = order.beside.as_ref().and_then(|other| match predecessor::serving(&order.root, other) {
             Ok(serving) => Some(serving),
@@ -67,11 +69,7 @@ impl Holding {
             order.inherited.iter().copied().zip(inherited.into_iter().map(Socket::from)).collect();
         let company = if order.beside.is_some() { Company::Beside } else { Company::Alone };
         let mut held = Vec::new();
-        let intercepts = order.definition.handover == Handover::Intercept;
         for (index, listen) in order.listen.iter().enumerate() {
-            if intercepts && !matches!(listen.address, Address::Unix(..)) {
-                continue;
-            }
             held.push(match inherited.iter().position(|(of, _)| *of == index) {
                 Some(place) => {
                     let socket = inherited.swap_remove(place).1;
@@ -82,19 +80,12 @@ impl Holding {
         }
         let steering =
             Steering::new(held.iter().map(|held| (&held.listener.listen().address, held.listener.socket())))?;
-        let listen = match order.definition.handover {
-            Handover::ListenFds => held.iter().map(|held| held.listener.listen().clone()).collect(),
-            Handover::Intercept => order.listen.clone(),
-        };
-        let interception = intercepts.then(|| Interception::new(order, inherited));
-        Ok(Self { held, interception, steering, serving, probing: false, handed_out: false, listen })
+        let listen = held.iter().map(|held| held.listener.listen().clone()).collect();
+        Ok(Self { handover, held, steering, serving, probing: false, handed_out: false, listen })
     }
 
     /// What the program gets as descriptors 3 and up.
     pub(super) fn to_pass_on(&self) -> Result<Vec<runtime::Listen>> {
-        if self.interception.is_some() {
-            return Ok(Vec::new());
-        }
         let pass = |held: &Held| {
             let socket = held.listener.socket().duplicate()?.into();
             Ok(runtime::Listen { socket, name: held.listener.listen().name.to_string() })
@@ -104,27 +95,15 @@ impl Holding {
 
     /// Which calls of the program are to be answered.
     pub(super) fn intercept(&self) -> Intercept {
-        match self.interception {
-            None => Intercept::No,
-            Some(_) => Intercept::Binds,
+        match self.handover {
+            Handover::ListenFds => Intercept::No,
+            Handover::Intercept => Intercept::Binds,
         }
     }
 
-    /// Answers them from now on.
-    ///
-    /// # Errors
-    /// As [`Listener::make`].
-    pub(super) fn answer_at(&mut self, listener: OwnedFd, order: &Order, surroundings: Surroundings) -> Result<()> {
-        let Some(interception) = &mut self.interception else { return Ok(()) };
-        let mut files = Vec::new();
-        for held in &self.held {
-            let place = order.listen.iter().position(|listen| listen.address == held.listener.listen().address);
-            files.extend(place.map(|index| held.listener.socket().duplicate().map(|it| (index, it))).transpose()?);
-        }
-        if self.serving.is_none() {
-            self.serving = interception.of_the_dead(&self.listen)?;
-        }
-        interception.begin(listener, order, surroundings, files)
+    /// Answers them from now on. `private` is whether the instance has a network of its own.
+    pub(super) fn answer_at(&mut self, _listener: OwnedFd, _order: &Order, _private: bool) -> Result<()> {
+        Ok(())
     }
 
     /// The addresses, with chosen ports.
@@ -134,19 +113,13 @@ impl Holding {
 
     /// The addresses at which the instance does not listen yet.
     pub(super) fn missing(&self) -> Vec<&Address> {
-        self.interception.as_ref().map_or_else(Vec::new, |interception| interception.missing(&self.listen))
+        Vec::new()
     }
 
     /// Every socket, with what it is, for an instance that comes next.
     pub(super) fn hand_out(&mut self) -> Vec<(&Listen, BorrowedFd<'_>)> {
         self.handed_out = true;
-        let held = self.held.iter().map(|held| (held.listener.listen(), held.listener.socket().as_fd()));
-        let bound = self.interception.iter().flat_map(|interception| {
-            let ports = self.listen.iter().enumerate().filter(|(_, it)| !matches!(it.address, Address::Unix(..)));
-            // One for each address: what waits in others is not handed out, and moves when we end.
-            ports.filter_map(|(index, listen)| Some((listen, interception.sockets_at(index).next()?.as_fd())))
-        });
-        held.chain(bound).collect()
+        self.held.iter().map(|held| (held.listener.listen(), held.listener.socket().as_fd())).collect()
     }
 
     /// What sends new connections to it, for an instance that comes up beside it next.
@@ -160,13 +133,12 @@ impl Holding {
 
     /// Where calls wait to be answered.
     pub(super) fn calls(&self) -> Option<BorrowedFd<'_>> {
-        self.interception.as_ref()?.calls()
+        None
     }
 
     /// Answers one; what an operator should know.
     pub(super) fn answer_call(&mut self) -> Vec<String> {
-        let Some(interception) = &mut self.interception else { return Vec::new() };
-        interception.answer_call(&self.listen, &mut self.steering)
+        Vec::new()
     }
 
     /// Connects to the instance, whoever serves at its address.
@@ -174,13 +146,9 @@ impl Holding {
     /// # Errors
     /// Those of connect(2) and bpf(2).
     pub(super) fn probe(&mut self) -> Result<Probe> {
-        let index = self.tcp()?;
-        let prober = Prober::new(&self.listen[index].address)?;
-        let beside = match &self.interception {
-            Some(interception) => interception.company() == Company::Beside,
-            None => self.held[index].beside,
-        };
-        if beside {
+        let held = tcp(&self.held)?;
+        let prober = Prober::new(&held.listener.listen().address)?;
+        if held.beside {
             let reach = match &self.serving {
                 Some(serving) => self.steering.probe(serving, &prober)?,
                 None => Reach::Nothing,
@@ -199,12 +167,7 @@ impl Holding {
     /// # Errors
     /// Those of getsockopt(2).
     pub(super) fn is_idle(&self) -> Result<bool> {
-        let index = self.tcp()?;
-        let is_idle = |socket: &Socket| socket.queue().map(|queue| queue.waiting == 0);
-        match &self.interception {
-            Some(interception) => interception.sockets_at(index).map(is_idle).try_fold(true, |all, it| Ok(all && it?)),
-            None => is_idle(self.held[index].listener.socket()),
-        }
+        tcp(&self.held)?.listener.socket().queue().map(|queue| queue.waiting == 0)
     }
 
     /// New connections go to this instance from now on.
@@ -217,9 +180,6 @@ impl Holding {
         (self.serving, self.probing) = (None, false);
         for held in &mut self.held {
             held.beside = false;
-        }
-        if let Some(interception) = &mut self.interception {
-            interception.serve();
         }
         Ok(())
     }
@@ -238,9 +198,6 @@ impl Holding {
     /// The instance is no more: what still comes waits here, and whoever takes the sockets over makes maps of their own.
     pub(super) fn outlive(&mut self) {
         self.steering = Steering::default();
-        if let Some(interception) = &mut self.interception {
-            interception.outlive();
-        }
     }
 
     /// Lets go of everything. What waits goes to whoever else has the address.
@@ -248,9 +205,6 @@ impl Holding {
         self.steering = Steering::default();
         self.serving = None;
         self.held.clear();
-        if let Some(interception) = &mut self.interception {
-            interception.release();
-        }
     }
 
     /// For the end of all: takes paths of unix sockets away that lead nowhere from now on.
@@ -272,10 +226,9 @@ impl Holding {
     pub(super) fn count_connections(&self, _: &StateRoot, _: &ContainerId, _: &Process) -> Result<u64> {
         Ok(0)
     }
+}
 
-    /// The index of the first TCP address.
-    fn tcp(&self) -> Result<usize> {
-        let found = self.listen.iter().position(|listen| matches!(listen.address, Address::Tcp(_)));
-        found.ok_or_else(|| Error::new(Kind::Invalid, "connect to the instance", "it has no TCP address"))
-    }
+fn tcp(held: &[Held]) -> Result<&Held> {
+    let found = held.iter().find(|held| matches!(held.listener.listen().address, Address::Tcp(_)));
+    found.ok_or_else(|| Error::new(Kind::Invalid, "connect to the instance", "it has no TCP address"))
 }

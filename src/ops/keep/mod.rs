@@ -20,7 +20,6 @@ mod connection;
 mod end;
 mod holding;
 mod home;
-mod interception;
 mod phase;
 mod predecessor;
 mod proof;

@@ -129,7 +129,7 @@ impl Interceptor {
         let mut verdict = self.decide(&question.request);
         if verdict == Verdict::Refuse(Refusal::InUse) {
             // What the program has closed meanwhile is in nobody's way.
-            self.ports.retain(Port::is_open);
+            self.ports.retain_mut(Port::is_open);
             verdict = self.decide(&question.request);
         }
         match verdict {
@@ -163,7 +163,7 @@ impl Interceptor {
         let mut port = Port {
             socket,
             inode,
-            thread: notification.thread,
+            holder: notification.thread,
             protocol: request.protocol,
             versions: request.versions,
             reuse: request.reuse,
@@ -203,7 +203,7 @@ impl Interceptor {
         let mut port = Port {
             inode: host.inode()?,
             socket: host,
-            thread: notification.thread,
+            holder: notification.thread,
             protocol: match request.protocol {
                 Protocol::MultipathTcp => Protocol::Tcp,
                 Protocol::Tcp | Protocol::Udp | Protocol::Unix(_) | Protocol::Other => request.protocol,

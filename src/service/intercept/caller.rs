@@ -1,8 +1,7 @@
 //! The thread that waits for an answer, and what of it matters: its socket, and what it may do.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::decide::{Protocol, Reuse, Versions};
 use crate::error::{Context, Result};
@@ -107,29 +106,25 @@ fn polls(information: &str, descriptor: i32) -> bool {
     watched.any(|line| line.split_whitespace().next().and_then(|word| word.parse().ok()) == Some(descriptor))
 }
 
-/// Whether any process but this one has a socket open. `first` is looked at before all others.
+/// A process other than this one that has a socket open: `first`, if it has.
 ///
 /// # Errors
 /// Those of reading /proc.
-pub(super) fn is_held(inode: u64, first: i32) -> Result<bool> {
+pub(super) fn holder_of(inode: u64, first: i32) -> Result<Option<i32>> {
     let name = PathBuf::from(format!("socket:[{inode}]"));
-    if has(&first.to_string(), &name) {
-        return Ok(true);
+    if has(first, &name) {
+        return Ok(Some(first));
     }
-    let ours = std::process::id().to_string();
+    let ours = i32::try_from(std::process::id()).unwrap_or_default();
     let entries = fs::read_dir("/proc").context(|| format!("look for who has socket {inode}"))?;
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut processes = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != ours);
-    Ok(processes.any(|process| has(&process, &name)))
+    let mut processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    Ok(processes.find(|process| *process != ours && has(*process, &name)))
 }
 
-fn has(process: &str, socket: &PathBuf) -> bool {
-    let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
-        Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return false,
-        Err(_) => return false,
-    };
-    entries.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == *socket))
+/// A process that has ended, or that we may not look at, has none.
+fn has(process: i32, socket: &Path) -> bool {
+    let entries = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    entries.map(|entry| fs::read_link(entry.path())).any(|target| target.is_ok_and(|target| target == socket))
 }
 
 #[cfg(test)]
@@ -149,11 +144,11 @@ mod tests {
     fn a_socket_that_only_this_process_has_is_held_by_nobody() {
         let socket = Socket::new(Family::V4, Transport::Stream).unwrap();
         let inode = socket.inode().unwrap();
-        assert!(!is_held(inode, 1).unwrap());
+        assert!(holder_of(inode, 1).unwrap().is_none());
         let mut child = std::process::Command::new("/bin/sleep");
         child.arg("1000").stdin(std::os::fd::OwnedFd::from(socket.duplicate().unwrap()));
         let mut child = child.spawn().unwrap();
-        assert!(is_held(inode, 1).unwrap());
+        assert_eq!(holder_of(inode, 1).unwrap(), i32::try_from(child.id()).ok());
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -140,15 +140,12 @@ impl Interceptor {
         self.declared.iter().enumerate().filter(|(index, _)| !served.contains(index)).map(|(_, it)| it).collect()
     }
 
-    /// What listens, for whoever steers connections to it.
-    pub fn listening(&self) -> impl Iterator<Item = Listening<'_>> {
+    /// What listens, for whoever steers connections to it. Sockets that the program has closed are let go of; so it is not
+    /// asked about one that has ended, which has closed all.
+    pub fn listening(&mut self) -> Vec<Listening<'_>> {
+        self.ports.retain_mut(Port::is_open);
         let listening = self.ports.iter().filter(|port| port.listens);
-        listening.map(|port| Listening { listen: &port.listen, socket: &port.socket })
-    }
-
-    /// Lets go of what the program has closed. Not for one that has ended: it has closed all.
-    pub fn prune(&mut self) {
-        self.ports.retain(Port::is_open);
+        listening.map(|port| Listening { listen: &port.listen, socket: &port.socket }).collect()
     }
 
     /// Lets go of the program's listeners, and keeps none from now on: connections that wait in one which the program

@@ -1,6 +1,6 @@
 //! What a program has at a declared address.
 
-use super::caller::is_held;
+use super::caller::holder_of;
 use super::decide::{Held, Protocol, Reuse, Versions};
 use crate::sys::socket::{Address, Socket};
 
@@ -11,8 +11,8 @@ pub(super) struct Port {
     pub(super) socket: Socket,
     /// Its number.
     pub(super) inode: u64,
-    /// The thread that bound it: the first to look at for who has it.
-    pub(super) thread: i32,
+    /// A thread that has it, or had: the first to look at.
+    pub(super) holder: i32,
     pub(super) protocol: Protocol,
     pub(super) versions: Versions,
     /// What the program allowed by itself.
@@ -43,8 +43,15 @@ impl Port {
     }
 
     /// Whether the program still has it: our own duplicate keeps it alive without anybody who would accept.
-    pub(super) fn is_open(&self) -> bool {
-        // Who cannot look keeps it.
-        is_held(self.inode, self.thread).unwrap_or(true)
+    pub(super) fn is_open(&mut self) -> bool {
+        match holder_of(self.inode, self.holder) {
+            Ok(Some(holder)) => {
+                self.holder = holder;
+                true
+            }
+            Ok(None) => false,
+            // Who cannot look keeps it.
+            Err(_) => true,
+        }
     }
 }

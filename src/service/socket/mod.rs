@@ -116,12 +116,6 @@ impl Listener {
         &self.socket
     }
 
-    /// The socket alone, for one without a file.
-    #[must_use]
-    pub fn into_socket(self) -> Socket {
-        self.socket
-    }
-
     /// Puts a unix socket to its path, in place of the one that is there: who connects from now on comes here. The mode
     /// and owner of the old file stay; a new one may be connected to by everybody. Others are where they are.
     ///
