@@ -21,5 +21,6 @@ pub mod message;
 pub mod policy;
 pub mod ready;
 pub mod roster;
+pub mod settings;
 pub mod socket;
 pub mod steer;

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use book::Drained;
 pub use change::Step;
-pub use plan::{Downgrade, SignalName, Upgrade};
+pub use plan::Downgrade;
 pub use record::{Change, ChangeId, ChangeKind, Key};
 pub use removal::Removal;
 pub use view::{Details, InstanceView, State, Summary};
@@ -54,6 +54,7 @@ use crate::ops::Place;
 use crate::registry::{Applied, Registry, Transaction};
 use crate::service::definition::Definition;
 use crate::service::roster::Roster;
+use crate::service::settings::Settings;
 use crate::sys::process::{Identity, boot_id};
 
 /// The services of a store, and their instances. There is one in a process, and one process for a store.
@@ -223,7 +224,7 @@ impl Manager {
     pub fn upgrade(
         &self,
         (name, version): (&Name, Option<&Version>),
-        (to, changes, downgrade): (Version, Upgrade, Downgrade),
+        (to, changes, downgrade): (Version, Settings, Downgrade),
         until: Until,
         tell: &mut dyn FnMut(Step),
     ) -> Result<Report> {
@@ -237,7 +238,7 @@ impl Manager {
             let next = format!("choose another version, or remove that one: 'regen service rm {target}'");
             return Err(Error::new(Kind::Exists, operation, format!("version {to} is there already")).next(next));
         }
-        let new = changes.apply(&book.get(&key)?.record.definition, to.clone(), downgrade)?;
+        let new = plan::upgrade(&book.get(&key)?.record.definition, to.clone(), changes, downgrade)?;
         let claim = self.0.claim(&mut book, &key, ChangeKind::Upgrade, &operation);
         if let (Ok(_), Some(Service { running: Some(running), .. })) = (&claim, book.services.get_mut(&key)) {
             running.to = Some(to);

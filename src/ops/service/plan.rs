@@ -3,69 +3,19 @@
 use std::net::IpAddr;
 
 use semver::Version;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::record::Key;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::service::address::Address;
-use crate::service::definition::{Definition, Handover, Readiness, Restart, Source};
-use crate::sys::signal::Signal;
+use crate::service::definition::Definition;
+use crate::service::settings::Settings;
 
 /// The longest id of a container.
 const ID_MAX: usize = 200;
 /// The longest version: it is part of ids.
 const VERSION_MAX: usize = 100;
-
-/// What a new version is, where it differs from the one that it takes the place of.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Upgrade {
-    /// What its instances are made from.
-    pub source: Option<Source>,
-    /// The ring of its containers.
-    pub ring: Option<String>,
-    /// The command.
-    pub command: Vec<String>,
-    /// `NAME=VALUE`: added, or in place of those with the same names.
-    pub env: Vec<String>,
-    /// The working directory inside.
-    pub workdir: Option<String>,
-    /// The user inside.
-    pub user: Option<String>,
-    /// How its sockets reach an instance.
-    pub handover: Option<Handover>,
-    /// When an instance is ready.
-    pub ready: Option<Readiness>,
-    /// How long it may take until then, in milliseconds.
-    pub ready_timeout_ms: Option<u64>,
-    /// How long an old instance may take to end its connections, in milliseconds.
-    pub drain_timeout_ms: Option<u64>,
-    /// What tells an instance to end.
-    pub stop_signal: Option<SignalName>,
-    /// What to do when an instance ends by itself.
-    pub restart: Option<Restart>,
-}
-
-/// A signal, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SignalName(pub Signal);
-
-impl TryFrom<String> for SignalName {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse().map(Self)
-    }
-}
-
-impl From<SignalName> for String {
-    fn from(signal: SignalName) -> Self {
-        signal.0.to_string().trim_start_matches("signal ").to_owned()
-    }
-}
 
 /// Whether an older version may take the place of a newer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,49 +26,25 @@ pub enum Downgrade {
     Refused,
 }
 
-impl Upgrade {
-    /// The new version, on the addresses of the old one.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] for what contradicts itself, for an older version, or if nothing says what to run.
-    pub(super) fn apply(self, old: &Definition, to: Version, downgrade: Downgrade) -> Result<Definition> {
-        let operation = || format!("upgrade service '{old}' to {to}");
-        let older = to.cmp_precedence(&old.version).is_lt();
-        if older && downgrade == Downgrade::Refused {
-            let cause = format!("{to} is older than {}", old.version);
-            return Err(Error::new(Kind::Usage, operation(), cause).next("give --allow-downgrade if that is meant"));
-        }
-        let mut env = old.env.clone();
-        let name_of = |entry: &str| entry.split_once('=').map(|(name, _)| name.to_owned());
-        let given: Vec<_> = self.env.iter().filter_map(|entry| name_of(entry)).collect();
-        env.retain(|entry| name_of(entry).is_none_or(|name| !given.contains(&name)));
-        env.extend(self.env);
-        let milliseconds = |given: Option<u64>, kept| given.map_or(kept, std::time::Duration::from_millis);
-        let new = Definition {
-            name: old.name.clone(),
-            version: to.clone(),
-            listen: old.listen.clone(),
-            source: self.source.or_else(|| old.source.clone()),
-            ring: self.ring.or_else(|| old.ring.clone()),
-            command: if self.command.is_empty() { old.command.clone() } else { self.command },
-            env,
-            workdir: self.workdir.or_else(|| old.workdir.clone()),
-            user: self.user.or_else(|| old.user.clone()),
-            handover: self.handover.unwrap_or(old.handover),
-            ready: self.ready.unwrap_or_else(|| old.ready.clone()),
-            ready_timeout: milliseconds(self.ready_timeout_ms, old.ready_timeout),
-            drain_timeout: milliseconds(self.drain_timeout_ms, old.drain_timeout),
-            stop_signal: self.stop_signal.map_or(old.stop_signal, |signal| signal.0),
-            restart: self.restart.unwrap_or(old.restart),
-        };
-        if new.source.is_none() {
-            let cause = "the running program was adopted, and nothing says what the new one is made from";
-            return Err(Error::new(Kind::Usage, operation(), cause)
-                .next("give --rootfs DIR, --image IMAGE or --bundle DIR, and a command after '--'"));
-        }
-        check(&new)?;
-        Ok(new)
+/// The new version, on the addresses of the old one.
+///
+/// # Errors
+/// [`Kind::Usage`] for what contradicts itself, for an older version, or if nothing says what to run.
+pub(super) fn upgrade(old: &Definition, to: Version, changes: Settings, downgrade: Downgrade) -> Result<Definition> {
+    let operation = || format!("upgrade service '{old}' to {to}");
+    let older = to.cmp_precedence(&old.version).is_lt();
+    if older && downgrade == Downgrade::Refused {
+        let cause = format!("{to} is older than {}", old.version);
+        return Err(Error::new(Kind::Usage, operation(), cause).next("give --allow-downgrade if that is meant"));
     }
+    let new = changes.apply(old, to.clone());
+    if new.source.is_none() {
+        let cause = "the running program was adopted, and nothing says what the new one is made from";
+        return Err(Error::new(Kind::Usage, operation(), cause)
+            .next("give --rootfs DIR, --image IMAGE or --bundle DIR, and a command after '--'"));
+    }
+    check(&new)?;
+    Ok(new)
 }
 
 /// Checks what a service is to be.
@@ -163,6 +89,7 @@ pub(super) fn overlap(one: &Address, other: &Address) -> bool {
 mod tests {
     use super::super::record::tests::record;
     use super::*;
+    use crate::service::definition::Source;
 
     fn key(name: &str, version: &str) -> Key {
         Key { name: name.parse().unwrap(), version: version.parse().unwrap() }
@@ -180,24 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_keeps_what_it_does_not_change() {
-        let old = Definition { env: vec!["A=1".into(), "B=2".into()], ..record().definition };
-        let change = Upgrade {
-            env: vec!["B=3".into(), "C=4".into()],
-            command: vec!["new".into()],
-            ready_timeout_ms: Some(7000),
-            ..Upgrade::default()
-        };
-        let new = change.apply(&old, Version::new(1, 3, 0), Downgrade::Refused).unwrap();
-        assert_eq!(new.env, ["A=1", "B=3", "C=4"]);
-        assert_eq!((new.command.as_slice(), new.ready_timeout.as_secs()), (&["new".to_owned()][..], 7));
-        assert_eq!((&new.source, &new.listen, new.restart), (&old.source, &old.listen, old.restart));
-    }
-
-    #[test]
     fn an_older_version_has_to_be_meant() {
         let old = record().definition;
-        let to = |downgrade| Upgrade::default().apply(&old, Version::new(1, 1, 0), downgrade);
+        let to = |downgrade| upgrade(&old, Version::new(1, 1, 0), Settings::default(), downgrade);
         let line = to(Downgrade::Refused).unwrap_err().to_string();
         assert_eq!(
             line,
@@ -209,10 +121,10 @@ mod tests {
     #[test]
     fn what_was_adopted_is_upgraded_by_saying_what_to_run() {
         let old = Definition { source: None, ..record().definition };
-        let error = Upgrade::default().apply(&old, Version::new(2, 0, 0), Downgrade::Refused).unwrap_err();
+        let to = |settings| upgrade(&old, Version::new(2, 0, 0), settings, Downgrade::Refused);
+        let error = to(Settings::default()).unwrap_err();
         assert!(error.to_string().contains("give --rootfs DIR"), "{error}");
-        let change = Upgrade { source: Some(Source::Rootfs("/r".into())), ..Upgrade::default() };
-        assert!(change.apply(&old, Version::new(2, 0, 0), Downgrade::Refused).is_ok());
+        assert!(to(Settings { source: Some(Source::Rootfs("/r".into())), ..Settings::default() }).is_ok());
     }
 
     #[test]
