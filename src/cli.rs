@@ -8,10 +8,12 @@
 pub mod checkpoint;
 pub mod daemon;
 pub mod doctor;
+mod duration;
 pub mod events;
 pub mod install;
 pub mod ps;
 pub mod ring;
+pub mod service;
 pub mod update;
 
 use std::path::PathBuf;
@@ -141,6 +143,8 @@ pub enum Command {
     Features,
     /// Look at and change rings
     Ring(ring::Ring),
+    /// Run services, and replace their instances without losing a connection
+    Service(service::Service),
     /// Run the daemon
     Serve(daemon::Serve),
     /// Call a method of the daemon

@@ -3,6 +3,7 @@
 //! What goes to standard output is the verb's answer. An error is one line on standard error and, with `--log`, one
 //! entry in that file; the exit status is in [`crate::error::Error::exit_code`].
 
+mod answer;
 mod call;
 mod checkpoint;
 mod completions;
@@ -27,6 +28,7 @@ mod rootless;
 mod run;
 mod saved;
 mod serve;
+mod service;
 mod spec;
 mod start;
 mod state;
@@ -153,6 +155,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Features => features::run().map(|()| 0),
         Command::Ring(arguments) => ring::run(&world()?, arguments),
         Command::Serve(_) => serve::run(&world()?).map(|()| 0),
+        Command::Service(arguments) => service::run(&world()?, arguments.clone()).map(|()| 0),
         Command::Call(arguments) => call::run(&world()?, arguments).map(|()| 0),
         Command::Install(arguments) => install::run(&world()?, &cli.global, arguments).map(|()| 0),
         Command::Doctor(arguments) => doctor::run(&cli.global, *arguments),

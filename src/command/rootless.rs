@@ -68,6 +68,7 @@ fn need(command: &Command) -> Need<'_> {
         | Command::Spec(_)
         | Command::Features
         | Command::Serve(_)
+        | Command::Service(_)
         | Command::Call(_)
         | Command::Install(_)
         | Command::Doctor(_)

@@ -10,8 +10,9 @@ use chrono::Utc;
 use super::world::absolute;
 use crate::command::World;
 use crate::control::door::{Door, Opened};
-use crate::control::{Catalog, Control, Gauge, Limits, Server};
+use crate::control::{Catalog, Control, Gauge, Limits, Server, Service};
 use crate::error::{Error, Result};
+use crate::ops::service::Manager;
 use crate::sys::exe;
 use crate::sys::signal::{Blocked, Signal};
 use crate::sys::supervisor::{notify, replace_process, take_passed};
@@ -40,7 +41,16 @@ pub(super) fn run(world: &World) -> Result<()> {
     let gauge = Gauge::new(Limits::default());
     let status =
         Control { started: Utc::now(), root: root.to_owned(), store: world.place.store.clone(), gauge: gauge.clone() };
-    let mut server = Server::new(listener, Catalog::new(vec![Box::new(status)]), &gauge)?;
+    let manager = match Manager::open(&world.place, world.cgroups) {
+        Ok(manager) => manager,
+        Err(error) => {
+            // Nobody will listen.
+            door.close()?;
+            return Err(error);
+        }
+    };
+    let services = Service { manager };
+    let mut server = Server::new(listener, Catalog::new(vec![Box::new(status), Box::new(services)]), &gauge)?;
     tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
     connections.into_iter().for_each(|connection| server.admit(connection));
     tell("READY=1\nSTATUS=Serving");

@@ -14,10 +14,12 @@ pub mod client;
 mod connection;
 pub mod door;
 mod interface;
+pub mod life;
 mod limit;
 mod message;
 mod peer;
 mod server;
+mod service;
 mod status;
 mod wire;
 
@@ -27,6 +29,7 @@ pub use limit::Limits;
 pub use message::{CONTROL, Fault, Following, MESSAGE_MAX, Mode, STANDARD};
 pub use peer::{Access, GROUP, Peer};
 pub use server::{Gauge, Server};
+pub use service::{SERVICE, Service};
 pub use status::{Control, Status};
 
 /// The socket's name below the state root. While it is there, no container can have that id.

@@ -13,13 +13,10 @@ mod show;
 mod verify;
 mod view;
 
-use std::io::Write;
-
-use serde::Serialize;
-
-use crate::cli::ring::{Output, Ring as Arguments, Verb};
+use crate::cli::ring::{Ring as Arguments, Verb};
 use crate::command::World;
-use crate::error::{Context, Error, Kind, Result};
+use crate::command::answer::print;
+use crate::error::{Error, Kind, Result};
 use crate::ids::RingName;
 use crate::ring::{Pin, Ring};
 use crate::store::Store;
@@ -62,16 +59,5 @@ fn open(world: &World, name: &RingName) -> Result<Ring> {
             Err(Error::new(Kind::NotFound, format!("open ring '{name}'"), cause)
                 .next("run a container with '--ring' first"))
         }
-    }
-}
-
-/// Prints a verb's answer in the form that was asked for.
-fn print<T: Serialize>(output: Output, value: &T, text: impl FnOnce() -> String) -> Result<()> {
-    let text =
-        if output.json { format!("{}\n", serde_json::to_string(value).context(|| "write JSON")?) } else { text() };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context(|| "print the answer"),
     }
 }

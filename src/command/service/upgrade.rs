@@ -1,0 +1,13 @@
+//! `service upgrade`
+
+use super::{change, settings, which};
+use crate::cli::service::Upgrade as Arguments;
+use crate::command::World;
+use crate::control::life::{Upgrade, method};
+use crate::error::Result;
+
+pub(super) fn run(world: &World, arguments: Arguments) -> Result<()> {
+    let Arguments { service, to, allow_downgrade, wait, from, settings, output, command } = arguments;
+    let settings = settings::read(from, settings, command)?;
+    change(world, output, method::UPGRADE, &Upgrade { which: which(service), to, settings, allow_downgrade, wait })
+}

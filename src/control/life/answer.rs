@@ -1,0 +1,156 @@
+//! The daemon's side of it.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::inotify;
+
+use super::{
+    Addition, Adoption, Line, Lines, List, Progress, Question, Removal, Removed, Restart, Upgrade, Which, method,
+};
+use crate::control::{Access, Answer, Call, Fault, Mode};
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ops::service::{self, Downgrade, Manager, Report, Step, Until};
+use crate::service::log::{Reader, Source};
+
+/// So many lines go into one answer.
+const CHUNK: usize = 1000;
+
+/// What a caller has to be allowed; `None` for what is no method of these.
+pub(in crate::control) fn access(name: &str) -> Option<Access> {
+    METHODS.iter().find(|(known, _)| last(known) == name).map(|(_, access)| *access)
+}
+
+/// Definitions have passwords in their environment, and logs may have anything.
+const METHODS: [(&str, Access); 8] = [
+    (method::LIST, Access::Read),
+    (method::SHOW, Access::All),
+    (method::ADD, Access::All),
+    (method::ADOPT, Access::All),
+    (method::RESTART, Access::All),
+    (method::UPGRADE, Access::All),
+    (method::REMOVE, Access::All),
+    (method::LOGS, Access::All),
+];
+
+/// Answers a call.
+///
+/// # Errors
+/// What the caller is told.
+pub(in crate::control) fn call(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
+    let is = |method: &str| call.method() == last(method);
+    if is(method::LIST) {
+        Answer::new(&List { services: manager.list() })
+    } else if is(method::SHOW) {
+        let Which { name, version } = call.parameters()?;
+        Answer::new(&manager.show(&name, version.as_ref())?)
+    } else if is(method::ADD) {
+        let addition: Addition = call.parameters()?;
+        report(call, |tell| manager.add(addition.define(), tell))
+    } else if is(method::ADOPT) {
+        let Adoption { addition, pid } = call.parameters()?;
+        report(call, |tell| manager.adopt(addition.define(), pid, tell))
+    } else if is(method::RESTART) {
+        let Restart { which, wait } = call.parameters()?;
+        report(call, |tell| manager.restart(&which.name, which.version.as_ref(), until(wait), tell))
+    } else if is(method::UPGRADE) {
+        let Upgrade { which, to, settings, allow_downgrade, wait } = call.parameters()?;
+        let downgrade = if allow_downgrade { Downgrade::Allowed } else { Downgrade::Refused };
+        let from = (&which.name, which.version.as_ref());
+        report(call, |tell| manager.upgrade(from, (to, settings, downgrade), until(wait), tell))
+    } else if is(method::REMOVE) {
+        remove(manager, call)
+    } else if is(method::LOGS) {
+        logs(manager, call)
+    } else {
+        Err(Fault::MethodNotFound(call.method().to_owned()))
+    }
+}
+
+fn last(method: &str) -> &str {
+    method.rsplit('.').next().unwrap_or(method)
+}
+
+fn until(wait: bool) -> Until {
+    if wait { Until::Drained } else { Until::Serving }
+}
+
+/// Does what takes time, and says how far it is. A caller who goes away changes nothing: it is done to the end.
+fn report(call: &Call<'_>, work: impl FnOnce(&mut dyn FnMut(Step)) -> Result<Report>) -> Result<Answer, Fault> {
+    let mut tell = |step: Step| drop(call.send(&Progress::from(&step)));
+    let report = work(&mut tell)?;
+    Answer::new(&Progress { step: None, instance: None, report: Some(report) })
+}
+
+fn remove(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
+    let Removal { which, force } = call.parameters()?;
+    let how = if force { service::Removal::Kill } else { service::Removal::Drain };
+    let removed = manager.remove(&which.name, which.version.as_ref(), how)?;
+    let removed = removed.into_iter().map(|key| Which { name: key.name, version: Some(key.version) }).collect();
+    Answer::new(&Removed { removed })
+}
+
+/// What is there now, and with `follow` what comes. Who does not ask for more than one answer gets the end.
+fn logs(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
+    let Question { which: Which { name, version }, follow } = call.parameters()?;
+    let (key, directory) = manager.log(&name, version.as_ref())?;
+    if follow {
+        call.expect_more()?;
+    }
+    // Before the first look: what comes after it is told.
+    let watch = follow.then(|| watch(&directory)).transpose()?;
+    let mut reader = Reader::new(&directory);
+    let mut rest: Vec<Line> = Vec::new();
+    loop {
+        let lines = reader.read()?;
+        if !lines.is_empty() {
+            rest.extend(lines.into_iter().map(Line::from));
+            match call.mode() {
+                Mode::More => call.send(&Lines { lines: std::mem::take(&mut rest) })?,
+                Mode::Once | Mode::Oneway => drop(rest.drain(..rest.len().saturating_sub(CHUNK))),
+            }
+            continue;
+        }
+        let Some(watch) = &watch else { return Answer::new(&Lines { lines: rest }) };
+        call.wait(watch, None)?;
+        silence(watch);
+        if manager.log(&name, Some(&key.version)).is_err() && !directory.exists() {
+            return Answer::new(&Lines { lines: rest });
+        }
+    }
+}
+
+/// Something to read from whenever a log is written to.
+fn watch(directory: &Path) -> Result<OwnedFd> {
+    let operation = || format!("follow the log at {}", quote(directory));
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let watch = inotify::init(flags).context(operation)?;
+    let events = inotify::WatchFlags::MODIFY
+        | inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MOVED_TO
+        | inotify::WatchFlags::DELETE_SELF;
+    match inotify::add_watch(&watch, directory, events) {
+        Ok(_) => Ok(watch),
+        Err(rustix::io::Errno::NOENT) => {
+            Err(Error::new(Kind::NotFound, operation(), "the service is just being removed"))
+        }
+        Err(errno) => Err(errno).context(operation),
+    }
+}
+
+/// Takes what the watch has to say: that is only that there is something.
+fn silence(watch: &OwnedFd) {
+    let mut buffer = [0_u8; 4096];
+    while rustix::io::read(watch, &mut buffer).is_ok_and(|count| count > 0) {}
+}
+
+impl From<crate::service::log::Line> for Line {
+    fn from(line: crate::service::log::Line) -> Self {
+        let source = match line.source {
+            Source::Line => "out",
+            Source::Part => "part",
+            Source::Keeper => "keeper",
+        };
+        Self { time: line.time, instance: line.instance, source: source.to_owned(), text: line.text }
+    }
+}
