@@ -66,6 +66,17 @@ impl Daemon {
         process_status(self.pid(), field).split(' ').next().unwrap().parse().unwrap()
     }
 
+    /// How often any of its threads has gone to sleep or was put aside.
+    pub fn switches(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let texts = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+        let counts = |text: String| -> u64 {
+            let lines = text.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+            lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
+        };
+        texts.map(counts).sum()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.running.as_ref().unwrap().complaints()

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,11 +22,17 @@ fn a_root_has_one_daemon_and_the_second_is_told_which() {
     let words = format!("process {} is the daemon of this root", daemon.pid());
     world.regen(&["serve"]).fails_with(1, &words);
     assert_eq!(daemon.status()["pid"], daemon.pid());
-    // Another root has its own.
+    // Another root has its own, with a store of its own.
     let other = world.base().join("other");
-    let mut command = Command::new(REGEN);
-    command.arg("--root").arg(&other).arg("--store").arg(world.store()).arg("serve");
-    let second = Daemon::start_as(&world, command, &other);
+    let serve = |store: &Path| {
+        let mut command = Command::new(REGEN);
+        command.arg("--root").arg(&other).arg("--store").arg(store).arg("serve");
+        command
+    };
+    let shared = world.finish(serve(&world.store()));
+    shared.fails_with(1, "registry.db': another process has it open: end the other 'regen serve'");
+    assert!(!other.join("run.regen.Control").exists(), "nobody listens there");
+    let second = Daemon::start_as(&world, serve(&world.base().join("other-store")), &other);
     assert_ne!(second.pid(), daemon.pid());
 }
 
@@ -186,8 +193,9 @@ fn a_daemon_at_rest_is_small_and_sleeps() {
     let descriptors = daemon.descriptors();
     (0..20).for_each(|_| drop(daemon.status()));
     daemon.is_at_rest_with(descriptors);
-    eventually("only one thread is left", || daemon.number("Threads") == 1);
-    let switches = || daemon.number("voluntary_ctxt_switches") + daemon.number("nonvoluntary_ctxt_switches");
+    // One lets callers in, one watches keepers.
+    eventually("only two threads are left", || daemon.number("Threads") == 2);
+    let switches = || daemon.switches();
     let before = switches();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(switches(), before, "something woke it");
