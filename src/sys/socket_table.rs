@@ -66,7 +66,9 @@ pub struct UnixSocket {
 pub enum State {
     /// It takes connections, or datagrams from anybody.
     Open,
-    /// It is a connection, or one that is just made or ended.
+    /// A listener has answered its first packet and awaits the last one of the handshake: no process has it yet.
+    Opening,
+    /// It is a connection, or one that is just made by this side or ended.
     Connected,
     /// It is neither.
     Idle,
@@ -175,6 +177,8 @@ fn parse_internet_line(line: &[u8]) -> Option<InternetSocket> {
         // TCP_LISTEN; and TCP_CLOSE, which is every datagram socket that is not connected.
         10 => State::Open,
         7 if remote.port() == 0 && local.port() != 0 => State::Open,
+        // TCP_SYN_RECV
+        3 => State::Opening,
         // TCP_TIME_WAIT
         6 | 7 => State::Idle,
         _ => State::Connected,

@@ -36,7 +36,7 @@ pub(super) fn count(places: &[Address], processes: &[i32]) -> Result<u64> {
 }
 
 /// A listener's connections are in its own network, which is ours or that of the instance: each once.
-fn networks_of(processes: &[i32]) -> Result<Vec<(Network, u64)>> {
+pub(super) fn networks_of(processes: &[i32]) -> Result<Vec<(Network, u64)>> {
     let mut networks: Vec<(Network, u64)> = Vec::new();
     for network in [Network::Own].into_iter().chain(processes.iter().map(|pid| Network::Of(*pid))) {
         let Some(number) = identity(network)? else { continue };
@@ -93,7 +93,7 @@ fn add_unix(
 }
 
 /// Whether connections to one of these places are in a table.
-fn concerns(table: Table, places: &[Address]) -> bool {
+pub(super) fn concerns(table: Table, places: &[Address]) -> bool {
     places.iter().any(|place| match (place, table) {
         (Address::Internet(SocketAddr::V4(_)), Table::Tcp) | (Address::Internet(SocketAddr::V6(_)), Table::Tcp6) => {
             true
@@ -103,7 +103,7 @@ fn concerns(table: Table, places: &[Address]) -> bool {
     })
 }
 
-fn came_by_port(local: SocketAddr, places: &[Address]) -> bool {
+pub(super) fn came_by_port(local: SocketAddr, places: &[Address]) -> bool {
     places.iter().any(|place| match place {
         Address::Internet(place) => {
             let ip = place.ip().to_canonical();

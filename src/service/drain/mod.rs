@@ -4,9 +4,13 @@
 //! that are another's. The queues of listeners are asked through descriptors that the keeper has anyway, and connections
 //! are known by the numbers of sockets, in `/proc/PID/fd` of the instance and in the tables of its network.
 //!
-//! One look proves nothing: a connection may be on its way from a queue to the program.
+//! One look proves nothing: a connection may be on its way from a queue to the program. And before the queue there is the
+//! handshake, which belongs to the listener that got its first packet, whoever gets what is new since: see [`Handshakes`].
 
 mod connection;
+mod handshake;
+
+pub use handshake::Handshakes;
 
 use super::address::Address;
 use crate::error::Result;

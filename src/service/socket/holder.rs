@@ -69,7 +69,7 @@ fn inode_at(address: SocketAddr, transport: Transport) -> Option<u64> {
         (State::Open, ip) if ip == address.ip() => 0,
         (State::Open, ip) if overlaps(ip, address.ip()) => 1,
         (State::Open, _) => 2,
-        (State::Connected, _) => 3,
+        (State::Connected | State::Opening, _) => 3,
         (State::Idle, _) => 4,
     };
     let on_port = sockets.filter(|socket| socket.local.port() == address.port() && socket.inode != 0);
