@@ -91,6 +91,30 @@ impl Steering {
         Ok(())
     }
 
+    /// Follows a program that opens and closes sockets: adds those that are new, and lets go of those that are not among
+    /// these, so that what waits in them moves. What is new at a port of which a socket has gone may get to any socket there
+    /// until the place is taken again.
+    ///
+    /// # Errors
+    /// As for [`Steering::add`].
+    pub fn follow<'a>(&mut self, sockets: impl IntoIterator<Item = (&'a Address, &'a Socket)>) -> Result<()> {
+        let mut open = Vec::new();
+        for (address, socket) in sockets {
+            open.push((socket.inode()?, address, socket));
+        }
+        let mut known = Vec::new();
+        for group in &mut self.groups {
+            group.sockets.retain(|socket| {
+                let inode = socket.inode().ok().filter(|inode| open.iter().any(|(other, ..)| other == inode));
+                known.extend(inode);
+                inode.is_some()
+            });
+        }
+        self.groups.retain(|group| !group.sockets.is_empty());
+        let mut new = open.into_iter().filter(|(inode, ..)| !known.contains(inode));
+        new.try_for_each(|(_, address, socket)| self.add(address, socket))
+    }
+
     /// From now on this instance gets everything that is new, on all its ports, whoever had it before.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What is asked of the keeper, and what it answers.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use chrono::Utc;
@@ -31,43 +31,40 @@ impl Keeper {
 
     /// Whether the caller took the answer.
     fn obey(&mut self, index: usize, command: &Command) -> bool {
-        let reply = match permit(self.stage.phase(), command) {
+        let answer = match permit(self.stage.phase(), command) {
             Permission::Do => self.act(index, command),
-            Permission::Already => Ok(Reply::Done),
+            Permission::Already => Ok((Reply::Done, Vec::new())),
             Permission::Refuse(cause) => {
                 let operation = format!("{} instance '{}'", verb(command), self.order.instance);
                 Err(Error::new(Kind::State, operation, cause))
             }
         };
-        let reply = reply.unwrap_or_else(|error| Reply::Failed { error });
-        let Some(caller) = self.callers.get(index) else { return false };
-        match &reply {
-            Reply::Sockets { .. } => caller.say(&reply, &descriptors(self.holding.hand_out())),
-            Reply::Targets { .. } => caller.say(&reply, &descriptors(self.holding.targets().unwrap_or_default())),
-            Reply::Status(_) | Reply::Done | Reply::Failed { .. } => caller.say(&reply, &[]),
-        }
+        let (reply, sockets) = answer.unwrap_or_else(|error| (Reply::Failed { error }, Vec::new()));
+        let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+        self.callers.get(index).is_some_and(|caller| caller.say(&reply, &sockets))
     }
 
-    fn act(&mut self, index: usize, command: &Command) -> Result<Reply> {
+    /// The answer, and what goes with it.
+    fn act(&mut self, index: usize, command: &Command) -> Result<(Reply, Vec<OwnedFd>)> {
         match command {
-            Command::Status => return Ok(Reply::Status(Box::new(self.status()))),
+            Command::Status => return Ok((Reply::Status(Box::new(self.status())), Vec::new())),
             Command::Watch => {
                 if let Some(caller) = self.callers.get_mut(index) {
                     caller.watches = true;
                 }
-                return Ok(Reply::Status(Box::new(self.status())));
+                return Ok((Reply::Status(Box::new(self.status())), Vec::new()));
             }
             Command::Sockets => {
-                let listen = self.holding.hand_out().into_iter().map(|(listen, _)| listen.clone()).collect();
-                return Ok(Reply::Sockets { listen });
+                let (listen, sockets) = self.holding.hand_out()?.into_iter().unzip();
+                return Ok((Reply::Sockets { listen }, sockets));
             }
             Command::Targets => {
-                let addresses = self.holding.targets()?.into_iter().map(|(address, _)| address.clone()).collect();
-                return Ok(Reply::Targets { addresses });
+                let (addresses, maps) = self.holding.targets()?.into_iter().unzip();
+                return Ok((Reply::Targets { addresses }, maps));
             }
             Command::Serve => {
                 self.holding.serve()?;
-                self.serving_since = Some(Utc::now());
+                self.serving_since.get_or_insert_with(Utc::now);
                 self.enter(Stage::Serving);
             }
             Command::Drain { timeout, grace, succeeded } => {
@@ -77,7 +74,7 @@ impl Keeper {
             Command::Stop => self.stop(),
             Command::Release => self.released = true,
         }
-        Ok(Reply::Done)
+        Ok((Reply::Done, Vec::new()))
     }
 
     /// Everybody who wants to know hears how it is now, once for all that happened.
@@ -91,10 +88,6 @@ impl Keeper {
         }
         self.callers.retain(|caller| !caller.ended);
     }
-}
-
-fn descriptors<'fd, T>(named: Vec<(T, BorrowedFd<'fd>)>) -> Vec<BorrowedFd<'fd>> {
-    named.into_iter().map(|(_, descriptor)| descriptor).collect()
 }
 
 fn verb(command: &Command) -> &'static str {

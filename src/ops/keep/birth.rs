@@ -20,6 +20,7 @@ use crate::ops::{self, Place, save};
 use crate::ring::selector::Selector;
 use crate::runtime::{CreateRequest, Created, Starter, StateRoot, Stdio};
 use crate::service::definition::{Readiness, Source};
+use crate::service::intercept;
 use crate::service::message::{Order, PROTOCOL};
 use crate::service::ready::notify;
 use crate::sys::channel::Channel;
@@ -83,8 +84,20 @@ pub(super) fn place(order: &Order) -> Result<Place> {
     })
 }
 
+/// Takes over a program that runs.
+fn adopt(order: &Order, identity: &Identity) -> Result<Newborn> {
+    let gone = || Error::new(Kind::NotFound, format!("adopt process {}", identity.pid), "it has ended");
+    let process = identity.open()?.ok_or_else(gone)?;
+    let holding = Holding::adopt(order, &process)?;
+    let (init, signals, started) = (identity.clone(), Blocked::all()?, Utc::now());
+    Ok(Newborn { process, init, holding, output: None, notify: None, signals, started })
+}
+
 /// Makes the instance and starts it. On failure nothing of it is left.
 pub(super) fn bear(order: &Order, place: &Place, home: &Home, sockets: Vec<OwnedFd>) -> Result<Newborn> {
+    if let Some(identity) = &order.adopt {
+        return adopt(order, identity);
+    }
     let signals = Blocked::all()?;
     let mut holding = Holding::prepare(order, sockets)?;
     let notify = match order.definition.ready {
@@ -96,9 +109,9 @@ pub(super) fn bear(order: &Order, place: &Place, home: &Home, sockets: Vec<Owned
     let (listen, intercept) = (holding.to_pass_on()?, holding.intercept());
     let manager = manager(&order.cgroup_manager)?;
     let wish = wish(order, place, notify.as_ref().map(|_| home.notify()))?;
-    let mut private = false;
+    let mut network = intercept::Network::Shared;
     let mut live = load::create(place, wish, |request| {
-        private = has_network_of_its_own(request);
+        network = network_of(request);
         leave_terminal_out(request);
         request.cgroups = manager;
         request.starter = Starter::Creator;
@@ -109,7 +122,7 @@ pub(super) fn bear(order: &Order, place: &Place, home: &Home, sockets: Vec<Owned
     })?;
     let started = start(order, place, &live.created).and_then(|process| {
         if let Some(listener) = live.created.listener.take() {
-            holding.answer_at(listener, order, private)?;
+            holding.answer_at(listener, network, &process)?;
         }
         Ok(process)
     });
@@ -184,12 +197,13 @@ fn leave_terminal_out(request: &mut CreateRequest) {
     }
 }
 
-fn has_network_of_its_own(request: &CreateRequest) -> bool {
+fn network_of(request: &CreateRequest) -> intercept::Network {
     let namespaces = request.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let is_new = |kind: LinuxNamespaceType| {
-        namespaces.into_iter().flatten().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
-    };
-    is_new(LinuxNamespaceType::Network)
+    let mut networks = namespaces.into_iter().flatten().filter(|space| space.typ() == LinuxNamespaceType::Network);
+    match networks.next() {
+        Some(new) if new.path().is_none() => intercept::Network::Private,
+        Some(_) | None => intercept::Network::Shared,
+    }
 }
 
 fn manager(word: &str) -> Result<Manager> {

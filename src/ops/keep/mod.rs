@@ -18,6 +18,7 @@ mod answer;
 mod birth;
 mod connection;
 mod end;
+mod family;
 mod holding;
 mod home;
 mod phase;

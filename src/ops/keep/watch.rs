@@ -11,12 +11,15 @@ use rustix::io::Errno;
 
 use super::birth::Newborn;
 use super::connection::Connection;
+use super::family;
 use super::holding::Holding;
 use super::home::Home;
 use super::proof::Proof;
 use super::stage::{Draining, Stage, Verdict};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 use crate::ops::Place;
+use crate::runtime;
+use crate::service::drain::Look;
 use crate::service::log::Writer;
 use crate::service::message::{Order, Outcome, PROTOCOL, Phase, Status};
 use crate::service::ready::notify;
@@ -79,11 +82,22 @@ enum Source {
     Output,
     Notify,
     Calls,
+    EndOfCalls,
     Probe,
     Signals,
     Control,
     Caller(usize),
     End,
+}
+
+impl Source {
+    /// What it is for these events: where nobody is left to call, there is nothing to wait for.
+    fn with(self, events: PollFlags) -> Self {
+        match self {
+            Self::Calls if !events.contains(PollFlags::IN) => Self::EndOfCalls,
+            other => other,
+        }
+    }
 }
 
 impl Keeper {
@@ -192,22 +206,33 @@ impl Keeper {
     }
 
     /// Looks for connections of an instance that is to end.
-    fn look(&mut self, now: Instant) {
-        let found = self.holding.count_connections(&self.place.root, &self.order.instance, &self.process);
-        let found = found.unwrap_or_else(|error| {
+    fn look(&mut self, before: Instant) {
+        let looked = self.processes().and_then(|processes| self.holding.look(&processes));
+        let found = looked.map(Look::total).unwrap_or_else(|error| {
             // Who cannot be looked at is waited for until the deadline.
             self.note(&error.to_string());
-            u64::from(u32::MAX)
+            1
         });
-        let after = Instant::now();
+        let now = Instant::now();
         let Stage::Draining(draining) = &mut self.stage else { return };
-        match draining.judge(found, after - now, after) {
+        match draining.judge(found, now - before, now) {
             Verdict::Wait => {}
             Verdict::Drained => self.stop(),
-            Verdict::Cut(count) => {
-                self.cut = count;
+            Verdict::Cut(connections) => {
+                self.cut = connections;
                 self.stop();
             }
+        }
+    }
+
+    /// All that belong to the instance.
+    fn processes(&self) -> Result<Vec<i32>> {
+        if self.order.adopt.is_some() {
+            return Ok(family::of(self.init.pid));
+        }
+        match runtime::processes(&self.place.root, &self.order.instance) {
+            Err(error) if error.kind() == Kind::Unsupported => Ok(family::of(self.init.pid)),
+            other => other,
         }
     }
 
@@ -289,7 +314,7 @@ impl Keeper {
             Err(errno) => return Err(errno).context(|| "wait for something to happen"),
         }
         let woken = watched.iter().zip(&polled).filter(|(_, polled)| !polled.revents().is_empty());
-        Ok(woken.map(|((source, ..), _)| *source).collect())
+        Ok(woken.map(|((source, ..), polled)| source.with(polled.revents())).collect())
     }
 
     fn attend(&mut self, source: Source) {
@@ -297,6 +322,7 @@ impl Keeper {
             Source::Output => self.take_output(),
             Source::Notify => self.hear(),
             Source::Calls => self.answer_call(),
+            Source::EndOfCalls => self.holding.end_calls(),
             // Looked at whenever something happens.
             Source::Probe => {}
             Source::Signals => self.take_signals(),

@@ -92,15 +92,20 @@ impl Targets {
     /// [`Kind::Busy`] if it is in a map already; [`Kind::State`] if it is in no group; [`Kind::Invalid`] without room.
     pub fn add(&mut self, socket: BorrowedFd<'_>) -> Result<()> {
         let operation = "put a socket into a map";
-        if self.count >= ROOM {
+        // A socket that was closed has left its place.
+        let mut place = 0;
+        while place < self.count && bpf::has_socket(self.map.as_fd(), place).map_err(refused)? {
+            place += 1;
+        }
+        if place >= ROOM {
             return Err(Error::new(Kind::Invalid, operation, format!("{ROOM} are in it, which are all it holds")));
         }
-        bpf::put_socket(self.map.as_fd(), self.count, socket).map_err(|error| match error.errno() {
+        bpf::put_socket(self.map.as_fd(), place, socket).map_err(|error| match error.errno() {
             Some(libc::EBUSY) => Error::new(Kind::Busy, operation, "it is in a map already"),
             Some(libc::EINVAL) => Error::new(Kind::State, operation, "it does not share its port, or not yet"),
             _ => refused(error),
         })?;
-        self.count += 1;
+        self.count = self.count.max(place + 1);
         Ok(())
     }
 

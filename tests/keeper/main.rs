@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../harness/mod.rs"]
 mod harness;
 
+mod handover;
+mod intercept;
+
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 
@@ -187,39 +191,6 @@ server.serve_forever()
 }
 
 #[test]
-fn connections_to_a_crashed_instance_wait_for_the_next_one() {
-    let world = World::new("crash");
-    let first = world.keep_running(&world.order("a", GREETER));
-    first.await_phase("ready");
-    first.tell("serve");
-    let port = first.port();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(world.pid(&first.instance)), nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
-    let status = first.await_phase("ended");
-    assert_eq!((&status["outcome"]["exit_code"], &status["outcome"]["requested"]), (&json!(137), &json!(false)));
-    let mut waiting = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    waiting.write_all(b"x").unwrap();
-    let (reply, sockets) = first.ask_for_sockets(&json!({"command": "sockets"}));
-    let mut order = world.order("b", GREETER);
-    order["listen"] = reply["listen"].clone();
-    order["inherited"] = json!([0]);
-    order["beside"] = json!(first.instance);
-    let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
-    let (second, reply) = world.keep(&order, &sockets);
-    assert_eq!(reply["reply"], "status", "{reply}");
-    second.await_phase("ready");
-    second.tell("serve");
-    first.tell("release");
-    first.gone();
-    waiting.shutdown(Shutdown::Write).unwrap();
-    let mut text = String::new();
-    waiting.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "b");
-    assert_eq!(second.port(), port);
-    second.finish();
-}
-
-#[test]
 fn a_keeper_whose_container_was_deleted_ends_unless_somebody_listens() {
     let world = World::new("deleted");
     let kept = world.keep_running(&world.order("a", GREETER));
@@ -279,74 +250,6 @@ fn an_instance_in_a_ring_is_saved_at_its_end() {
     world.pack();
 }
 
-/// A second instance of the same addresses, while the first one serves.
-fn beside(world: &World, first: &Kept, name: &str, script: &str) -> Value {
-    let mut order = world.order(name, script);
-    order["listen"] = first.ask("status")["listen"].clone();
-    order["beside"] = json!(first.instance);
-    order
-}
-
-#[test]
-fn a_new_instance_gets_connections_once_it_is_to_serve_and_only_the_keepers_questions_before() {
-    let world = World::new("beside");
-    let first = world.keep_running(&world.order("first", GREETER));
-    first.await_phase("ready");
-    first.tell("serve");
-    let port = first.port();
-    let script = GREETER.replace(
-        "listener = ",
-        "
-import time
-while not os.path.exists('/tmp/go'): time.sleep(0.005)
-listener = ",
-    );
-    let second = world.keep_running(&beside(&world, &first, "second", &script));
-    assert_eq!((0..20).map(|_| greeting(port)).collect::<Vec<_>>(), vec!["first"; 20]);
-    assert_eq!(second.ask("status")["phase"], "starting", "it accepts nothing yet");
-    fs::write(world.rootfs().join("tmp/go"), "").unwrap();
-    second.await_phase("ready");
-    assert_eq!((0..20).map(|_| greeting(port)).collect::<Vec<_>>(), vec!["first"; 20]);
-    second.tell("serve");
-    assert_eq!((0..20).map(|_| greeting(port)).collect::<Vec<_>>(), vec!["second"; 20]);
-    first.finish();
-    assert_eq!(greeting(port), "second");
-    let third = world.keep_running(&beside(&world, &second, "third", GREETER));
-    third.await_phase("ready");
-    third.tell("serve");
-    assert_eq!(greeting(port), "third");
-    second.finish();
-    third.finish();
-}
-
-#[test]
-fn a_new_instance_that_crashes_leaves_the_old_one_serving() {
-    let world = World::new("crashes");
-    let first = world.keep_running(&world.order("first", GREETER));
-    first.await_phase("ready");
-    first.tell("serve");
-    for (name, script, ready) in [
-        ("at-once", "import sys; print('no', flush=True); sys.exit(3)", "tcp"),
-        // It has been asked by then.
-        ("later", "import socket, sys; socket.socket(fileno=3).accept(); sys.exit(3)", "http:/"),
-    ] {
-        let mut order = beside(&world, &first, name, script);
-        order["definition"]["ready"] = json!(ready);
-        let second = world.keep_running(&order);
-        let status = second.await_phase("ended");
-        assert_eq!(status["outcome"]["exit_code"], 3, "{status:#}");
-        second.tell("release");
-        second.gone();
-        assert_eq!((0..20).map(|_| greeting(first.port())).collect::<Vec<_>>(), vec!["first"; 20]);
-    }
-    let last = world.keep_running(&beside(&world, &first, "last", GREETER));
-    last.await_phase("ready");
-    last.tell("serve");
-    assert_eq!(greeting(first.port()), "last");
-    first.finish();
-    last.finish();
-}
-
 #[test]
 fn an_instance_of_a_directory_or_image_has_the_hosts_network_and_is_what_its_service_says() {
     let world = World::new("rootfs");
@@ -402,41 +305,6 @@ fn an_ordinary_user_has_services_too() {
     drop(clients);
     second.finish();
     third.finish();
-}
-
-#[test]
-fn a_unix_socket_is_there_while_somebody_serves_and_never_missing_meanwhile() {
-    let world = World::new("unix");
-    let path = world.base().join("web.sock");
-    let order = |name: &str| {
-        let mut order = world.order(name, GREETER);
-        order["listen"] = json!([{"name": "web", "address": format!("unix:{}", path.display())}]);
-        order["definition"]["listen"] = order["listen"].clone();
-        order["definition"]["ready"] = json!("none");
-        order
-    };
-    let greeting = || {
-        let mut connection = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        connection.shutdown(Shutdown::Write).unwrap();
-        let mut text = String::new();
-        connection.read_to_string(&mut text).unwrap();
-        text
-    };
-    let first = world.keep_running(&order("first"));
-    first.await_phase("ready");
-    first.tell("serve");
-    assert_eq!(greeting(), "first");
-    let mut next = order("second");
-    next["beside"] = json!(first.instance);
-    let second = world.keep_running(&next);
-    second.await_phase("ready");
-    assert_eq!(greeting(), "first");
-    second.tell("serve");
-    assert_eq!(greeting(), "second");
-    first.finish();
-    assert_eq!(greeting(), "second");
-    second.finish();
-    assert!(!path.exists());
 }
 
 #[test]

@@ -1,0 +1,73 @@
+//! Sockets that the program was given, or that were taken from one that runs: one for each address.
+
+use std::os::fd::OwnedFd;
+
+use crate::error::Result;
+use crate::runtime;
+use crate::service::address::Listen;
+use crate::service::message::Order;
+use crate::service::socket::{Company, Listener};
+use crate::sys::socket::Socket;
+
+/// The sockets, and which of them were there before the instance.
+#[derive(Debug)]
+pub(super) struct Given {
+    listeners: Vec<Listener>,
+}
+
+impl Given {
+    /// Takes what was inherited, by the index of its address, and makes what is missing.
+    pub(super) fn prepare(order: &Order, mut inherited: Vec<(usize, Socket)>) -> Result<Self> {
+        let company = if order.beside.is_some() { Company::Beside } else { Company::Alone };
+        let mut listeners = Vec::new();
+        for (index, listen) in order.listen.iter().enumerate() {
+            listeners.push(match inherited.iter().position(|(of, _)| *of == index) {
+                Some(place) => Listener::inherit(listen, inherited.swap_remove(place).1)?,
+                None => Listener::make(listen, company)?,
+            });
+        }
+        Ok(Self { listeners })
+    }
+
+    /// Those of a program that made them itself.
+    pub(super) fn of_program(listeners: Vec<Listener>) -> Self {
+        Self { listeners }
+    }
+
+    pub(super) fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// What the program finds as descriptors 3 and up.
+    pub(super) fn to_pass_on(&self) -> Result<Vec<runtime::Listen>> {
+        let pass = |listener: &Listener| {
+            let socket = listener.socket().duplicate()?.into();
+            Ok(runtime::Listen { socket, name: listener.listen().name.to_string() })
+        };
+        self.listeners.iter().map(pass).collect()
+    }
+
+    pub(super) fn publish(&mut self) -> Result<()> {
+        self.listeners.iter_mut().try_for_each(Listener::publish)
+    }
+
+    pub(super) fn hand_out(&self) -> Result<Vec<(Listen, OwnedFd)>> {
+        self.listeners
+            .iter()
+            .map(|listener| Ok((listener.listen().clone(), listener.socket().duplicate()?.into())))
+            .collect()
+    }
+
+    pub(super) fn release(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// Once all have been tried: the first failure.
+    pub(super) fn withdraw(&mut self) -> Result<()> {
+        let mut first = Ok(());
+        for listener in &mut self.listeners {
+            first = first.and(listener.withdraw());
+        }
+        first
+    }
+}
