@@ -154,13 +154,20 @@ pub(super) fn explain(error: &rusqlite::Error, operation: String, path: &Path) -
             Error::new(Kind::Busy, operation, "another process has it open")
                 .next("end the other 'regen serve', or give another --store")
         }
-        Some(ErrorCode::ReadOnly) => Error::new(Kind::System, operation, "it cannot be written")
-            .next(format!("make {} and its directory writable", quote(path))),
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if !is_writable(path) => {
+            Error::new(Kind::System, operation, "it cannot be written")
+                .next(format!("make {} and its directory writable", quote(path)))
+        }
         Some(ErrorCode::CannotOpen) => Error::new(Kind::System, operation, text)
             .next(format!("see that {} is a file that can be written, or can be made", quote(path))),
         Some(ErrorCode::DiskFull) => Error::new(Kind::NoSpace, operation, "the disk is full").next("make room"),
         _ => Error::new(Kind::System, operation, text),
     }
+}
+
+fn is_writable(path: &Path) -> bool {
+    let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+    writable(path) && path.parent().is_none_or(writable)
 }
 
 /// Locks and synced writes mean little where another machine has the disk

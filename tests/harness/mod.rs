@@ -10,6 +10,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod daemon;
 pub mod enclosure;
 pub mod image;
 pub mod keeper;

@@ -1,0 +1,1 @@
+//! Programs that ran before they were a service.

@@ -1,0 +1,1 @@
+//! The daemon is killed in the middle of everything.
