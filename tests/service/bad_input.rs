@@ -258,7 +258,7 @@ fn a_single_record_that_cannot_be_read_is_told_of_and_keeps_nobody_from_serving(
     change(b"{\"definition\":");
     daemon.start();
     let names: Vec<_> = daemon.list().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(names, [other.clone()]);
+    assert_eq!(names, std::slice::from_ref(&other));
     assert!(daemon.log().contains(&format!("read '{key}'")), "{}", daemon.log());
     let server = world.server();
     let same = ["add", &one, "--version", "1.0.0", "--listen", "auto", "--bundle", server.text()];
