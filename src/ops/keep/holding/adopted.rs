@@ -3,12 +3,14 @@
 //! They are known by the tables of the kernel, and only then taken: a descriptor of a connection, once it is duplicated, can
 //! leave a program waiting for what is not its own any more.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::ops::keep::family;
-use crate::service::address::{Address, Listen};
+use crate::service::address::{Address, Listen, UnixKind};
 use crate::service::socket::Listener;
 use crate::sys::process::Process;
 use crate::sys::socket::Socket;
@@ -29,12 +31,46 @@ pub(super) fn find(listen: &[Listen], process: &Process) -> Result<Vec<Listener>
             }
         }
         if found.len() == before {
-            let cause = format!("it does not listen on {}", listen.address);
-            return Err(Error::new(Kind::NotFound, operation(), cause)
-                .next(format!("see where it does: ss -lnpx, ss -lntup | grep pid={}", process.pid())));
+            return Err(not_there(operation(), listen, process));
         }
     }
     Ok(found)
+}
+
+/// Says where it does listen.
+fn not_there(operation: String, listen: &Listen, process: &Process) -> Error {
+    let cause = format!("it does not listen on {}", listen.address);
+    let elsewhere = listening(process);
+    if elsewhere.is_empty() {
+        return Error::new(Kind::NotFound, operation, format!("{cause}, nor anywhere else"));
+    }
+    let names: Vec<_> = elsewhere.iter().map(ToString::to_string).collect();
+    Error::new(Kind::NotFound, operation, cause).next(format!("give --listen {}", names.join(" or ")))
+}
+
+/// Where a process and its descendants listen, of what a service could declare.
+fn listening(process: &Process) -> Vec<Address> {
+    let open: BTreeSet<u64> = family::of(process.pid())
+        .into_iter()
+        .flat_map(|pid| socket_table::sockets_of(pid).unwrap_or_default())
+        .collect();
+    let read = |table| socket_table::read(Network::Own, table).unwrap_or_default();
+    let mut found = Vec::new();
+    for (table, address) in [
+        (Table::Tcp, Address::Tcp as fn(SocketAddr) -> Address),
+        (Table::Tcp6, Address::Tcp),
+        (Table::Udp, Address::Udp),
+        (Table::Udp6, Address::Udp),
+    ] {
+        let text = read(table);
+        let ours = parse_internet(&text).filter(|it| it.state == State::Open && open.contains(&it.inode));
+        found.extend(ours.map(|socket| address(socket.local)));
+    }
+    let text = read(Table::Unix);
+    let paths = parse_unix(&text).filter(|it| it.state == State::Open && open.contains(&it.inode));
+    let paths = paths.filter_map(|it| it.path).filter(|path| path.is_absolute());
+    found.extend(paths.map(|path| Address::Unix(UnixKind::Stream, path)));
+    found
 }
 
 /// The numbers of the sockets at an address of this network, whoever has them.
