@@ -12,6 +12,7 @@ mod duration;
 pub mod events;
 pub mod install;
 pub mod ps;
+pub mod resolve;
 pub mod ring;
 pub mod service;
 pub mod update;
@@ -149,6 +150,8 @@ pub enum Command {
     Serve(daemon::Serve),
     /// Call a method of the daemon
     Call(daemon::Call),
+    /// Find the newest version of a service that satisfies, or connect to it
+    Resolve(resolve::Resolve),
     /// Make this runtime known to an engine
     Install(install::Install),
     /// Say what this machine lacks, and what crashes left

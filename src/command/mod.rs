@@ -22,6 +22,7 @@ mod man;
 mod pause;
 mod progress;
 mod ps;
+mod resolve;
 mod restore;
 mod ring;
 mod rootless;
@@ -157,6 +158,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Serve(_) => serve::run(&world()?).map(|()| 0),
         Command::Service(arguments) => service::run(&world()?, arguments.clone()).map(|()| 0),
         Command::Call(arguments) => call::run(&world()?, arguments).map(|()| 0),
+        Command::Resolve(arguments) => resolve::run(&world()?, arguments).map(|()| 0),
         Command::Install(arguments) => install::run(&world()?, &cli.global, arguments).map(|()| 0),
         Command::Doctor(arguments) => doctor::run(&cli.global, *arguments),
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),

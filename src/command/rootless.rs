@@ -70,6 +70,7 @@ fn need(command: &Command) -> Need<'_> {
         | Command::Serve(_)
         | Command::Service(_)
         | Command::Call(_)
+        | Command::Resolve(_)
         | Command::Install(_)
         | Command::Doctor(_)
         | Command::Completions(_)

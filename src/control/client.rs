@@ -81,7 +81,7 @@ impl Client {
         parameters: &impl Serialize,
     ) -> Result<(T, Vec<OwnedFd>)> {
         self.send(method, parameters, Mode::Once)?;
-        let (answer, descriptors, _) = parse(method, self.receive()?)?;
+        let (answer, descriptors, _) = self.receive()?.parse(method)?;
         Ok((answer, descriptors))
     }
 
@@ -97,7 +97,7 @@ impl Client {
     ) -> Result<()> {
         self.send(method, parameters, Mode::More)?;
         loop {
-            let (answer, _, following) = parse(method, self.receive()?)?;
+            let (answer, _, following) = self.receive()?.parse(method)?;
             each(answer)?;
             match following {
                 Following::Something => {}
@@ -199,14 +199,20 @@ impl AsFd for Client {
     }
 }
 
-fn parse<T: DeserializeOwned>(method: &str, reply: Reply) -> Result<(T, Vec<OwnedFd>, Following)> {
-    match reply {
-        Reply::Refusal { name, parameters } => Err(error_from_wire(&name, &parameters)),
-        Reply::Answer { parameters, descriptors, following } => {
-            let answer = serde_json::from_str(parameters.get()).map_err(|error| {
-                Error::new(Kind::Damaged, format!("read the answer of {method}"), error.to_string())
-            })?;
-            Ok((answer, descriptors, following))
+impl Reply {
+    /// What it says, with the files that came along.
+    ///
+    /// # Errors
+    /// What the daemon answers: errors of regen as they were there, with kind, words and next step.
+    pub fn parse<T: DeserializeOwned>(self, method: &str) -> Result<(T, Vec<OwnedFd>, Following)> {
+        match self {
+            Self::Refusal { name, parameters } => Err(error_from_wire(&name, &parameters)),
+            Self::Answer { parameters, descriptors, following } => {
+                let answer = serde_json::from_str(parameters.get()).map_err(|error| {
+                    Error::new(Kind::Damaged, format!("read the answer of {method}"), error.to_string())
+                })?;
+                Ok((answer, descriptors, following))
+            }
         }
     }
 }

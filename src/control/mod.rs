@@ -21,6 +21,7 @@ mod peer;
 mod server;
 mod service;
 mod status;
+pub mod version;
 mod wire;
 
 pub use catalog::Catalog;

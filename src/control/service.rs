@@ -1,6 +1,6 @@
 //! `run.regen.Service`: services, by the daemon's socket.
 
-use super::{Access, Answer, Call, Fault, Interface, life};
+use super::{Access, Answer, Call, Fault, Interface, life, version};
 use crate::ops::service::Manager;
 
 /// The interface's name.
@@ -23,10 +23,13 @@ impl Interface for Service {
     }
 
     fn access(&self, method: &str) -> Option<Access> {
-        life::access(method)
+        life::access(method).or_else(|| version::access(method))
     }
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        life::call(&self.manager, call)
+        match version::access(call.method()) {
+            Some(_) => version::call(&self.manager.roster(), call),
+            None => life::call(&self.manager, call),
+        }
     }
 }

@@ -32,11 +32,19 @@ pub struct Wanted {
 }
 
 /// What a version has to satisfy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Requirement {
     comparators: VersionReq,
     /// Set if the requirement is one build of one version.
     build: Option<BuildMetadata>,
+}
+
+/// Any version that is no pre-release.
+impl Default for Requirement {
+    fn default() -> Self {
+        Self { comparators: VersionReq::STAR, build: None }
+    }
 }
 
 impl Requirement {
@@ -79,12 +87,28 @@ impl fmt::Display for Requirement {
     }
 }
 
+impl TryFrom<String> for Requirement {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Requirement> for String {
+    fn from(requirement: Requirement) -> Self {
+        requirement.to_string()
+    }
+}
+
 impl FromStr for Wanted {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (name, requirement) = text.split_once('@').unwrap_or((text, "*"));
-        Ok(Self { name: name.parse()?, requirement: requirement.parse()? })
+        match text.split_once('@') {
+            Some((name, requirement)) => Ok(Self { name: name.parse()?, requirement: requirement.parse()? }),
+            None => Ok(Self { name: text.parse()?, requirement: Requirement::default() }),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use super::address::Listen;
-use super::choice::{Requirement, Wanted, newest, refuse_name, refuse_version};
+use super::choice::{Wanted, newest, refuse_name, refuse_version};
 use super::message::Status;
 use crate::error::{Context, Result};
 use crate::ids::{ContainerId, Name};
@@ -247,15 +247,6 @@ pub enum Heard {
     State(Arc<Snapshot>),
     /// What has changed since the last time, in order, and the number of the last change; may be nothing.
     Changes(Vec<Change>, u64),
-}
-
-impl Heard {
-    /// Leaves out what is not about the versions of this service that satisfy.
-    #[must_use]
-    pub fn concerns(wanted: &Wanted, member: &Member) -> bool {
-        let Wanted { name, requirement } = wanted;
-        *name == member.name && Requirement::is_satisfied_by(requirement, &member.version)
-    }
 }
 
 /// One who watches. Its descriptor can be read from (poll(2)) once there is something that it has not heard.

@@ -1,0 +1,114 @@
+//! Answers of the daemon to those who look for a version. Nothing is held while an answer is sent: who is slow to read
+//! is slow alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Change, Connected, Member, News, Question, What, method};
+use crate::control::{Access, Answer, Call, Fault};
+use crate::ids::Name;
+use crate::service::choice::Wanted;
+use crate::service::connect::{self, Rights, TIMEOUT, Way};
+use crate::service::roster::{self, Heard, Roster};
+
+/// The longest time that a caller may let the daemon connect for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// What a caller has to be allowed; `None` for what is no method of these.
+#[must_use]
+pub fn access(name: &str) -> Option<Access> {
+    find(name).map(|_| Access::Read)
+}
+
+/// Answers a call.
+///
+/// # Errors
+/// What the caller is told.
+pub fn call(roster: &Arc<Roster>, call: &Call<'_>) -> Result<Answer, Fault> {
+    match find(call.method()) {
+        Some(method::RESOLVE) => resolve(roster, call),
+        Some(method::CONNECT) => connect(roster, call),
+        Some(method::WATCH) => watch(roster, call),
+        _ => Err(Fault::MethodNotFound(call.method().to_owned())),
+    }
+}
+
+/// The method with this last name.
+fn find(name: &str) -> Option<&'static str> {
+    let called_so = |method: &&str| method.rsplit('.').next() == Some(name);
+    [method::RESOLVE, method::CONNECT, method::WATCH].into_iter().find(called_so)
+}
+
+fn resolve(roster: &Roster, call: &Call<'_>) -> Result<Answer, Fault> {
+    let (wanted, question) = wanted(call)?;
+    let member = roster.resolve(&wanted)?;
+    let listen = member.find(question.listen.as_ref())?;
+    Answer::new(&Member::of(&member, listen))
+}
+
+/// With a socket that is made with no more rights than the caller has.
+fn connect(roster: &Arc<Roster>, call: &Call<'_>) -> Result<Answer, Fault> {
+    let (wanted, question) = wanted(call)?;
+    let peer = call.peer();
+    let rights = match peer.access {
+        Access::All => Rights::Own,
+        Access::Read | Access::Nothing => Rights::Of { uid: peer.uid, groups: &peer.groups },
+    };
+    let timeout = question.timeout_ms.map_or(TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX);
+    let connected = connect::connect(roster, &wanted, &Way { listen: question.listen.as_ref(), rights, timeout })?;
+    let member = Member::of(&connected.member, &connected.listen);
+    Ok(Answer::new(&Connected { member, fd_index: 0 })?.with_descriptor(connected.socket))
+}
+
+/// Until the caller or the daemon goes.
+fn watch(roster: &Arc<Roster>, call: &Call<'_>) -> Result<Answer, Fault> {
+    call.expect_more()?;
+    let question: Question = call.parameters()?;
+    let mut subscription = roster.subscribe()?;
+    loop {
+        if let Some(news) = tell(&question, subscription.hear()) {
+            call.send(&news)?;
+        }
+        call.wait(&subscription, None)?;
+    }
+}
+
+fn wanted(call: &Call<'_>) -> Result<(Wanted, Question), Fault> {
+    let question: Question = call.parameters()?;
+    let Some(name) = question.name.clone() else {
+        let message = "which service is wanted is not said".to_owned();
+        return Err(Fault::InvalidParameter { parameter: "name".to_owned(), message });
+    };
+    let requirement = question.requirement.clone().unwrap_or_default();
+    Ok((Wanted { name, requirement }, question))
+}
+
+/// What a watcher is told; `None` if nothing of it concerns them.
+fn tell(question: &Question, heard: Heard) -> Option<News> {
+    match heard {
+        Heard::State(state) => {
+            let members = state.members().filter_map(|member| shown(question, member));
+            Some(News { number: state.number(), state: Some(members.collect()), changes: None })
+        }
+        Heard::Changes(changes, number) => {
+            let changes: Vec<_> = changes.iter().filter_map(|change| shown_change(question, change)).collect();
+            (!changes.is_empty()).then_some(News { number, state: None, changes: Some(changes) })
+        }
+    }
+}
+
+fn shown_change(question: &Question, change: &roster::Change) -> Option<Change> {
+    let (what, member) = match change {
+        roster::Change::Added(member) => (What::Added, member),
+        roster::Change::Withdrawn(member) => (What::Withdrawn, member),
+    };
+    shown(question, member).map(|member| Change { change: what, member })
+}
+
+fn shown(question: &Question, member: &roster::Member) -> Option<Member> {
+    let named = |name: &Name| *name == member.name;
+    let concerned = question.name.as_ref().is_none_or(named)
+        && question.requirement.as_ref().is_none_or(|requirement| requirement.is_satisfied_by(&member.version));
+    let listen = member.find(question.listen.as_ref()).ok()?;
+    concerned.then(|| Member::of(member, listen))
+}
