@@ -45,7 +45,7 @@ pub enum Reply {
     Refusal {
         /// Interface and name.
         name: String,
-        /// What it carries.
+        /// What it carries, and its words as `message`, also where they came beside.
         parameters: Value,
     },
 }
@@ -154,12 +154,12 @@ impl Client {
         let following = response.following();
         let empty = || RawValue::from_string("{}".to_owned()).context(operation);
         let parameters = response.parameters.map_or_else(empty, Ok)?;
-        Ok(match response.error {
-            Some(name) => {
-                Reply::Refusal { name, parameters: serde_json::from_str(parameters.get()).context(operation)? }
-            }
-            None => Reply::Answer { parameters, descriptors, following },
-        })
+        let Some(name) = response.error else { return Ok(Reply::Answer { parameters, descriptors, following }) };
+        let mut parameters: Value = serde_json::from_str(parameters.get()).context(operation)?;
+        if let (Some(message), Some(object)) = (response.message, parameters.as_object_mut()) {
+            object.insert("message".to_owned(), message.into());
+        }
+        Ok(Reply::Refusal { name, parameters })
     }
 
     fn fill(&mut self) -> Result<()> {

@@ -141,22 +141,38 @@ impl Fault {
         Self::Closing { name, parameters: json!({"message": message.into()}) }
     }
 
-    /// The name and the parameters that are sent; `interface` is whose method was called. Nothing for [`Fault::Gone`].
-    fn encode(&self, interface: &str) -> Option<(String, Value)> {
-        let standard = |name: &str, parameters: Value| Some((format!("{STANDARD}.{name}"), parameters));
+    /// What is sent; `interface` is whose method was called. Nothing for [`Fault::Gone`].
+    ///
+    /// Errors of the standard interface have the parameters of the standard and no others, none where it has none, or
+    /// clients that know their types could not read them: their words stand beside.
+    fn encode(&self, interface: &str) -> Option<Value> {
+        let standard = |name: &str, parameters: Value, message: Option<&str>| {
+            let mut sent = json!({"error": format!("{STANDARD}.{name}")});
+            if !parameters.is_null() {
+                sent["parameters"] = parameters;
+            }
+            if let Some(message) = message {
+                sent["message"] = message.into();
+            }
+            Some(sent)
+        };
+        let own = |interface: &str, name: &str, parameters: &Value| {
+            Some(json!({"error": format!("{interface}.{name}"), "parameters": parameters}))
+        };
         match self {
-            Self::InterfaceNotFound(name) => standard("InterfaceNotFound", json!({"interface": name})),
-            Self::MethodNotFound(name) => standard("MethodNotFound", json!({"method": name})),
-            Self::MethodNotImplemented(name) => standard("MethodNotImplemented", json!({"method": name})),
+            Self::InterfaceNotFound(name) => standard("InterfaceNotFound", json!({"interface": name}), None),
+            Self::MethodNotFound(name) => standard("MethodNotFound", json!({"method": name}), None),
+            Self::MethodNotImplemented(name) => standard("MethodNotImplemented", json!({"method": name}), None),
             Self::InvalidParameter { parameter, message } => {
-                standard("InvalidParameter", json!({"parameter": parameter, "message": message}))
+                standard("InvalidParameter", json!({"parameter": parameter}), Some(message))
             }
-            Self::PermissionDenied(message) => standard("PermissionDenied", json!({"message": message})),
+            Self::PermissionDenied(message) => standard("PermissionDenied", Value::Null, Some(message)),
             Self::ExpectedMore => {
-                standard("ExpectedMore", json!({"message": "the method answers more than once: call it with 'more'"}))
+                let message = "the method answers more than once: call it with 'more'";
+                standard("ExpectedMore", Value::Null, Some(message))
             }
-            Self::Own { name, parameters } => Some((format!("{interface}.{name}"), parameters.clone())),
-            Self::Closing { name, parameters } => Some((format!("{CONTROL}.{name}"), parameters.clone())),
+            Self::Own { name, parameters } => own(interface, name, parameters),
+            Self::Closing { name, parameters } => own(CONTROL, name, parameters),
             Self::Gone => None,
         }
     }
@@ -234,8 +250,7 @@ pub(super) fn encode_answer(parameters: &impl Serialize, following: Following) -
 
 /// The bytes of an error, with its NUL; nothing where nobody is left to read it.
 pub(super) fn encode_fault(fault: &Fault, interface: &str) -> Option<Vec<u8>> {
-    let (error, parameters) = fault.encode(interface)?;
-    encode(&json!({"error": error, "parameters": parameters})).ok()
+    encode(&fault.encode(interface)?).ok()
 }
 
 /// The bytes of a call, with its NUL.
@@ -262,6 +277,9 @@ pub(super) struct Response {
     pub(super) error: Option<String>,
     #[serde(default)]
     pub(super) parameters: Option<Box<RawValue>>,
+    /// The words of an error of the standard interface.
+    #[serde(default)]
+    pub(super) message: Option<String>,
     #[serde(default)]
     continues: Option<bool>,
 }
@@ -323,12 +341,20 @@ mod tests {
     fn an_error_is_the_same_on_the_other_side() {
         let error = Error::new(Kind::Busy, "restart service 'web'", "an upgrade runs").next("wait for it");
         let line = error.to_string();
-        let (name, parameters) = Fault::from(error).encode("run.regen.Service").unwrap();
-        assert_eq!(name, "run.regen.Service.Busy");
-        let again = error_from_wire(&name, &parameters);
+        let sent = Fault::from(error).encode("run.regen.Service").unwrap();
+        assert_eq!(sent["error"], "run.regen.Service.Busy");
+        let again = error_from_wire("run.regen.Service.Busy", &sent["parameters"]);
         assert_eq!((again.kind(), again.to_string()), (Kind::Busy, line));
         let foreign = error_from_wire("org.example.Odd", &json!({"a": 1}));
         assert_eq!(foreign.to_string(), r#"call the daemon: org.example.Odd: {"a":1}"#);
+    }
+
+    #[test]
+    fn errors_of_the_standard_have_its_parameters_and_words_beside() {
+        let sent = Fault::PermissionDenied("because".into()).encode("a.b").unwrap();
+        let expected = json!({"error": "org.varlink.service.PermissionDenied", "message": "because"});
+        assert_eq!(sent, expected);
+        assert_eq!(Fault::Gone.encode("a.b"), None);
     }
 
     #[test]

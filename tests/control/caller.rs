@@ -66,12 +66,16 @@ impl Caller {
         answer["parameters"].clone()
     }
 
-    /// The name of the error that comes next, and what it carries.
+    /// The name of the error that comes next, and what it carries, with its words.
     #[track_caller]
     pub fn error(&mut self) -> (String, Value) {
         let answer = self.receive().expect("closed without a word");
         let name = answer["error"].as_str().unwrap_or_else(|| panic!("no error: {answer}"));
-        (name.to_owned(), answer["parameters"].clone())
+        let mut parameters = answer.get("parameters").cloned().unwrap_or(json!({}));
+        if let Some(words) = answer.get("message") {
+            parameters["message"] = words.clone();
+        }
+        (name.to_owned(), parameters)
     }
 
     /// The error with this name comes next, and nothing after it.

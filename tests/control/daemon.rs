@@ -61,6 +61,19 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
+    /// How many descriptors it has once nobody is connected.
+    pub fn descriptors_at_rest(&self) -> usize {
+        eventually("nobody is connected", || self.callers() == 0);
+        self.descriptors()
+    }
+
+    /// How many threads it has for callers.
+    fn callers(&self) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        tasks.map(name).filter(|name| name.trim_end() == "connection").count()
+    }
+
     /// A field of its `/proc/PID/status` that is a number.
     pub fn number(&self, field: &str) -> u64 {
         process_status(self.pid(), field).split(' ').next().unwrap().parse().unwrap()
@@ -86,9 +99,9 @@ impl Daemon {
         self.running.as_ref().unwrap().signal(signal);
     }
 
-    /// Waits until no connection but that of who asks is left, and it has as many descriptors as this.
+    /// Waits until nobody is connected, and it has as many descriptors as this.
     pub fn is_at_rest_with(&self, descriptors: usize) {
-        eventually("the daemon is at rest", || self.status()["connections"] == 1 && self.descriptors() == descriptors);
+        eventually("the daemon is at rest", || self.callers() == 0 && self.descriptors() == descriptors);
     }
 
     /// Ends it by a signal.

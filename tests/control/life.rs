@@ -80,6 +80,16 @@ fn a_root_may_lie_deeper_than_a_sockets_address_can_say() {
     assert!(running.child.wait().unwrap().success());
 }
 
+/// Says that it is over, also when a test fails: its threads would go on for good.
+#[derive(Debug)]
+struct Finally<'a>(&'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_new_binary_takes_over_without_a_call_refused_or_a_connection_lost() {
     let world = World::new("hup");
@@ -89,13 +99,14 @@ fn a_new_binary_takes_over_without_a_call_refused_or_a_connection_lost() {
     let mut command = Command::new(&link);
     command.arg("--root").arg(world.root()).arg("--store").arg(world.store()).arg("serve");
     let daemon = Daemon::start_as(&world, command, &world.root());
-    let descriptors = daemon.descriptors();
+    let descriptors = daemon.descriptors_at_rest();
     let executed = || fs::metadata(format!("/proc/{}/exe", daemon.pid())).unwrap().ino();
     let first = executed();
     let (stop, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut idle = daemon.connect();
     let mut started = vec![idle.call(&status())["started"].clone()];
     std::thread::scope(|scope| {
+        let end = Finally(&stop);
         // A connection for each call, and one for all.
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -124,7 +135,7 @@ fn a_new_binary_takes_over_without_a_call_refused_or_a_connection_lost() {
                 new
             });
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
     });
     assert!(calls.load(Ordering::Relaxed) > 10);
     assert_ne!(executed(), first, "the old binary runs");
@@ -190,7 +201,7 @@ fn a_supervisor_passes_the_socket_and_hears_how_it_goes() {
 fn a_daemon_at_rest_is_small_and_sleeps() {
     let world = World::new("rest");
     let daemon = Daemon::start(&world);
-    let descriptors = daemon.descriptors();
+    let descriptors = daemon.descriptors_at_rest();
     (0..20).for_each(|_| drop(daemon.status()));
     daemon.is_at_rest_with(descriptors);
     // One lets callers in, one watches keepers.

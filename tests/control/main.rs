@@ -3,9 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod caller;
 mod daemon;
+mod description;
+mod foreign;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod hostile;
 mod life;
+mod local;
 mod protocol;
+mod stream;
