@@ -80,6 +80,11 @@ time.sleep(1000)
         connection.is_ok_and(|mut connection| std::io::Read::read_to_string(&mut connection, &mut word).is_ok())
     });
     assert_eq!(word, "ENOSYS");
+    let findings: Value = serde_json::from_str(world.regen(&["doctor", "--json"]).stdout()).unwrap();
+    let subject = json!(format!("keeper {}", kept.instance));
+    let found = findings.as_array().unwrap().iter().find(|finding| finding["subject"] == subject).unwrap();
+    assert_eq!((&found["status"], &found["mend"]), (&json!("warn"), &json!("regen service restart web@1.0.0")));
+    assert!(found["text"].as_str().unwrap().contains("its next bind fails"), "{found}");
     world.delete(&kept.instance);
     regen::ops::keep::clear(&world.root(), &kept.instance.parse().unwrap()).unwrap();
 }

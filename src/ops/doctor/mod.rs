@@ -8,6 +8,7 @@ mod cgroup;
 mod criu;
 mod engine;
 mod finding;
+mod keeper;
 mod kernel;
 mod leftover;
 mod program;
@@ -41,6 +42,7 @@ pub fn examine(patient: &Patient<'_>) -> Vec<Finding> {
     findings.extend(store::examine(place));
     findings.extend(engine::examine());
     findings.extend(leftover::examine(place));
+    findings.extend(keeper::examine(place));
     findings.extend(ring::examine(place));
     findings
 }
