@@ -197,3 +197,44 @@ fn a_chosen_port_cannot_be_bound_by_who_does_not_know_it() {
     assert!(reply["error"]["next"].as_str().unwrap().contains("--handover listen-fds"), "{reply}");
     kept.gone();
 }
+
+#[test]
+fn a_worker_that_is_gone_gets_no_connections_any_more() {
+    let world = World::new("workers");
+    let port = free_port();
+    let mut order = order(&world, "a", port, Network::Host);
+    let script = "
+import os, socket, time
+def work(name):
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(('127.0.0.1', int(os.environ['WHERE'])))
+    listener.listen(5)
+    print('worker', os.getpid(), flush=True)
+    while True:
+        connection = listener.accept()[0]
+        connection.sendall(name)
+        connection.close()
+if os.fork() == 0: work(b'one')
+if os.fork() == 0: work(b'two')
+os.wait()
+print('one less', flush=True)
+time.sleep(1000)
+";
+    let bundle = world.python(script, |spec| {
+        let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != "network" && namespace["type"] != "pid");
+    });
+    order["definition"]["source"]["bundle"] = json!(bundle.text());
+    let kept = world.keep_running(&order);
+    kept.await_phase("ready");
+    kept.tell("serve");
+    let hundred = || (0..100).map(|_| greeting(port)).collect::<std::collections::BTreeSet<_>>();
+    eventually("both serve", || hundred().len() == 2);
+    let words = || crate::printed(&world);
+    let pid: i32 = words().iter().find_map(|line| line.strip_prefix("worker ")).unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    eventually("it is gone", || words().contains(&"one less".to_owned()));
+    assert_eq!(hundred().len(), 1);
+    kept.finish();
+}

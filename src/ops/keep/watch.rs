@@ -83,6 +83,7 @@ enum Source {
     Notify,
     Calls,
     EndOfCalls,
+    Holder,
     Probe,
     Signals,
     Control,
@@ -294,6 +295,9 @@ impl Keeper {
         if let Some(calls) = self.holding.calls() {
             add(Source::Calls, calls);
         }
+        for holder in self.holding.holders() {
+            add(Source::Holder, holder);
+        }
         add(Source::Signals, self.signals.as_fd());
         if self.rest_until.is_none() {
             add(Source::Control, self.control.as_fd());
@@ -323,6 +327,11 @@ impl Keeper {
             Source::Notify => self.hear(),
             Source::Calls => self.answer_call(),
             Source::EndOfCalls => self.holding.end_calls(),
+            Source::Holder => {
+                if let Err(error) = self.holding.refresh() {
+                    self.note(&error.to_string());
+                }
+            }
             // Looked at whenever something happens.
             Source::Probe => {}
             Source::Signals => self.take_signals(),

@@ -83,6 +83,8 @@ pub struct Listening<'a> {
     pub listen: &'a [usize],
     /// A duplicate of the program's.
     pub socket: &'a Socket,
+    /// A thread that has it.
+    pub holder: i32,
 }
 
 impl Interceptor {
@@ -145,7 +147,7 @@ impl Interceptor {
     pub fn listening(&mut self) -> Vec<Listening<'_>> {
         self.ports.retain_mut(Port::is_open);
         let listening = self.ports.iter().filter(|port| port.listens);
-        listening.map(|port| Listening { listen: &port.listen, socket: &port.socket }).collect()
+        listening.map(|port| Listening { listen: &port.listen, socket: &port.socket, holder: port.holder }).collect()
     }
 
     /// Lets go of the program's listeners, and keeps none from now on: connections that wait in one which the program

@@ -8,6 +8,7 @@ use crate::service::intercept::{Event, Interceptor, Network};
 use crate::service::message::Order;
 use crate::service::socket::{Company, Listener};
 use crate::service::steer::{Serving, Steering};
+use crate::sys::process::Process;
 use crate::sys::socket::Socket;
 
 /// What the program has, and what it can get.
@@ -31,6 +32,8 @@ struct Known {
     /// The declared addresses that it serves, by index.
     listen: Vec<usize>,
     socket: Socket,
+    /// One who has it, whose end may be that of the socket.
+    holder: Option<Process>,
 }
 
 /// What came of a call.
@@ -144,17 +147,36 @@ impl Intercepted {
     }
 
     /// Looks what listens now. Whether that is something else than before.
+    ///
+    /// A socket that nobody has any more is let go of, so that what waits in it moves to the others at its address. The last
+    /// one is not: the program may be about to end, and its successor serves who waits.
     pub(super) fn refresh(&mut self) -> Result<bool> {
-        let Some(interceptor) = &mut self.interceptor else { return Ok(false) };
+        let Some(interceptor) = &mut self.interceptor else {
+            self.known.iter_mut().for_each(|known| known.holder = None);
+            return Ok(false);
+        };
         let mut now = Vec::new();
         for listening in interceptor.listening() {
-            let socket = listening.socket.duplicate()?;
-            now.push(Known { inode: socket.inode()?, listen: listening.listen.to_vec(), socket });
+            let (socket, listen) = (listening.socket.duplicate()?, listening.listen.to_vec());
+            let holder = Process::open_thread(listening.holder)?;
+            now.push(Known { inode: socket.inode()?, listen, socket, holder });
         }
-        let inodes = |known: &[Known]| known.iter().map(|known| known.inode).collect::<Vec<_>>();
-        let changed = inodes(&now) != inodes(&self.known);
+        let before = std::mem::take(&mut self.known);
+        let inodes: Vec<u64> = before.iter().map(|known| known.inode).collect();
+        for mut known in before {
+            let has_heir = |index| now.iter().any(|other| other.listen.contains(index));
+            if known.listen.iter().any(|index| !has_heir(index)) && now.iter().all(|other| other.inode != known.inode) {
+                known.holder = None;
+                now.push(known);
+            }
+        }
         self.known = now;
-        Ok(changed)
+        Ok(self.known.iter().map(|known| known.inode).ne(inodes))
+    }
+
+    /// Processes whose end is a reason to look again.
+    pub(super) fn holders(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.known.iter().filter_map(|known| known.holder.as_ref()).map(AsFd::as_fd)
     }
 
     pub(super) fn missing(&self) -> Vec<&Address> {

@@ -42,7 +42,7 @@ pub(super) struct Holding {
 #[derive(Debug)]
 enum Sockets {
     Given(Given),
-    Intercepted(Intercepted),
+    Intercepted(Box<Intercepted>),
 }
 
 /// Who has the addresses as long as this instance does not serve.
@@ -84,7 +84,7 @@ impl Holding {
         let inherited = order.inherited.iter().copied().zip(inherited.into_iter().map(Socket::from)).collect();
         let sockets = match order.definition.handover {
             Handover::ListenFds => Sockets::Given(Given::prepare(order, inherited)?),
-            Handover::Intercept => Sockets::Intercepted(Intercepted::prepare(order, inherited)?),
+            Handover::Intercept => Sockets::Intercepted(Box::new(Intercepted::prepare(order, inherited)?)),
         };
         Self::of(order, sockets, before)
     }
@@ -200,6 +200,26 @@ impl Holding {
         notes
     }
 
+    /// Processes whose end is a reason to look what listens ([`Holding::refresh`]).
+    pub(super) fn holders(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.sockets {
+            Sockets::Given(_) => Vec::new(),
+            Sockets::Intercepted(sockets) => sockets.holders().collect(),
+        }
+    }
+
+    /// Looks what listens now, and steers accordingly.
+    ///
+    /// # Errors
+    /// Those of bpf(2), setsockopt(2) and of reading /proc.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        let changed = match &mut self.sockets {
+            Sockets::Given(_) => false,
+            Sockets::Intercepted(sockets) => sockets.refresh()?,
+        };
+        if changed { self.steer_again() } else { Ok(()) }
+    }
+
     /// No process is left that could call.
     pub(super) fn end_calls(&mut self) {
         match &mut self.sockets {
@@ -278,11 +298,7 @@ impl Holding {
     /// # Errors
     /// As [`drain::look`].
     pub(super) fn look(&mut self, processes: &[i32]) -> Result<Look> {
-        if let Sockets::Intercepted(sockets) = &mut self.sockets
-            && sockets.refresh()?
-        {
-            self.steer_again()?;
-        }
+        self.refresh()?;
         drain::look(self.named(), processes)
     }
 
