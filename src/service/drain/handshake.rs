@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Handshakes that were under way at the places of an instance when new ones had begun to go elsewhere.
 #[derive(Debug)]
-pub struct Handshakes {
+pub(super) struct Handshakes {
     begun: HashSet<(SocketAddr, SocketAddr)>,
     until: Instant,
 }
@@ -30,7 +30,7 @@ impl Handshakes {
     ///
     /// # Errors
     /// Those of reading /proc: EACCES for processes that the caller may not trace.
-    pub fn under_way(places: &[socket::Address], processes: &[i32], now: Instant) -> Result<Self> {
+    pub(super) fn under_way(places: &[socket::Address], processes: &[i32], now: Instant) -> Result<Self> {
         Ok(Self { begun: find(places, processes)?, until: now + PATIENCE })
     }
 
@@ -38,7 +38,7 @@ impl Handshakes {
     ///
     /// # Errors
     /// As for [`Handshakes::under_way`].
-    pub fn left(&mut self, places: &[socket::Address], processes: &[i32], now: Instant) -> Result<u64> {
+    pub(super) fn left(&mut self, places: &[socket::Address], processes: &[i32], now: Instant) -> Result<u64> {
         if now >= self.until {
             self.begun.clear();
         }
@@ -70,11 +70,16 @@ fn find(places: &[socket::Address], processes: &[i32]) -> Result<HashSet<(Socket
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
     use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
     use super::*;
+    use crate::service::address::Address;
+    use crate::service::drain::{Inspection, Look};
+    use crate::sys::socket::Socket;
 
-    /// A host with a listener at 10.9.0.1, and packets of a client at 10.9.0.2 that are written by hand: `syn PORT` begins a
+    /// A host with a listener at 10.9.0.1 and the port that it is given, and packets of a client at 10.9.0.2 that are written by hand: `syn PORT` begins a
     /// handshake, `ack PORT` ends it. It says what the listener's side has answered.
     const HOST: &str = "
 import fcntl, os, socket, struct, sys
@@ -86,14 +91,15 @@ def address(call, ip):
 address(0x8916, '10.9.0.1')
 address(0x891c, '255.255.255.0')
 fcntl.ioctl(control, 0x8914, struct.pack('16sH14x', b'tun0', 0x41))
-listener = socket.create_server(('10.9.0.1', 80))
+place = int(sys.argv[1])
+listener = socket.create_server(('10.9.0.1', place))
 def checksum(data):
     total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
     return ~((total >> 16) + (total & 0xffff)) & 0xffff
 def send(port, sequence, acknowledged, flags):
     client, server = socket.inet_aton('10.9.0.2'), socket.inet_aton('10.9.0.1')
     def segment(check):
-        return struct.pack('!HHIIBBHHH', port, 80, sequence, acknowledged, 5 << 4, flags, 65535, check, 0)
+        return struct.pack('!HHIIBBHHH', port, place, sequence, acknowledged, 5 << 4, flags, 65535, check, 0)
     text = segment(checksum(client + server + struct.pack('!HH', 6, 20) + segment(0)))
     head = lambda check: struct.pack('!BBHHHBBH4s4s', 0x45, 0, 40, 0, 0, 64, 6, check, client, server)
     os.write(tun, head(checksum(head(0))) + text)
@@ -122,9 +128,12 @@ for line in sys.stdin:
     }
 
     impl Host {
-        fn start() -> Self {
+        fn start(port: u16) -> Self {
             let mut command = Command::new("unshare");
-            command.args(["--net", "python3", "-c", HOST]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            command
+                .args(["--net", "python3", "-c", HOST, &port.to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
             let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
             let mut host = Self { child, input, output };
@@ -156,7 +165,7 @@ for line in sys.stdin:
 
     #[test]
     fn a_handshake_that_had_begun_is_waited_for_and_a_later_one_is_not() {
-        let mut host = Host::start();
+        let mut host = Host::start(80);
         let processes = host.processes();
         let places = [socket::Address::Internet("10.9.0.1:80".parse().unwrap())];
         let now = Instant::now();
@@ -173,8 +182,24 @@ for line in sys.stdin:
     }
 
     #[test]
+    fn looks_find_a_handshake_that_the_first_of_them_found() {
+        let listener = Socket::from(OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap()));
+        let socket::Address::Internet(place) = listener.local().unwrap() else { panic!("no port") };
+        let mut host = Host::start(place.port());
+        let (processes, mut inspection) = (host.processes(), Inspection::default());
+        let address = Address::Tcp(place);
+        let mut see = || inspection.look([(&address, &listener)], &processes, Instant::now()).unwrap();
+        host.tell("syn 1111", "answered");
+        assert_eq!(see(), Look { waiting: 1, connections: 0 });
+        host.tell("syn 2222", "answered");
+        assert_eq!(see(), Look { waiting: 1, connections: 0 });
+        host.tell("ack 1111", "accepted");
+        assert_eq!(see(), Look { waiting: 0, connections: 0 });
+    }
+
+    #[test]
     fn nobody_waits_for_ever_for_a_client_that_has_vanished() {
-        let mut host = Host::start();
+        let mut host = Host::start(80);
         let (processes, now) = (host.processes(), Instant::now());
         let places = [socket::Address::Internet("0.0.0.0:80".parse().unwrap())];
         host.tell("syn 1111", "answered");
@@ -186,7 +211,7 @@ for line in sys.stdin:
 
     #[test]
     fn other_ports_and_sockets_without_ports_have_none() {
-        let mut host = Host::start();
+        let mut host = Host::start(80);
         let (processes, now) = (host.processes(), Instant::now());
         host.tell("syn 1111", "answered");
         for place in [socket::Address::Internet("0.0.0.0:81".parse().unwrap()), socket::Address::Path("/x".into())] {

@@ -10,6 +10,10 @@ use crate::sys::socket;
 
 const QUIET: Look = Look { waiting: 0, connections: 0 };
 
+fn look(socket: (&Address, &Socket), processes: &[i32]) -> Look {
+    Inspection::default().look([socket], processes, Instant::now()).unwrap()
+}
+
 fn busy(connections: u64) -> Look {
     Look { waiting: 0, connections }
 }
@@ -36,8 +40,7 @@ impl Instance {
     }
 
     fn look(&self) -> Look {
-        look([(&self.listener.listen().address, self.listener.socket())], &[i32::try_from(self.child.id()).unwrap()])
-            .unwrap()
+        look((&self.listener.listen().address, self.listener.socket()), &[i32::try_from(self.child.id()).unwrap()])
     }
 
     /// Waits until a look finds just this.
@@ -113,7 +116,7 @@ fn connections_that_the_program_made_itself_do_not_count() {
     let client = client(&instance.listener.listen().address);
     instance.await_look(busy(1));
     // We have the other end of it, and the outgoing one: neither came in here.
-    let ours = look([(&instance.listener.listen().address, instance.listener.socket())], &me).unwrap();
+    let ours = look((&instance.listener.listen().address, instance.listener.socket()), &me);
     assert_eq!(ours, QUIET);
     drop(client);
     instance.await_look(QUIET);
@@ -137,7 +140,7 @@ fn datagrams_that_were_not_read_are_waiting() {
     let socket = Socket::from(std::os::fd::OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()));
     let socket::Address::Internet(place) = socket.local().unwrap() else { panic!("no port") };
     let address = Address::Udp(place);
-    let see = || look([(&address, &socket)], &[]).unwrap();
+    let see = || look((&address, &socket), &[]);
     assert_eq!(see(), QUIET);
     std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", place).unwrap();
     assert_eq!(see(), Look { waiting: 1, connections: 0 });
@@ -154,7 +157,7 @@ fn an_abstract_listener_is_known_by_its_name() {
     let client = Socket::new(Family::Unix, Transport::Stream).unwrap();
     client.connect(&socket::Address::Abstract(name)).unwrap();
     let me = [i32::try_from(std::process::id()).unwrap()];
-    let see = || look([(&Address::Auto, &listener)], &me).unwrap();
+    let see = || look((&Address::Auto, &listener), &me);
     assert_eq!(see(), Look { waiting: 1, connections: 0 });
     let accepted = rustix::net::accept(&listener).unwrap();
     assert_eq!(see(), busy(1));

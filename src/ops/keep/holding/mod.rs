@@ -6,6 +6,7 @@ mod intercepted;
 
 use std::net::TcpStream;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use self::given::Given;
 use self::intercepted::Intercepted;
@@ -14,7 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::runtime::{self, Intercept};
 use crate::service::address::{Address, Listen};
 use crate::service::definition::Handover;
-use crate::service::drain::{self, Look};
+use crate::service::drain::{Inspection, Look};
 use crate::service::intercept::Network;
 use crate::service::message::Order;
 use crate::service::steer::{Prober, Reach, Serving, Steering};
@@ -36,6 +37,8 @@ pub(super) struct Holding {
     serves: bool,
     /// Whether somebody else has the sockets too.
     handed_out: bool,
+    /// What is known of looks at it, since it is drained.
+    inspection: Inspection,
 }
 
 /// How the sockets came.
@@ -107,7 +110,8 @@ impl Holding {
             }
             Sockets::Intercepted(_) => (order.listen.clone(), Steering::default()),
         };
-        Ok(Self { listen, sockets, steering, before, probing: false, serves: false, handed_out: false })
+        let inspection = Inspection::default();
+        Ok(Self { listen, sockets, steering, before, probing: false, serves: false, handed_out: false, inspection })
     }
 
     /// What the program gets as descriptors 3 and up.
@@ -279,6 +283,7 @@ impl Holding {
             Sockets::Intercepted(sockets) => sockets.publish()?,
         }
         (self.before, self.probing, self.serves) = (Before::Nobody, false, true);
+        self.inspection = Inspection::default();
         Ok(())
     }
 
@@ -296,10 +301,13 @@ impl Holding {
     /// What the instance has left to do, for these processes.
     ///
     /// # Errors
-    /// As [`drain::look`].
+    /// As [`Inspection::look`].
     pub(super) fn look(&mut self, processes: &[i32]) -> Result<Look> {
         self.refresh()?;
-        drain::look(self.named(), processes)
+        let mut inspection = std::mem::take(&mut self.inspection);
+        let look = inspection.look(self.named(), processes, Instant::now());
+        self.inspection = inspection;
+        look
     }
 
     /// The instance is no more: what still comes waits here, and whoever takes the sockets over makes maps of their own.
