@@ -20,7 +20,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, fstatfs, major, minor, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, major, minor, openat, readlinkat, statat,
+};
 use rustix::io::Errno;
 use tar::EntryType;
 
@@ -34,7 +36,7 @@ use super::seen::{Seen, kind_of};
 use super::sparse::{self, Piece};
 use super::trail::{self, DIRECTORY, Trail};
 use crate::error::{Context, Error, Kind, Result, quote};
-use crate::sys::fs::start_writeback;
+use crate::sys::fs::{by_descriptor, start_writeback};
 use crate::sys::xattr::OverlayClass;
 
 /// File systems that note writes through mappings, by statfs(2)'s magic number: ext2 to 4, xfs, btrfs, f2fs.
@@ -350,9 +352,8 @@ impl Pass<'_> {
     }
 
     fn regular(&mut self, name: &[u8], stat: &Stat, marked_whiteouts: bool) -> Result<()> {
-        let source = File::from(open(self.trail.current(), name)?);
+        let source = self.open(name, stat)?;
         let now = fstat(&source).context(|| "look at it")?;
-        check_same(&now, stat)?;
         let (attributes, notes) = self.reader.read(Handle::Open(source.as_fd()))?;
         if notes.whiteout && marked_whiteouts && now.st_size == 0 {
             self.place.remove(&self.path)?;
@@ -364,6 +365,15 @@ impl Pass<'_> {
             self.content(&source, &target, now.st_size.unsigned_abs())?;
         }
         self.place.set_open(target.as_fd(), &entry(&now, EntryType::Regular, attributes))
+    }
+
+    /// Opens a regular file that was looked at. Whoever writes a living layer may put a device in its place at any moment, and
+    /// to open one can do something: so it is looked at again before it is opened.
+    fn open(&self, name: &[u8], stat: &Stat) -> Result<File> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = openat(self.trail.current(), name, flags, Mode::empty()).context(|| "open it")?;
+        check_same(&fstat(&handle).context(|| "look at it")?, stat)?;
+        open(CWD, by_descriptor(&handle).as_os_str().as_bytes(), OFlags::empty()).map(File::from)
     }
 
     fn content(&mut self, source: &File, target: &File, size: u64) -> Result<()> {

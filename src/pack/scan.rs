@@ -183,7 +183,7 @@ impl Scan<'_, '_> {
     }
 
     fn regular(&mut self, name: &[u8], before: (usize, usize), stat: &Stat, marked_whiteouts: bool) -> Result<()> {
-        let file = open(self.trail.current(), name)?;
+        let file = open(self.trail.current(), name, OFlags::NOFOLLOW)?;
         let (attributes, notes) = self.reader.read(Handle::Open(file.as_fd()))?;
         if notes.whiteout && marked_whiteouts && stat.st_size == 0 {
             return self.whiteout(name, before);
@@ -241,8 +241,8 @@ fn meta<'a>(path: &'a Names, stat: &Stat, kind: EntryType) -> Meta<'a> {
 }
 
 /// Opens a regular file for reading, without a change of its access time where that is allowed.
-pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8], follow: OFlags) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | follow;
     match openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
         Err(Errno::PERM) => openat(directory, name, flags, Mode::empty()),
         result => result,
