@@ -1,6 +1,7 @@
 //! Freezing: every process of a cgroup stops where it is, and goes on later, without a signal that it could see.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,26 @@ impl Cgroup {
     pub fn is_frozen(&self) -> bool {
         self.freezer().is_some_and(|freezer| freezer.is_frozen().unwrap_or(false))
     }
+}
+
+/// Lets everything go on that is in these directories of a container's cgroups: for whoever knows no more of it. What is
+/// gone, or has no freezer, has nothing to go on.
+///
+/// # Errors
+/// Those of writing the file.
+pub fn thaw_at(directories: &[PathBuf]) -> Result<()> {
+    for directory in directories {
+        for (name, word) in [("cgroup.freeze", "0"), ("freezer.state", "THAWED")] {
+            let path = directory.join(name);
+            match OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(word.as_bytes())) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // It was removed between the two calls.
+                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32) => {}
+                other => other.context(|| format!("thaw {}", quote(&path)))?,
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Freezer {

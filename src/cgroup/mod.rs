@@ -33,6 +33,7 @@ use crate::error::{Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use hierarchy::Layout;
 
+pub use freeze::thaw_at;
 pub use make::{Creation, Entrance, Refusal};
 pub use stat::Stats;
 

@@ -62,7 +62,7 @@ pub use foreground::wait_foreground;
 pub use kill::{kill, stop_requested};
 pub use leftover::{Leftover, leftovers};
 pub use list::{Listed, list};
-pub use pause::{pause, processes, resume};
+pub use pause::{Hold, hold, pause, processes, resume};
 pub use pty::Pty;
 pub use start::start;
 pub use state::{ContainerState, Status, attachment, spec, state};

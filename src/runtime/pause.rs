@@ -1,5 +1,8 @@
 //! Pause and resume: the processes of a container stop where they are, and go on.
 
+use std::time::Instant;
+
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::record::{self, Record};
@@ -35,6 +38,73 @@ pub fn resume(root: &StateRoot, id: &ContainerId) -> Result<()> {
         status @ (Status::Creating | Status::Created | Status::Running | Status::Stopped) => {
             Err(Error::new(Kind::State, operation(), format!("container not paused: it is {status}")))
         }
+    }
+}
+
+/// A container that nobody else pauses, resumes or deletes as long as this lives.
+#[derive(Debug)]
+pub struct Hold {
+    id: ContainerId,
+    cgroup: Cgroup,
+    paused: bool,
+    _lock: record::Locked,
+}
+
+/// Keeps others from pausing, resuming or deleting a running or paused container for a moment.
+///
+/// # Errors
+/// [`Kind::State`] with the words "container not running" if it has ended.
+pub fn hold(root: &StateRoot, id: &ContainerId) -> Result<Hold> {
+    let lock = record::lock(root, id)?;
+    let record = Record::load(root, id)?;
+    let paused = match state::status(&record)? {
+        Status::Created | Status::Running => false,
+        Status::Paused => true,
+        status @ (Status::Creating | Status::Stopped) => {
+            let cause = format!("container not running: it is {status}");
+            return Err(Error::new(Kind::State, format!("hold container '{id}'"), cause));
+        }
+    };
+    Ok(Hold { id: id.clone(), cgroup: record.cgroup, paused, _lock: lock })
+}
+
+impl Hold {
+    /// Whether somebody has paused it.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Does something while every process of the container stands still, and lets them go on whatever comes of it.
+    ///
+    /// # Errors
+    /// As [`pause`]; those of `work`; [`Kind::State`] if somebody let the processes go on meanwhile.
+    pub fn while_frozen(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let operation = || format!("freeze container '{}' for a moment", self.id);
+        let began = Instant::now();
+        let thaw = Thaw(&self.cgroup);
+        self.cgroup.freeze().context(operation)?;
+        let done = work();
+        let stood = self.cgroup.is_frozen();
+        drop(thaw);
+        // Dropping cannot tell that it failed.
+        self.cgroup.thaw().context(operation)?;
+        tracing::debug!(container = %self.id, "stood still for {:?}", began.elapsed());
+        done?;
+        if stood {
+            return Ok(());
+        }
+        Err(Error::new(Kind::State, operation(), "somebody let it go on, or killed it").next("try again"))
+    }
+}
+
+/// Lets a cgroup go on, also while a panic unwinds.
+struct Thaw<'a>(&'a Cgroup);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        // Whoever can tell of a failure tries again.
+        let _ = self.0.thaw();
     }
 }
 
