@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod doctor;
 mod duration;
 pub mod events;
+pub mod handover;
 pub mod install;
 pub mod ps;
 pub mod resolve;
@@ -163,6 +164,12 @@ pub enum Command {
     /// Pack what was sealed (the runtime's own use)
     #[command(hide = true)]
     Worker,
+    /// Let a container go on if whoever froze it dies (the runtime's own use)
+    #[command(hide = true)]
+    Waker(handover::Waker),
+    /// Pass a container's ring on to one that is to follow it (the runtime's own use)
+    #[command(hide = true, subcommand)]
+    Handover(handover::Handover),
     /// Keep an instance of a service (the runtime's own use)
     #[command(hide = true)]
     Keeper(Container),

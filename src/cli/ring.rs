@@ -23,6 +23,8 @@ pub enum Verb {
     Diff(Diff),
     /// Let the next run start from another entry
     Rollback(Rollback),
+    /// Make an entry of the container that runs on a ring
+    Snapshot(OneRing),
     /// Keep an entry from being evicted
     Pin(Show),
     /// Let an entry be evicted again

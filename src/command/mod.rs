@@ -13,6 +13,7 @@ mod doctor;
 mod events;
 mod exec;
 mod features;
+mod handover;
 mod install;
 mod keeper;
 mod kill;
@@ -35,6 +36,7 @@ mod start;
 mod state;
 mod table;
 mod update;
+mod waker;
 mod worker;
 mod world;
 
@@ -164,6 +166,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),
         Command::Man(arguments) => man::run(arguments).map(|()| 0),
         Command::Worker => worker::run(&world()?).map(|()| 0),
+        Command::Waker(arguments) => waker::run(&world()?, arguments).map(|()| 0),
+        Command::Handover(arguments) => handover::run(&world()?, arguments).map(|()| 0),
         Command::Keeper(_) => keeper::run().map(|()| 0),
     }
 }

@@ -5,6 +5,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 
 use super::World;
 use crate::bundle::Bundle;
+use crate::cli::handover::Handover;
 use crate::cli::{Cli, Command, Create, Rootless, Run};
 use crate::error::Result;
 use crate::ids::ContainerId;
@@ -53,7 +54,9 @@ fn need(command: &Command) -> Need<'_> {
         Command::Run(Run { bundle, rootfs: None, image: None, ring: None, .. }) => {
             for_bundle(bundle.as_deref().unwrap_or(std::path::Path::new(".")))
         }
-        Command::Run(_) | Command::Ring(_) | Command::Worker | Command::Keeper(_) => Need::Own,
+        Command::Run(_) | Command::Ring(_) | Command::Worker | Command::Waker(_) | Command::Keeper(_) => Need::Own,
+        Command::Handover(Handover::Undo { .. }) => Need::Own,
+        Command::Handover(Handover::Prepare(of)) => Need::Container(&of.id),
         Command::Start(of) | Command::Pause(of) | Command::Resume(of) => Need::Container(&of.id),
         Command::Kill(kill) => Need::Container(&kill.id),
         Command::Delete(delete) => Need::Container(&delete.id),

@@ -3,6 +3,8 @@
 //! ```text
 //! load    request ── claim ── mount ── create      a container on a ring's entry, or on a scratch upper
 //! save    stop ── seal ── remove                   its end, and what becomes of its upper
+//! snapshot copy ── freeze ── copy ── thaw ── seal  an entry of a container that goes on
+//! handover snapshot ── step aside                  its ring is free for a successor, while it goes on
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
@@ -10,6 +12,7 @@
 
 mod base;
 pub mod doctor;
+pub mod handover;
 mod image;
 pub mod keep;
 pub mod load;
@@ -17,6 +20,7 @@ mod notify;
 pub mod request;
 pub mod save;
 pub mod service;
+pub mod snapshot;
 pub mod worker;
 
 use std::path::PathBuf;

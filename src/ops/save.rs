@@ -61,7 +61,7 @@ fn how(force: bool, attachment: Option<&Attachment>) -> Stop {
 }
 
 /// What the runtime kept for us; a container whose record is damaged has nothing.
-fn attachment(place: &Place, id: &ContainerId) -> Result<Option<Attachment>> {
+pub(super) fn attachment(place: &Place, id: &ContainerId) -> Result<Option<Attachment>> {
     match runtime::attachment(&place.root, id) {
         Ok(attachment) => attachment
             .map(|value| serde_json::from_value(value).context(|| format!("read what belongs to container '{id}'")))

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -180,8 +181,9 @@ pub fn recover(store: &Store) -> Result<Recovery> {
     let mut recovery = Recovery::default();
     for ring in Ring::list(store)? {
         match recover_ring(&ring) {
-            Ok(Some(seq)) => recovery.done.push(format!("{}: adopted entry @{seq}", ring.name())),
-            Ok(None) => {}
+            Ok(adopted) => {
+                recovery.done.extend(adopted.map(|seq| format!("{}: adopted entry @{seq}", ring.name())));
+            }
             Err(error) => recovery.failures.push(error.to_string()),
         }
     }
@@ -189,16 +191,13 @@ pub fn recover(store: &Store) -> Result<Recovery> {
     Ok(recovery)
 }
 
-/// The number of the entry that was adopted, if there was one.
-fn recover_ring(ring: &Ring) -> Result<Option<u64>> {
+/// The numbers of the entries that were adopted.
+fn recover_ring(ring: &Ring) -> Result<RangeInclusive<u64>> {
     let before = ring.read()?.last_seq;
     let mut locked = ring.lock()?;
-    if !locked.is_in_use()? {
-        locked.settle("recover")?;
-    }
+    locked.settle_dead("recover")?;
     locked.repair_index()?;
-    let after = locked.state.last_seq;
-    Ok((after > before).then_some(after))
+    Ok(before + 1..=locked.state.last_seq)
 }
 
 /// A worker must not die with the container's cgroup, nor keep it from being removed: it moves to the root of every

@@ -69,7 +69,7 @@ impl Locked {
         let mut state = self.state.clone();
         state.depth = depth.unwrap_or(state.depth);
         state.max_bytes = max_bytes.unwrap_or(state.max_bytes);
-        Ok(state.plan_eviction(self.in_use()?))
+        Ok(state.plan_eviction(&self.in_use()?))
     }
 
     /// Writes `index.json` anew from what the ring knows.

@@ -61,12 +61,13 @@ pub struct Start {
 }
 
 impl Locked {
-    /// Makes sure that no run has the ring, sealing what a dead one left. `verb` is what cannot be done
-    /// otherwise: `roll back`.
+    /// Makes sure that no run has the ring, sealing what dead ones left. `verb` is what cannot be done
+    /// otherwise: `roll back`. Runs beside the main line may live on.
     ///
     /// # Errors
     /// [`Kind::Busy`], naming who has the ring, if it is in use or its last upper is still held.
     pub fn settle(&mut self, verb: &str) -> Result<()> {
+        self.settle_sides()?;
         let Some(id) = self.state.run.clone() else { return Ok(()) };
         let Some(run) = Run::load(&self.ring().store, &id)? else {
             // Its claim was cut short before anything could run on it.
@@ -74,12 +75,8 @@ impl Locked {
             return self.commit_claim();
         };
         let operation = format!("{verb} ring '{}'", self.ring().name());
-        if let Some(holder) = run.record.living_holder()? {
-            let RunRecord { container, started, .. } = &run.record;
-            let since = timestamp(*started);
-            let cause = format!("in use by container '{container}' (process {}, since {since})", holder.pid);
-            return Err(Error::new(Kind::Busy, operation, cause)
-                .next(format!("wait for its end, or stop it with 'regen delete --force {container}'")));
+        if let Some(busy) = in_use(&run, &operation)? {
+            return Err(busy);
         }
         match seal::recover(self, &run)? {
             Sealing::Sealed(_) | Sealing::Unchanged | Sealing::NotHeldByRun => Ok(()),
@@ -93,14 +90,36 @@ impl Locked {
         }
     }
 
-    /// Whether a living container has the ring.
+    /// Makes entries of what dead runs left. A living container keeps the ring.
     ///
     /// # Errors
-    /// Those of reading the run and /proc.
-    pub fn is_in_use(&self) -> Result<bool> {
-        let Some(id) = &self.state.run else { return Ok(false) };
-        let Some(run) = Run::load(&self.ring().store, id)? else { return Ok(false) };
-        Ok(run.record.living_holder()?.is_some())
+    /// As [`Locked::settle`], but for a living container.
+    pub fn settle_dead(&mut self, verb: &str) -> Result<()> {
+        let run = self.state.run.as_ref().map(|id| Run::load(&self.ring().store, id)).transpose()?.flatten();
+        let lives = run.map(|run| run.record.living_holder().map(|holder| holder.is_some())).transpose()?;
+        if lives == Some(true) { self.settle_sides() } else { self.settle(verb) }
+    }
+
+    /// Refuses what cannot be done while any container has the ring, or goes on beside its main line.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`], naming it; those of reading the runs and /proc.
+    pub fn check_unused(&self, verb: &str) -> Result<()> {
+        let operation = format!("{verb} ring '{}'", self.ring().name());
+        for id in self.state.runs() {
+            let Some(run) = Run::load(&self.ring().store, id)? else { continue };
+            if let Some(busy) = in_use(&run, &operation)? {
+                return Err(busy);
+            }
+            // The settling before has tried it; only runs beside the main line may stay so.
+            if self.state.run.as_ref() != Some(id) {
+                let container = &run.record.container;
+                let cause = format!("what container '{container}' left is not final: something still holds it");
+                return Err(Error::new(Kind::Busy, operation, cause)
+                    .next(format!("end what holds it, or 'regen delete --force {container}', then try again")));
+            }
+        }
+        Ok(())
     }
 
     /// Finds where a run starts, and refuses what would not be the same file system.
@@ -147,7 +166,7 @@ impl Locked {
         }
         let (ring, seq) = (self.ring().name(), entry.seq);
         let cause = "the machine went down before this entry was known to be on disk: files in it may be torn";
-        let before = self.state.entries.iter().rev().find(|older| older.seq < seq && older.synced);
+        let before = self.state.entries.iter().rev().find(|older| older.seq < seq && older.synced && !older.side);
         let other = before.map_or("base".into(), |older| older.seq.to_string());
         Err(Error::new(Kind::State, format!("start from '{ring}@{seq}'"), cause).next(format!(
             "say '--ring {ring}@{seq}' to take it as it is, or 'regen ring rollback {ring} --to @{other}'"
@@ -182,11 +201,11 @@ impl Locked {
         // Sweeping takes runs that no ring names: it has to wait until this one is named.
         let _lock = store.lock_against_collection()?;
         let run = Run::create(&store, record)?;
-        self.state.run = Some(run.id().clone());
+        self.state.give_to(run.id());
         match self.commit_claim() {
             Ok(()) => Ok(run),
             Err(error) => {
-                self.state.run = None;
+                self.state.take_from(run.id());
                 // The failed commit is what is reported; an unnamed run is swept later.
                 let _ = run.remove();
                 Err(error)
@@ -202,19 +221,41 @@ impl Locked {
         if self.state.run.as_ref() != Some(run.id()) {
             return Ok(());
         }
-        self.state.run = None;
+        self.state.take_from(run.id());
         self.commit_claim()?;
         run.remove()
     }
 
-    /// The entry that the present run started from.
+    /// The entries that the present runs started from: theirs are made by changes to them.
     ///
     /// # Errors
-    /// Those of reading the run.
-    pub(super) fn in_use(&self) -> Result<Option<u64>> {
-        let Some(id) = &self.state.run else { return Ok(None) };
-        Ok(Run::load(&self.ring().store, id)?.and_then(|run| run.record.parent))
+    /// Those of reading the runs.
+    pub(super) fn in_use(&self) -> Result<Vec<u64>> {
+        self.parents(self.state.runs())
     }
+
+    /// The same without a run that is about to be over.
+    pub(super) fn parents_but(&self, ending: &LayerId) -> Result<Vec<u64>> {
+        self.parents(self.state.runs().filter(|run| *run != ending))
+    }
+
+    fn parents<'a>(&self, runs: impl Iterator<Item = &'a LayerId>) -> Result<Vec<u64>> {
+        let mut parents = Vec::new();
+        for id in runs {
+            parents.extend(Run::load(&self.ring().store, id)?.and_then(|run| run.record.parent));
+        }
+        Ok(parents)
+    }
+}
+
+/// Why a run keeps others from the ring, if its container lives.
+fn in_use(run: &Run, operation: &str) -> Result<Option<Error>> {
+    let RunRecord { container, started, .. } = &run.record;
+    let Some(holder) = run.record.living_holder()? else { return Ok(None) };
+    let since = timestamp(*started);
+    let cause = format!("in use by container '{container}' (process {}, since {since})", holder.pid);
+    let error = Error::new(Kind::Busy, operation, cause);
+    Ok(Some(error.next(format!("wait for its end, or stop it with 'regen delete --force {container}'"))))
 }
 
 fn check_start(entry: &Entry, operation: &str, base: &Base, rebase: Rebase) -> Result<()> {

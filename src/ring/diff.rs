@@ -58,6 +58,8 @@ pub fn diff(first: State<'_>, second: State<'_>) -> Result<Vec<Changed>> {
         first: first.ring.view(first.selector)?,
         second: second.ring.view(second.selector)?,
         class: first.ring.ring().store().class(),
+        content: Content::Read,
+        enough: usize::MAX,
     };
     let mut found = Vec::new();
     if first.base()? == second.base()? {
@@ -66,6 +68,23 @@ pub fn diff(first: State<'_>, second: State<'_>) -> Result<Vec<Changed>> {
         comparison.everything(Path::new(""), &mut found)?;
     }
     Ok(found)
+}
+
+/// Whether what a run left differs from a snapshot of it. `layers` are what not both of them stand on: the snapshot's and the
+/// run's upper.
+///
+/// The content of a file is read only where its time says nothing: the kernel notes changes of the run's file later than
+/// when its copy was made, so one that is older and has the same size, owner, mode, attributes and time is the same.
+pub(super) fn differs_from_snapshot(
+    snapshot: View,
+    run: View,
+    class: OverlayClass,
+    layers: &[PathBuf],
+) -> Result<bool> {
+    let comparison = Comparison { first: snapshot, second: run, class, content: Content::ByTimes, enough: 1 };
+    let mut found = Vec::new();
+    comparison.directory(Path::new(""), layers, &mut found)?;
+    Ok(!found.is_empty())
 }
 
 impl State<'_> {
@@ -79,7 +98,7 @@ impl State<'_> {
     /// What the state stands on.
     fn base(&self) -> Result<Option<&str>> {
         Ok(match self.ring.state.select_view(self.selector)? {
-            Selected::Base => self.ring.state.entries.last(),
+            Selected::Base => self.ring.state.newest(),
             Selected::Entry(entry) => Some(entry),
         }
         .map(|entry| entry.base.as_str()))
@@ -98,6 +117,18 @@ struct Comparison {
     first: View,
     second: View,
     class: OverlayClass,
+    content: Content,
+    /// So many differences say what there is to know.
+    enough: usize,
+}
+
+/// How files whose facts are the same are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Byte by byte.
+    Read,
+    /// Only if the second was changed after the first, its copy, was made.
+    ByTimes,
 }
 
 impl Comparison {
@@ -115,6 +146,9 @@ impl Comparison {
             names.extend(list(&self.second.root().join(path))?);
         }
         for name in names {
+            if found.len() >= self.enough {
+                return Ok(());
+            }
             let path = path.join(name);
             let below: Vec<_> = layers.iter().filter(|layer| is_directory(&layer.join(&path))).cloned().collect();
             self.path(&path, &below, everything, found)?;
@@ -134,7 +168,7 @@ impl Comparison {
             (None, Some(new)) => collect(&self.second.root(), path, &new, Difference::Added, found),
             (Some(old), None) => collect(&self.first.root(), path, &old, Difference::Deleted, found),
             (Some(old), Some(new)) => {
-                if differs((&a, &old), (&b, &new))? {
+                if self.differs((&a, &old), (&b, &new))? {
                     found.push((Difference::Modified, Path::new("/").join(path)));
                 }
                 match (old.is_dir(), new.is_dir()) {
@@ -145,6 +179,34 @@ impl Comparison {
                     (false, false) => Ok(()),
                 }
             }
+        }
+    }
+}
+
+impl Comparison {
+    fn differs(&self, (a, old): (&Path, &Metadata), (b, new): (&Path, &Metadata)) -> Result<bool> {
+        let facts = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid(), metadata.rdev());
+        if facts(old) != facts(new) || attributes(a)? != attributes(b)? {
+            return Ok(true);
+        }
+        if old.is_dir() {
+            return Ok(false);
+        }
+        let times = |metadata: &Metadata| (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+        if times(old) != times(new) {
+            return Ok(true);
+        }
+        if old.file_type().is_symlink() {
+            let read = |path: &Path| fs::read_link(path).context(|| format!("read {}", quote(path)));
+            return Ok(read(a)? != read(b)?);
+        }
+        if old.file_type().is_fifo() || !old.is_file() {
+            return Ok(false);
+        }
+        let changed = |metadata: &Metadata| (metadata.ctime(), metadata.ctime_nsec());
+        match self.content {
+            Content::ByTimes if changed(new) < changed(old) => Ok(false),
+            Content::ByTimes | Content::Read => content_differs(a, b),
         }
     }
 }
@@ -162,28 +224,6 @@ fn collect_below(root: &Path, path: &Path, kind: Difference, found: &mut Vec<Cha
         }
     }
     Ok(())
-}
-
-fn differs((a, old): (&Path, &Metadata), (b, new): (&Path, &Metadata)) -> Result<bool> {
-    let facts = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid(), metadata.rdev());
-    if facts(old) != facts(new) || attributes(a)? != attributes(b)? {
-        return Ok(true);
-    }
-    if old.is_dir() {
-        return Ok(false);
-    }
-    let times = |metadata: &Metadata| (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
-    if times(old) != times(new) {
-        return Ok(true);
-    }
-    if old.file_type().is_symlink() {
-        let read = |path: &Path| fs::read_link(path).context(|| format!("read {}", quote(path)));
-        return Ok(read(a)? != read(b)?);
-    }
-    if old.file_type().is_fifo() || !old.is_file() {
-        return Ok(false);
-    }
-    content_differs(a, b)
 }
 
 fn content_differs(a: &Path, b: &Path) -> Result<bool> {

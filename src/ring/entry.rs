@@ -43,6 +43,9 @@ pub struct Entry {
     pub layers: Vec<LayerId>,
     /// Whether eviction passes over it.
     pub pinned: bool,
+    /// Whether it stands beside the main line: what a run left that had given the ring to a successor by then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub side: bool,
     /// The manifest in the ring's OCI layout; `None` while only sealed.
     pub manifest: Option<Digest>,
 }
@@ -160,8 +163,14 @@ pub(super) mod tests {
             id_map: None,
             layers: (1..=seq).map(layer).collect(),
             pinned: false,
+            side: false,
             manifest: None,
         }
+    }
+
+    /// The same beside the main line.
+    pub fn side(seq: u64, outcome: Outcome) -> Entry {
+        Entry { side: true, ..entry(seq, outcome) }
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Ring {
         let folded = records.iter().flat_map(|record| record.folded_from.clone()).chain(group.iter().cloned());
         let record = LayerRecord { disk_bytes, packs, folded_from: folded.collect() };
         layers.adopt(&merged, stage.directory())?;
-        if locked.state.run.is_none() {
+        if locked.state.runs().next().is_none() {
             // Nobody stands on older ones any more.
             locked.state.layers.values_mut().for_each(|record| record.folded_from.clear());
         }

@@ -68,7 +68,7 @@ fn sweep_runs(store: &Store) -> Result<()> {
     let mut named = HashSet::new();
     for ring in Ring::list(store)? {
         let state = ring.read()?;
-        named.extend(state.run);
+        named.extend(state.runs().cloned());
         named.extend(state.journal.and_then(|journal| journal.entry.layers.last().cloned()));
     }
     let mut dead = Vec::new();

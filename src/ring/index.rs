@@ -74,6 +74,9 @@ fn annotations(ring: &Ring, entry: &Entry) -> BTreeMap<String, String> {
     if let Some(parent) = entry.parent {
         set("run.regen.entry.parent", parent.to_string());
     }
+    if entry.side {
+        set("run.regen.entry.side", "true".into());
+    }
     if let Some(code) = entry.exit_code {
         set("run.regen.entry.exit-code", code.to_string());
     }

@@ -9,6 +9,9 @@
 //! pack    blobs ── manifest ── index.json ── ring.json: packed
 //! evict   ring.json: without entry ── index.json ── blobs, layers
 //! ```
+//!
+//! One run at a time has the ring and makes its main line. [`snapshot`] makes an entry of a run that goes on; a run that
+//! gives the ring to a successor is then beside the main line, and so is what it leaves ([`side`]).
 
 mod change;
 mod claim;
@@ -22,7 +25,9 @@ mod merge;
 mod pack;
 mod seal;
 pub mod selector;
+pub mod side;
 mod slot;
+pub mod snapshot;
 pub mod state;
 pub mod verify;
 mod view;
@@ -163,6 +168,7 @@ impl Ring {
     pub fn lock(&self) -> Result<Locked> {
         let lock = self.wait_lock()?;
         let mut locked = Locked { ring: self.clone(), state: self.read()?, _lock: lock };
+        snapshot::thaw_left(&mut locked)?;
         seal::finish(&mut locked)?;
         Ok(locked)
     }
@@ -170,10 +176,11 @@ impl Ring {
     /// Removes the ring and all its entries; their layers go with the next collection.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if a container uses it.
+    /// [`Kind::Busy`] if a container uses it, or one still writes into its own state beside it.
     pub fn remove(&self) -> Result<()> {
         let mut locked = self.lock()?;
         locked.settle("remove")?;
+        locked.check_unused("remove")?;
         self.discard()
     }
 
@@ -221,7 +228,7 @@ impl Locked {
     ///
     /// # Errors
     /// Those of write; the ring is then as it was.
-    pub fn commit(&self) -> Result<()> {
+    pub fn commit(&mut self) -> Result<()> {
         self.write(Durability::Durable)
     }
 
@@ -230,17 +237,21 @@ impl Locked {
     /// # Errors
     /// Those of rename and unlink.
     pub fn remove_unused(self) -> Result<()> {
-        let RingState { run, last_exit, last_seq, .. } = &self.state;
-        if run.is_none() && last_exit.is_none() && *last_seq == 0 { self.ring.discard() } else { Ok(()) }
+        let RingState { run, sides, last_exit, last_seq, .. } = &self.state;
+        if run.is_none() && sides.is_empty() && last_exit.is_none() && *last_seq == 0 {
+            self.ring.discard()
+        } else {
+            Ok(())
+        }
     }
 
     /// As [`Locked::commit`], for what a power cut may undo: who has the ring. A run that began just before it is then one
     /// that never was; what an upper holds that old, the kernel has not written either. Containers wait for this.
-    pub(super) fn commit_claim(&self) -> Result<()> {
+    pub(super) fn commit_claim(&mut self) -> Result<()> {
         self.write(Durability::Whole)
     }
 
-    fn write(&self, durability: Durability) -> Result<()> {
+    fn write(&mut self, durability: Durability) -> Result<()> {
         self.state.write(&self.ring.directory, durability).context(|| format!("write ring '{}'", self.ring.name))
     }
 }

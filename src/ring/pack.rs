@@ -149,7 +149,7 @@ impl Ring {
     }
 
     /// Stops before the disk is full: a pack may need as much as its layer.
-    fn check_space(&self, needed: u64, floor: &dyn Fn(u64) -> u64) -> Result<()> {
+    pub(super) fn check_space(&self, needed: u64, floor: &dyn Fn(u64) -> u64) -> Result<()> {
         let space = space(self.directory())?;
         let free = space.f_bavail * space.f_frsize;
         let wanted = needed + floor(space.f_blocks * space.f_frsize);
@@ -157,7 +157,7 @@ impl Ring {
             return Ok(());
         }
         let cause = format!(
-            "{} bytes are missing: {free} are free, the pack may take {needed} and {} have to stay free",
+            "{} bytes are missing: {free} are free, it may take {needed} and {} have to stay free",
             wanted - free,
             wanted - needed
         );
@@ -180,7 +180,7 @@ impl Locked {
     /// # Errors
     /// Those of writing and removing; what a crash leaves is collected later.
     pub fn evict(&mut self) -> Result<Vec<u64>> {
-        let leaving = self.state.plan_eviction(self.in_use()?);
+        let leaving = self.state.plan_eviction(&self.in_use()?);
         if leaving.is_empty() {
             return Ok(leaving);
         }

@@ -8,6 +8,9 @@
 //!          journal in ring.json ──> upper renamed into the layers ──> entry in ring.json
 //! ```
 //!
+//! A run beside the main line is sealed in the same way; its entry stands beside the main line too, and moves nothing. One
+//! that gave the ring away and that nobody ever followed is still the last of the main line.
+//!
 //! What is left of a sealed run is collected by the worker: nobody who waits for the end of a container waits for that.
 
 use std::path::Path;
@@ -18,12 +21,14 @@ use chrono::Utc;
 
 use super::entry::{Ending, Entry, Outcome, Reason, tag};
 use super::holder::{self, Holder};
+use super::side::{Line, changed_after};
 use super::state::Journal;
 use super::{Locked, Ring, fold, slot};
 use crate::error::{Context, Error, Kind, Result};
+use crate::ids::LayerId;
 use crate::overlay::{self, Upper};
 use crate::pack;
-use crate::store::{Run, RunRecord};
+use crate::store::{Run, RunRecord, Store};
 use crate::sys::process::boot_id;
 
 /// The kernel takes mounts of a dead namespace down a little after its last process is reaped. How long to wait for
@@ -83,59 +88,70 @@ fn remove_cgroup(directory: &Path) {
     let _ = std::fs::remove_dir(directory);
 }
 
-/// What the new entry says of the end of its run.
-struct End {
-    reason: Reason,
-    exit_code: Option<i32>,
-    outcome: Outcome,
+/// What a new entry says of its run.
+pub(super) struct End {
+    pub(super) reason: Reason,
+    pub(super) exit_code: Option<i32>,
+    pub(super) outcome: Outcome,
 }
 
 fn seal(locked: &mut Locked, run: &Run, end: End) -> Result<Sealing> {
-    if locked.state.run.as_ref() != Some(run.id()) {
-        return Ok(Sealing::NotHeldByRun);
-    }
+    let Some(line) = locked.state.line_of(run.id()) else { return Ok(Sealing::NotHeldByRun) };
     if let Some(holders) = find_holders(run)? {
         return Ok(Sealing::Held(holders));
     }
-    let now = Utc::now();
-    locked.state.last_exit = Some(now);
-    if !has_changes(locked, run)? {
-        locked.state.run = None;
+    if line == Line::Main {
+        locked.state.last_exit = Some(Utc::now());
+    }
+    if !has_changes(&locked.ring().store, run)? || !changed_after(locked, run)? {
+        locked.state.forget_run(run.id());
         locked.commit_claim()?;
         run.remove()?;
         return Ok(Sealing::Unchanged);
     }
-    let state = &mut locked.state;
-    let seq = state.last_seq + 1;
+    let mut entry = new_entry(locked, run, run.id(), &end)?;
+    entry.side = line == Line::Side;
+    begin(locked, run, &entry)?;
+    finish(locked)?;
+    Ok(Sealing::Sealed(Box::new(entry)))
+}
+
+/// The next entry: what `run` stands on, and over it the layer that the upper of `top` is to become.
+pub(super) fn new_entry(locked: &Locked, run: &Run, top: &LayerId, end: &End) -> Result<Entry> {
+    let (state, record) = (&locked.state, &run.record);
+    let (now, seq) = (Utc::now(), state.last_seq + 1);
     let created = state.entries.last().map_or(now, |newest| newest.created.max(now));
-    let mut layers = run.record.layers.clone();
+    let mut layers = record.layers.clone();
     fold::rewrite_chain(state, &mut layers);
-    layers.push(run.id().clone());
-    let entry = Entry {
+    layers.push(top.clone());
+    Ok(Entry {
         seq,
         id: tag(created, seq),
-        parent: run.record.parent,
+        parent: record.parent,
         created,
         reason: end.reason,
         exit_code: end.exit_code,
         outcome: end.outcome,
         synced: false,
         boot_id: boot_id()?,
-        base: run.record.base.clone(),
-        class: run.record.class,
-        id_map: run.record.id_map.clone(),
+        base: record.base.clone(),
+        class: record.class,
+        id_map: record.id_map.clone(),
         layers,
         pinned: false,
+        side: false,
         manifest: None,
-    };
-    state.bases.insert(entry.base.clone(), run.record.base_lasting.clone());
-    state.journal = Some(Journal { entry: entry.clone() });
-    locked.commit()?;
-    finish(locked)?;
-    Ok(Sealing::Sealed(Box::new(entry)))
+    })
 }
 
-/// Finishes a seal that has a journal. Each step can be done again.
+/// Writes into the journal that there is to be this entry of a run.
+pub(super) fn begin(locked: &mut Locked, run: &Run, entry: &Entry) -> Result<()> {
+    locked.state.bases.insert(entry.base.clone(), run.record.base_lasting.clone());
+    locked.state.journal = Some(Journal { entry: entry.clone() });
+    locked.commit()
+}
+
+/// Finishes a seal or a snapshot that has a journal. Each step can be done again.
 pub(super) fn finish(locked: &mut Locked) -> Result<()> {
     let Some(Journal { entry }) = locked.state.journal.clone() else { return Ok(()) };
     let store = locked.ring().store.clone();
@@ -148,13 +164,17 @@ pub(super) fn finish(locked: &mut Locked) -> Result<()> {
         return Err(Error::new(Kind::Damaged, operation(), format!("layer {id} is neither a run's nor sealed"))
             .next("put the store back from a backup"));
     }
+    let held = locked.parents_but(id)?;
     let state = &mut locked.state;
-    if state.entries.last().is_some_and(|newest| slot::replaces(newest, &entry)) {
-        state.entries.pop();
+    state.forget_run(id);
+    let replaced = |newest: &&Entry| slot::replaces(newest, &entry) && !held.contains(&newest.seq);
+    if let Some(seq) = state.newest().filter(replaced).map(|newest| newest.seq) {
+        state.entries.retain(|entry| entry.seq != seq);
     }
     state.last_seq = entry.seq;
-    state.next = Some(entry.seq);
-    state.run = None;
+    if !entry.side {
+        state.next = Some(entry.seq);
+    }
     state.journal = None;
     state.entries.push(entry);
     locked.commit()
@@ -190,9 +210,9 @@ pub(super) fn is_held(run: &Run) -> Result<bool> {
 }
 
 /// Whether the container itself changed anything, as opposed to the stubs under its mounts.
-fn has_changes(locked: &Locked, run: &Run) -> Result<bool> {
+pub(super) fn has_changes(store: &Store, run: &Run) -> Result<bool> {
     let RunRecord { mount_points, class, .. } = &run.record;
-    let lowers = run.record.lowers(&locked.ring().store);
+    let lowers = run.record.lowers(store);
     let lowers: Vec<&Path> = lowers.iter().map(AsRef::as_ref).collect();
     let covers = |path: &Path| lowers.iter().any(|lower| lower.join(path).symlink_metadata().is_ok());
     let ignore = |path: &Path, metadata: &std::fs::Metadata| {

@@ -157,7 +157,8 @@ fn show_duration(age: TimeDelta) -> String {
     }
 }
 
-/// Finds what `selector` means among `entries`, which are in order of their numbers.
+/// Finds what `selector` means among `entries`, which are in order of their numbers. Those beside the main line are found
+/// by number and tag only.
 ///
 /// `next` is where the next run starts; it answers for [`Selector::Unsaid`].
 ///
@@ -175,9 +176,9 @@ pub fn select<'a>(
             Some(seq) => entries.iter().find(|entry| entry.seq == seq),
             None => return Ok(Selected::Base),
         },
-        Selector::Latest => entries.last(),
+        Selector::Latest => main_line(entries).next(),
         Selector::Seq(seq) => entries.iter().find(|entry| entry.seq == *seq),
-        Selector::Back(back) => entries.iter().rev().nth(*back),
+        Selector::Back(back) => main_line(entries).nth(*back),
         Selector::At(time) => newest_until(entries, *time),
         Selector::Ago(age) => now.checked_sub_signed(*age).and_then(|time| newest_until(entries, time)),
         Selector::Id(id) => entries.iter().find(|entry| entry.id == *id),
@@ -186,12 +187,17 @@ pub fn select<'a>(
 }
 
 fn newest_until(entries: &[Entry], time: DateTime<Utc>) -> Option<&Entry> {
-    entries.iter().rev().find(|entry| entry.created <= time)
+    main_line(entries).find(|entry| entry.created <= time)
+}
+
+/// The entries of the main line, newest first.
+fn main_line(entries: &[Entry]) -> impl DoubleEndedIterator<Item = &Entry> {
+    entries.iter().rev().filter(|entry| !entry.side)
 }
 
 fn missing(entries: &[Entry], selector: &Selector) -> Error {
     let operation = format!("find entry '{selector}'");
-    match (entries.first(), entries.last()) {
+    match (main_line(entries).next_back(), main_line(entries).next()) {
         (Some(oldest), Some(newest)) => {
             let cause = format!(
                 "no such entry; the oldest is @{} of {}, the newest @{} of {}",
@@ -224,7 +230,7 @@ impl fmt::Display for Selector {
 #[cfg(test)]
 mod tests {
     use super::super::entry::Outcome;
-    use super::super::entry::tests::{at, entry};
+    use super::super::entry::tests::{at, entry, side};
     use super::*;
 
     fn seq_of(selector: &str, entries: &[Entry]) -> Option<u64> {
@@ -252,6 +258,21 @@ mod tests {
         assert_eq!(seq_of("-94s", &entries), Some(6));
         assert_eq!(seq_of("-1m35s", &entries), Some(5));
         assert_eq!(seq_of(&entries[1].id, &entries), Some(6));
+    }
+
+    #[test]
+    fn an_entry_beside_the_main_line_is_found_by_number_and_tag_only() {
+        let entries =
+            [entry(5, Outcome::Good), side(6, Outcome::Good), entry(9, Outcome::Good), side(10, Outcome::Good)];
+        assert_eq!(seq_of("latest", &entries), Some(9));
+        assert_eq!(seq_of("-1", &entries), Some(5));
+        assert_eq!(seq_of("-2", &entries), None);
+        assert_eq!(seq_of(&timestamp(at(8)), &entries), Some(5));
+        assert_eq!(seq_of("-1s", &entries), Some(9));
+        assert_eq!(seq_of("10", &entries), Some(10));
+        assert_eq!(seq_of(&entries[1].id, &entries), Some(6));
+        let error = select(&entries[3..], &Selector::Latest, None, at(20)).unwrap_err();
+        assert!(error.to_string().contains("no entries"), "{error}");
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::entry::Entry;
+use super::entry::{Entry, Reason};
 use super::selector::{Selected, Selector, select};
+use super::side::Side;
 use super::slot::{self, Held, Limits};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{Digest, LayerId};
-use crate::store::format::Format;
+use crate::store::format::{Format, SIDES};
 use crate::sys::fs::{Durability, read_capped, replace_file};
 
 pub(super) const NAME: &str = "ring.json";
@@ -33,6 +34,12 @@ pub struct RingState {
     pub next: Option<u64>,
     /// The run that holds the ring.
     pub run: Option<LayerId>,
+    /// Runs that gave the ring to a successor and are not over yet, in the order in which they did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sides: Vec<Side>,
+    /// A run whose container stands still, for as long as whoever has the ring's lock lives: it goes on then at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<LayerId>,
     /// When the newest run ended, also if it changed nothing.
     pub last_exit: Option<DateTime<Utc>>,
     /// A seal that has begun; it is finished by whoever locks the ring next.
@@ -48,7 +55,8 @@ pub struct RingState {
 /// A seal between its first and its last step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
-    /// The entry that the run's upper becomes; its last layer has the run's id.
+    /// The entry that the run's upper becomes; its last layer has the run's id. A snapshot's run is one that nobody ever
+    /// ran on: its upper is the copy.
     pub entry: Entry,
 }
 
@@ -88,6 +96,8 @@ impl RingState {
             last_seq: 0,
             next: None,
             run: None,
+            sides: Vec::new(),
+            frozen: None,
             last_exit: None,
             journal: None,
             entries: Vec::new(),
@@ -108,7 +118,16 @@ impl RingState {
         Ok(state)
     }
 
-    pub(super) fn write(&self, directory: &Path, durability: Durability) -> Result<()> {
+    pub(super) fn write(&mut self, directory: &Path, durability: Durability) -> Result<()> {
+        let entries = self.entries.iter().chain(self.journal.as_ref().map(|journal| &journal.entry));
+        let beside = |entry: &Entry| entry.side;
+        // Who does not know snapshots would take the ring from the run that lives when it finishes one.
+        let cut_short = |journal: &Journal| journal.entry.reason == Reason::Snapshot;
+        if !self.sides.is_empty() || entries.into_iter().any(beside) || self.journal.as_ref().is_some_and(cut_short) {
+            self.format.require(SIDES);
+        } else {
+            self.format.release(SIDES);
+        }
         let text = serde_json::to_vec(self).context(|| "write ring.json")?;
         replace_file(directory, NAME, &text, durability)
     }
@@ -126,6 +145,11 @@ impl RingState {
         }
         if self.entries.iter().any(|entry| entry.layers.is_empty()) {
             return Err("an entry has no layers".into());
+        }
+        let mut runs: Vec<_> = self.sides.iter().map(|side| &side.run).chain(&self.run).collect();
+        runs.sort_unstable();
+        if runs.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("it names a run twice".into());
         }
         match self.next {
             Some(next) if self.entry(next).is_none() => Err(format!("next points to @{next}, which is not there")),
@@ -145,6 +169,17 @@ impl RingState {
         self.entries.iter().find(|entry| entry.seq == seq)
     }
 
+    /// The newest entry of the main line.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Entry> {
+        self.entries.iter().rev().find(|entry| !entry.side)
+    }
+
+    /// The runs that it names, with the ring or beside its main line.
+    pub fn runs(&self) -> impl Iterator<Item = &LayerId> {
+        self.run.iter().chain(self.sides.iter().map(|side| &side.run))
+    }
+
     pub(super) fn entry_mut(&mut self, seq: u64) -> Option<&mut Entry> {
         self.entries.iter_mut().find(|entry| entry.seq == seq)
     }
@@ -162,7 +197,7 @@ impl RingState {
     /// # Errors
     /// [`Kind::NotFound`] if there is no such entry.
     pub fn select_view(&self, selector: &Selector) -> Result<Selected<'_>> {
-        let newest = self.entries.last().map(|entry| entry.seq);
+        let newest = self.newest().map(|entry| entry.seq);
         select(&self.entries, selector, newest, Utc::now())
     }
 
@@ -195,7 +230,7 @@ impl RingState {
         present.then(|| directories.clone())
     }
 
-    pub(super) fn plan_eviction(&self, in_use: Option<u64>) -> Vec<u64> {
+    pub(super) fn plan_eviction(&self, in_use: &[u64]) -> Vec<u64> {
         let held = Held { next: self.next, in_use };
         slot::plan_eviction(&self.entries, held, self.limits(), &self.sizes())
     }
@@ -225,7 +260,7 @@ fn damaged(path: &Path, error: &serde_json::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::super::entry::Outcome;
-    use super::super::entry::tests::entry;
+    use super::super::entry::tests::{entry, side};
     use super::*;
 
     fn state() -> RingState {
@@ -254,6 +289,43 @@ mod tests {
         assert_eq!(read_back(|state| state.next = Some(7)).unwrap_err().kind(), Kind::Damaged);
         assert_eq!(read_back(|state| state.entries.reverse()).unwrap_err().kind(), Kind::Damaged);
         assert_eq!(read_back(|state| state.last_seq = 1).unwrap_err().kind(), Kind::Damaged);
+        let run: LayerId = "ab".repeat(16).parse().unwrap();
+        let side = Side { run: run.clone(), snapshot: None, next: None, last_seq: 2, successor: None };
+        let twice = |state: &mut RingState| (state.run, state.sides) = (Some(run), vec![side]);
+        assert_eq!(read_back(twice).unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[test]
+    fn a_ring_with_anything_beside_its_main_line_is_refused_by_those_who_do_not_know_that() {
+        let written = |change: &dyn Fn(&mut RingState)| {
+            let directory = tempfile::tempdir().unwrap();
+            let mut state = state();
+            change(&mut state);
+            state.write(directory.path(), Durability::Whole).unwrap();
+            std::fs::read_to_string(directory.path().join(NAME)).unwrap()
+        };
+        let required = r#""incompatible":["sides"]"#;
+        let run: LayerId = "ab".repeat(16).parse().unwrap();
+        let beside = Side { run, snapshot: None, next: None, last_seq: 2, successor: None };
+        assert!(written(&|state| state.entries[1].side = true).contains(required));
+        assert!(written(&|state| state.sides.push(beside.clone())).contains(required));
+        let snapshot = Entry { reason: Reason::Snapshot, ..entry(3, Outcome::Good) };
+        assert!(written(&|state| state.journal = Some(Journal { entry: snapshot.clone() })).contains(required));
+        let plain = written(&|state| state.entries.push(Entry { reason: Reason::Snapshot, ..entry(2, Outcome::Good) }));
+        assert!(!plain.contains("sides") && !plain.contains("side") && !plain.contains("frozen"), "{plain}");
+        let mut state = state();
+        state.format.require(SIDES);
+        let directory = tempfile::tempdir().unwrap();
+        state.write(directory.path(), Durability::Whole).unwrap();
+        assert_eq!(RingState::read(directory.path()).unwrap().format, Format::default(), "it is let go of again");
+    }
+
+    #[test]
+    fn the_newest_entry_is_one_of_the_main_line() {
+        let mut state = state();
+        state.entries.push(side(3, Outcome::Good));
+        assert_eq!(state.newest().map(|entry| entry.seq), Some(2));
+        assert!(matches!(state.select_view(&Selector::Unsaid), Ok(Selected::Entry(entry)) if entry.seq == 2));
     }
 
     #[test]

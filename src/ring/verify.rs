@@ -9,9 +9,10 @@ use super::entry::Entry;
 use super::state::{PackRecord, RingState};
 use super::{Ring, index};
 use crate::error::{Context, Error, Kind, Result};
-use crate::ids::Digest;
+use crate::ids::{Digest, LayerId};
 use crate::image::layout::Layout;
 use crate::image::manifest::Descriptor;
+use crate::store::Run;
 use crate::sys::process::boot_id;
 
 /// One thing that is wrong, in a line.
@@ -45,8 +46,22 @@ impl Ring {
             note(subject.clone(), verify_synced(entry));
             note(subject, verify_manifest(&layout, &state, entry));
         }
+        for side in &state.sides {
+            note(format!("run {}", side.run), self.verify_side(&side.run));
+        }
         note("index.json".into(), verify_index(&layout, &state));
         Ok(faults)
+    }
+
+    /// A run that has been there for long enough to give the ring away is on disk, with its record.
+    fn verify_side(&self, run: &LayerId) -> Result<()> {
+        let operation = || "look for what it writes beside the main line";
+        match Run::load(self.store(), run).context(operation)? {
+            Some(run) if run.upper().is_dir() => Ok(()),
+            Some(_) | None => {
+                Err(Error::new(Kind::Damaged, operation(), "it is gone").next("run 'regen ring recover'"))
+            }
+        }
     }
 
     fn verify_layers(&self, entry: &Entry) -> Result<()> {

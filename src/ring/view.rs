@@ -53,9 +53,20 @@ impl Locked {
 
     /// A view of `layers`, lowest first, on a base.
     pub(super) fn stack(&self, layers: &[LayerId], base: Vec<PathBuf>, subject: &str) -> Result<View> {
+        self.stack_below(None, layers, base, subject)
+    }
+
+    /// A view of `layers`, lowest first, on a base, with a directory over them that is no layer yet.
+    pub(super) fn stack_below(
+        &self,
+        upper: Option<PathBuf>,
+        layers: &[LayerId],
+        base: Vec<PathBuf>,
+        subject: &str,
+    ) -> Result<View> {
         let store = &self.ring().store;
         let own = layers.iter().rev().map(|id| store.layers().content(id));
-        let mut lowers: Vec<_> = own.chain(base).collect();
+        let mut lowers: Vec<_> = upper.into_iter().chain(own).chain(base).collect();
         // The kernel makes no overlay of a single directory, nor is one needed.
         let root = if lowers.len() == 1 {
             Root::Plain(lowers.remove(0))
@@ -74,7 +85,11 @@ impl Locked {
 
     /// What the newest entry stands on, or else the run that has the ring now.
     fn newest_base(&self) -> Result<Vec<PathBuf>> {
-        let base = self.state.entries.last().and_then(|entry| self.state.base_directories(&entry.base));
+        let base = self
+            .state
+            .newest()
+            .or(self.state.entries.last())
+            .and_then(|entry| self.state.base_directories(&entry.base));
         base.ok_or_else(|| {
             let operation = format!("look into '{}@base'", self.ring().name());
             Error::new(Kind::NotFound, operation, "no entry says what its base was, or it is gone")

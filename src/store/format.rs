@@ -12,6 +12,8 @@ const NAME: &str = "format.json";
 const VERSION: u32 = 1;
 /// Layers of this store have `user.overlay.` attributes: it was made without the right to `trusted.` ones.
 const USER_CLASS: &str = "userxattr";
+/// A ring has runs or entries beside its main line: who does not know them would take them for the newest, or for garbage.
+pub const SIDES: &str = "sides";
 const CAP: u64 = 64 * 1024;
 
 /// Version and features of something on disk. Features in a list that this regen does not know mean: `compatible`,
@@ -57,6 +59,18 @@ impl Format {
         }
     }
 
+    /// Says that whoever does not know a feature may not touch what has it.
+    pub fn require(&mut self, feature: &str) {
+        if !self.incompatible.iter().any(|required| required == feature) {
+            self.incompatible.push(feature.to_owned());
+        }
+    }
+
+    /// Says that a feature is not used any more.
+    pub fn release(&mut self, feature: &str) {
+        self.incompatible.retain(|required| required != feature);
+    }
+
     /// Refuses what this regen would misunderstand.
     ///
     /// # Errors
@@ -69,7 +83,7 @@ impl Format {
             return newer(format!("it has format version {}, this regen knows {VERSION}", self.version));
         }
         let mut unknown = self.incompatible.clone();
-        unknown.retain(|feature| feature != USER_CLASS);
+        unknown.retain(|feature| ![USER_CLASS, SIDES].contains(&feature.as_str()));
         unknown.extend(self.read_only_compatible.iter().cloned());
         if !unknown.is_empty() {
             return newer(format!("it uses features that this regen does not know: {}", unknown.join(", ")));

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "the seed and the points are told, and kept to itself by a test that passes")]
 
 mod check;
+mod handover;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod phase;
@@ -32,6 +33,7 @@ const PLAIN: Phase = Phase {
     command: |_, _| Vec::new(),
     next: Next::Delete,
     allowed: &["1 2"],
+    check: |_| {},
 };
 
 #[test]

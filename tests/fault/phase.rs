@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Instant, SystemTime};
 
 use crate::check::find_litter;
-use crate::harness::World;
+use crate::harness::{World, eventually};
 use crate::trace::{Follow, Point, Traced, Victim, kill_at, record};
 
 /// How many points of each phase an ordinary run of the tests takes.
@@ -34,6 +34,8 @@ pub struct Phase {
     pub next: Next,
     /// What a run in the ring may then find in the file; everything else is lost or invented.
     pub allowed: &'static [&'static str],
+    /// What else must be so once the container is gone.
+    pub check: fn(&World),
 }
 
 /// What follows the crash.
@@ -43,6 +45,8 @@ pub enum Next {
     Delete,
     /// The next run in the ring; the container is deleted late.
     Run,
+    /// `delete --force` of the container, which was not stopped by the crash and can go on.
+    GoesOn,
 }
 
 /// A world in which the phase is ready to begin.
@@ -133,8 +137,13 @@ impl<'a> Stage<'a> {
         if self.sound {
             verified.success();
         }
-        if self.phase.next == Next::Delete {
-            world.delete(id);
+        match self.phase.next {
+            Next::Delete => world.delete(id),
+            Next::Run => {}
+            Next::GoesOn => {
+                eventually("it goes on", || world.status(id) == "running");
+                world.delete(id);
+            }
         }
         if let Some(traced) = traced {
             traced.finish();
@@ -144,6 +153,7 @@ impl<'a> Stage<'a> {
         let found = lines.join(" ");
         assert!(self.phase.allowed.contains(&&*found), "the next run found '{found}' of {:?}", self.phase.allowed);
         world.delete(id);
+        (self.phase.check)(world);
         // Nothing stands in the way of more work, and what the crash left goes with it.
         world.run_in(RING, "echo more >> /state").success();
         world.pack();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Output, World, leaks, limit, read_text};
+use super::{Output, World, eventually, leaks, limit, read_text};
 
 impl World {
     /// The path of the shared root file system, as an argument.
@@ -39,6 +39,33 @@ impl World {
         let (rootfs, id) = (self.rootfs_text(), self.fresh_id());
         self.regen(&["run", "-d", "--rootfs", &rootfs, "--ring", ring, &id, "--", "sh", "-c", script]).success();
         id
+    }
+
+    /// A container in a ring that has appended a line to `/tmp/f`, and waits.
+    #[track_caller]
+    pub fn writer_in(&self, ring: &str, line: &str) -> String {
+        let id = self.detach_in(ring, &format!("echo {line} >> /tmp/f; touch /dev/done; exec sleep 1000"));
+        let done = PathBuf::from(format!("/proc/{}/root/dev/done", self.pid(&id)));
+        eventually("it writes", || done.exists());
+        id
+    }
+
+    /// Appends one more line to that file in a container.
+    #[track_caller]
+    pub fn append(&self, id: &str, line: &str) {
+        self.regen(&["exec", id, "sh", "-c", &format!("echo {line} >> /tmp/f")]).success();
+    }
+
+    /// The lines of that file as a container sees them now.
+    #[track_caller]
+    pub fn lines_in(&self, id: &str) -> String {
+        words(self.regen(&["exec", id, "cat", "/tmp/f"]).success().stdout())
+    }
+
+    /// The lines of that file as the next run in a ring finds them.
+    #[track_caller]
+    pub fn lines_found(&self, ring: &str) -> String {
+        words(self.run_in(ring, "cat /tmp/f").success().stdout())
     }
 
     /// Runs `ring …`.
@@ -129,6 +156,10 @@ impl World {
         picture.extend(picture_without_locks(&self.store()));
         picture
     }
+}
+
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn picture_without_locks(directory: &Path) -> BTreeMap<PathBuf, String> {

@@ -7,7 +7,7 @@ use crate::cli::ring::Output;
 use crate::command::World;
 use crate::command::table::table;
 use crate::error::{Error, Result};
-use crate::ids::{ContainerId, Name, RingName};
+use crate::ids::{ContainerId, LayerId, Name, RingName};
 use crate::ring::Ring;
 use crate::ring::entry::timestamp;
 use crate::store::Run;
@@ -22,6 +22,8 @@ struct RingView {
     bytes: u64,
     last_exit: Option<String>,
     in_use_by: Option<ContainerId>,
+    /// Containers that have handed it over and go on.
+    beside: Vec<ContainerId>,
     /// Why it cannot be read; everything else is then empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -41,11 +43,14 @@ pub(super) fn run(world: &World, output: Output) -> Result<u8> {
 
 fn describe(ring: &Ring) -> Result<RingView> {
     let state = ring.read()?;
-    let run = state.run.as_ref().map(|id| Run::load(ring.store(), id)).transpose()?.flatten();
-    let in_use_by = match run {
-        Some(run) if run.record.living_holder()?.is_some() => Some(run.record.container),
-        _ => None,
+    let living = |id: &LayerId| -> Result<Option<ContainerId>> {
+        match Run::load(ring.store(), id)? {
+            Some(run) if run.record.living_holder()?.is_some() => Ok(Some(run.record.container)),
+            Some(_) | None => Ok(None),
+        }
     };
+    let in_use_by = state.run.as_ref().map(living).transpose()?.flatten();
+    let beside = state.sides.iter().map(|side| living(&side.run)).collect::<Result<Vec<_>>>()?;
     Ok(RingView {
         name: ring.name().name.clone(),
         owner: ring.name().owner.clone(),
@@ -55,6 +60,7 @@ fn describe(ring: &Ring) -> Result<RingView> {
         bytes: state.bytes(),
         last_exit: state.last_exit.map(timestamp),
         in_use_by,
+        beside: beside.into_iter().flatten().collect(),
         error: None,
     })
 }
@@ -70,9 +76,17 @@ impl RingView {
             bytes: 0,
             last_exit: None,
             in_use_by: None,
+            beside: Vec::new(),
             error: Some(error.to_string()),
         }
     }
+}
+
+/// Who has the ring, and who goes on beside its main line.
+fn users(ring: &RingView) -> String {
+    let own = ring.in_use_by.iter().map(ToString::to_string);
+    let all: Vec<_> = own.chain(ring.beside.iter().map(|id| format!("{id} (side)"))).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }
 
 fn text(world: &World, views: &[RingView]) -> String {
@@ -86,7 +100,7 @@ fn text(world: &World, views: &[RingView]) -> String {
             view::size(Some(ring.bytes)),
             view::size(ring.max_bytes),
             ring.last_exit.clone().unwrap_or_else(|| "-".into()),
-            ring.in_use_by.as_ref().map_or_else(|| "-".into(), ToString::to_string),
+            users(ring),
         ]
     };
     let mut text = table(&std::iter::once(head).chain(views.iter().map(row)).collect::<Vec<_>>());

@@ -10,6 +10,7 @@ mod rm;
 mod rollback;
 mod set;
 mod show;
+mod snapshot;
 mod verify;
 mod view;
 
@@ -29,6 +30,7 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Show(arguments) => show::run(world, arguments),
         Verb::Diff(arguments) => diff::run(world, arguments),
         Verb::Rollback(arguments) => rollback::run(world, arguments),
+        Verb::Snapshot(arguments) => snapshot::run(world, arguments),
         Verb::Pin(arguments) => pin::run(world, arguments, Pin::Pinned),
         Verb::Unpin(arguments) => pin::run(world, arguments, Pin::Unpinned),
         Verb::Set(arguments) => set::run(world, arguments),

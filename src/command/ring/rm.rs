@@ -15,10 +15,7 @@ pub(super) fn run(world: &World, arguments: &Remove) -> Result<()> {
     let (entries, bytes) = (state.entries.len(), state.bytes());
     if arguments.dry_run {
         // What the removal would be refused for, this is.
-        let mut locked = ring.lock()?;
-        if locked.is_in_use()? {
-            locked.settle("remove")?;
-        }
+        ring.lock()?.check_unused("remove")?;
     } else {
         ring.remove()?;
         // Its layers are collected by whoever comes next, if not by this one.

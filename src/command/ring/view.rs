@@ -37,6 +37,8 @@ pub(super) struct EntryView {
     pub pinned: bool,
     /// Whether the next run starts here.
     pub next: bool,
+    /// Whether it stands beside the main line: only its number or tag finds it.
+    pub side: bool,
 }
 
 impl EntryView {
@@ -59,6 +61,7 @@ impl EntryView {
             layers: entry.layers.clone(),
             pinned: entry.pinned,
             next: ring.next == Some(entry.seq),
+            side: entry.side,
         }
     }
 
@@ -66,6 +69,7 @@ impl EntryView {
     pub(super) fn notes(&self) -> String {
         let notes = [
             (self.next, "next"),
+            (self.side, "side"),
             (self.pinned, "pinned"),
             (!self.base_present, "base gone"),
             (self.state == State::Packed && !self.synced, "maybe torn"),

@@ -77,7 +77,7 @@ fn look_store(place: &Place) -> Result<Orphans> {
     let Some(store) = Store::open_existing(&place.store)? else { return Ok(Orphans::default()) };
     // Rings that cannot be read have a finding of their own.
     let states = Ring::list(&store)?.into_iter().filter_map(|ring| ring.read().ok());
-    let named: HashSet<_> = states.filter_map(|state| state.run).collect();
+    let named: HashSet<_> = states.flat_map(|state| state.runs().cloned().collect::<Vec<_>>()).collect();
     let mut orphans = Orphans { stages: store.layers().abandoned()?.len(), ..Orphans::default() };
     for id in Run::list(&store)?.into_iter().filter(|id| !named.contains(id)) {
         let alive = match Run::load(&store, &id)? {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Finding;
 use crate::error::{Error, Result};
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, LayerId};
 use crate::ops::{Place, worker};
 use crate::ring::Ring;
 use crate::ring::state::RingState;
@@ -12,7 +12,7 @@ use crate::store::{Run, Store};
 use crate::sys::fs::read_capped;
 use crate::sys::process::boot_id;
 
-/// Who has a ring.
+/// Who has a ring, or goes on beside its main line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum User {
     /// Nobody.
@@ -44,9 +44,11 @@ pub(super) fn examine(place: &Place) -> Vec<Finding> {
             let (mut findings, mut waiting) = (Vec::new(), 0);
             for ring in &rings {
                 match look(ring) {
-                    Ok((state, user)) => {
+                    Ok((state, user, beside)) => {
                         waiting += unpacked(&state);
-                        findings.extend(judge(&ring.name().to_string(), &state, &user, (worker, &boot)));
+                        let name = ring.name().to_string();
+                        findings.extend(judge(&name, &state, &user, (worker, &boot)));
+                        findings.extend(beside.iter().filter_map(|user| judge_beside(&name, user)));
                     }
                     Err(error) => findings.push(refuse(ring, &error)),
                 }
@@ -67,17 +69,30 @@ fn look_note(store: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).trim().to_owned()).filter(|note| !note.is_empty())
 }
 
-fn look(ring: &Ring) -> Result<(RingState, User)> {
+fn look(ring: &Ring) -> Result<(RingState, User, Vec<User>)> {
     let state = ring.read()?;
-    let run = state.run.as_ref().map(|id| Run::load(ring.store(), id)).transpose()?.flatten();
-    let user = match run {
-        None => User::Nobody,
-        Some(run) => match run.record.living_holder()? {
-            Some(holder) => User::Living(run.record.container.clone(), holder.pid),
-            None => User::Dead(run.record.container),
-        },
-    };
-    Ok((state, user))
+    let user = state.run.as_ref().map_or(Ok(User::Nobody), |id| look_at_run(ring, id))?;
+    let beside = state.sides.iter().map(|side| look_at_run(ring, &side.run)).collect::<Result<_>>()?;
+    Ok((state, user, beside))
+}
+
+fn look_at_run(ring: &Ring, id: &LayerId) -> Result<User> {
+    let Some(run) = Run::load(ring.store(), id)? else { return Ok(User::Nobody) };
+    Ok(match run.record.living_holder()? {
+        Some(holder) => User::Living(run.record.container.clone(), holder.pid),
+        None => User::Dead(run.record.container),
+    })
+}
+
+/// What a container beside the main line has to be told of: that one goes on is as it should be.
+fn judge_beside(name: &str, user: &User) -> Option<Finding> {
+    match user {
+        User::Nobody | User::Living(..) => None,
+        User::Dead(container) => {
+            let text = format!("what container '{container}' left beside the main line is not saved yet");
+            Some(Finding::warn(format!("ring {name}"), text, "regen ring recover"))
+        }
+    }
 }
 
 fn refuse(ring: &Ring, error: &Error) -> Finding {
@@ -131,7 +146,12 @@ fn judge(name: &str, state: &RingState, user: &User, (worker, boot): (Worker, &s
         state.entries.iter().filter(|entry| !entry.synced).partition(|entry| entry.boot_id == boot);
     let seqs = |entries: Vec<&crate::ring::entry::Entry>| numbers(entries.iter().map(|entry| entry.seq).collect());
     if !torn.is_empty() {
-        let before = state.entries.iter().rev().find(|entry| entry.synced).map_or("base".into(), |e| e.seq.to_string());
+        let before = state
+            .entries
+            .iter()
+            .rev()
+            .find(|entry| entry.synced && !entry.side)
+            .map_or("base".into(), |e| e.seq.to_string());
         let text = format!("the machine went down before they were known to be on disk: {}", seqs(torn));
         findings.push(Finding::warn(&subject, text, format!("regen ring rollback {name} --to @{before}")));
     }

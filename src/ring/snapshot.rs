@@ -1,0 +1,187 @@
+//! A snapshot: an entry of a run that goes on.
+//!
+//! ```text
+//! draft      what the upper holds is copied while the container runs, and what changed meanwhile once more
+//! lock       nobody else changes the ring from here on
+//! stand      the container stands still ── what changed since is copied ── it goes on
+//! seal       journal ── the copy is renamed into the layers ── entry in ring.json
+//! ```
+//!
+//! The copy lies where the upper of a run would, so a crash leaves a run that nobody names and that is swept, or one that the
+//! journal names and that is sealed like any other.
+//!
+//! **Nobody stands still for good.** That the container is made to stand still is written into `ring.json` before, and the
+//! lock on the ring is held all the while. So whoever gets the lock and reads that, knows that the one who did it is dead, and
+//! lets the container go on. A process that waits for just that is started before ([`crate::ops::snapshot`]).
+
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+
+use super::entry::{Ending, Entry, Outcome, Reason};
+use super::seal::{self, End};
+use super::{Locked, Ring};
+use crate::cgroup::thaw_at;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::LayerId;
+use crate::pack::{LayerCopy, Upper};
+use crate::store::{Run, RunRecord};
+use crate::sys::process::Identity;
+
+/// After a pass that took longer, so much may have changed that another one is made before the container stands still.
+const LONG_PASS: Duration = Duration::from_millis(300);
+/// A container that writes faster than it is copied is not caught up with.
+const PASSES_MAX: usize = 3;
+
+/// A container's upper as it was lately, copied while the container goes on. Nothing is left of one that is dropped.
+#[derive(Debug)]
+pub struct Draft {
+    /// The run that is copied.
+    of: LayerId,
+    /// Whose upper is the copy. Nobody runs on it.
+    run: Run,
+    copy: LayerCopy,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Dropped,
+    /// The ring names it.
+    Named,
+}
+
+/// Does something while the container stands still, and lets it go on whatever comes of it.
+pub type WhileStill<'a> = dyn FnMut(&mut dyn FnMut() -> Result<()>) -> Result<()> + 'a;
+
+/// How it comes that the container stands still.
+pub enum Stillness<'a> {
+    /// Somebody has paused it, and will let it go on.
+    Given,
+    /// It is made to stand still for as long as the copy needs.
+    Made(&'a mut WhileStill<'a>),
+}
+
+impl std::fmt::Debug for Stillness<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Given => "Given",
+            Self::Made(_) => "Made",
+        })
+    }
+}
+
+/// Says of a file system of so many bytes how many have to stay free.
+pub type Floor<'a> = dyn Fn(u64) -> u64 + 'a;
+
+impl Ring {
+    /// Copies what a run has changed, while its container goes on; `None` if it has changed nothing.
+    ///
+    /// Takes as long as the bytes need, unless the file system can share blocks, and keeps nobody from the ring.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] if the file system would fall below its floor, [`Kind::Unsupported`] for an upper that cannot be a
+    /// layer, else those of reading and writing.
+    pub fn draft(&self, run: &Run, floor: &Floor<'_>) -> Result<Option<Draft>> {
+        let operation = || format!("copy what container '{}' has changed", run.record.container);
+        // What cannot be looked at is being changed; if not, the copy tells what is wrong with it.
+        if !seal::has_changes(self.store(), run).unwrap_or(true) {
+            return Ok(None);
+        }
+        let mut draft = Draft::begin(self, run).context(operation)?;
+        for _ in 0..PASSES_MAX {
+            let began = Instant::now();
+            draft.pass(self, Upper::Living, floor).context(operation)?;
+            if began.elapsed() < LONG_PASS {
+                break;
+            }
+        }
+        Ok(Some(draft))
+    }
+}
+
+impl Draft {
+    fn begin(ring: &Ring, of: &Run) -> Result<Self> {
+        let store = ring.store();
+        let holders = vec![Identity::of(nix::unistd::getpid().as_raw())?];
+        // What would be swept as a run that nobody lives on has no cgroups to look into, and no mount.
+        let record =
+            RunRecord { holders, cgroups: Vec::new(), device: None, mount_namespace: None, ..of.record.clone() };
+        let lock = store.lock_against_collection()?;
+        let run = Run::create(store, record)?;
+        drop(lock);
+        let copy = LayerCopy::new(&of.upper(), &run.upper(), run.record.class)?;
+        Ok(Self { of: of.id().clone(), run, copy, fate: Fate::Dropped })
+    }
+
+    fn pass(&mut self, ring: &Ring, upper: Upper, floor: &Floor<'_>) -> Result<()> {
+        let room = |bytes| ring.check_space(bytes, floor).map_err(|error| error.next("free that much, then try again"));
+        let began = Instant::now();
+        let passed = self.copy.pass(upper, &room)?;
+        tracing::debug!(ring = %ring.name(), ?upper, ?passed, "a pass over an upper took {:?}", began.elapsed());
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.fate == Fate::Dropped {
+            // What cannot be removed is swept once we are dead.
+            let _ = self.run.remove();
+        }
+    }
+}
+
+impl Locked {
+    /// Makes an entry of a draft, with what changed since. It is the newest of the main line, and the next run starts there,
+    /// unless the run that goes on ends before.
+    ///
+    /// # Errors
+    /// [`Kind::State`] if that run does not have the ring any more; those of standing still and of copying: the ring is then
+    /// as it was. Those of writing; a started entry is finished by whoever locks the ring next.
+    pub fn snapshot(&mut self, mut draft: Draft, stillness: Stillness<'_>, floor: &Floor<'_>) -> Result<Entry> {
+        self.check_owner(&draft.of)?;
+        let store = self.ring().store.clone();
+        let of = Run::load(&store, &draft.of)?;
+        let of =
+            of.ok_or_else(|| Error::new(Kind::Damaged, format!("look at run {}", draft.of), "its record is gone"))?;
+        let ring = self.ring().clone();
+        let mut last_pass = || draft.pass(&ring, Upper::Still, floor);
+        match stillness {
+            Stillness::Given => last_pass()?,
+            Stillness::Made(while_still) => {
+                self.state.frozen = Some(of.id().clone());
+                self.commit_claim()?;
+                let copied = while_still(&mut last_pass);
+                self.state.frozen = None;
+                if let Err(error) = copied {
+                    // What went wrong is reported; the note does no harm to a container that goes on.
+                    let _ = self.commit_claim();
+                    return Err(error);
+                }
+            }
+        }
+        // Until the journal names it, only its living holder keeps the copy from being swept.
+        let _lock = store.lock_against_collection()?;
+        let ending = Ending { exit_code: None, requested: false };
+        let outcome = Outcome::of(ending, of.record.started, Utc::now());
+        let end = End { reason: Reason::Snapshot, exit_code: None, outcome };
+        let entry = seal::new_entry(self, &of, draft.run.id(), &end)?;
+        draft.fate = Fate::Named;
+        seal::begin(self, &of, &entry)?;
+        seal::finish(self)?;
+        Ok(entry)
+    }
+}
+
+/// Lets a container go on that somebody made to stand still who is dead by now, for else we would not have the ring's lock.
+pub(super) fn thaw_left(locked: &mut Locked) -> Result<()> {
+    let Some(id) = locked.state.frozen.clone() else { return Ok(()) };
+    if let Some(run) = Run::load(&locked.ring().store, &id)? {
+        let operation =
+            || format!("let container '{}' go on after a snapshot that was cut short", run.record.container);
+        thaw_at(&run.record.cgroups).context(operation)?;
+    }
+    locked.state.frozen = None;
+    locked.commit_claim()
+}
