@@ -1,0 +1,8 @@
+"""One page. gunicorn takes the socket that it is given (LISTEN_FDS) and says when it is ready (NOTIFY_SOCKET) by itself."""
+
+
+def app(_environ, start_response):
+    with open("/www/index.html", "rb") as page:
+        body = page.read()
+    start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(body)))])
+    return [body]
