@@ -4,6 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -92,6 +93,22 @@ impl Channel {
                 Err(Errno::PIPE | Errno::CONNRESET) => Ok(false),
                 Err(errno) => Err(errno).context(|| "send a message"),
             };
+        }
+    }
+
+    /// Whether the other end is open.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn is_open(&self) -> Result<bool> {
+        // No event but those that are always told.
+        let mut sources = [PollFd::new(&self.0, PollFlags::empty())];
+        loop {
+            match poll(&mut sources, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok(count) => return Ok(count == 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).context(|| "look at a socket"),
+            }
         }
     }
 
@@ -237,6 +254,16 @@ mod tests {
         assert_eq!(text, "content");
         assert!(other.receive().unwrap().is_none());
         assert!(!other.send(b"to nobody", &[]).unwrap());
+    }
+
+    #[test]
+    fn an_end_knows_whether_the_other_is_open_also_while_messages_wait() {
+        let (one, other) = Channel::pair().unwrap();
+        other.send(b"x", &[]).unwrap();
+        assert!(one.is_open().unwrap());
+        drop(other);
+        assert!(!one.is_open().unwrap());
+        assert_eq!(one.receive().unwrap().unwrap().bytes, b"x");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "the seed and the points are told, and kept to itself by a test that passes")]
 
 mod check;
+mod daemon;
 mod handover;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -11,7 +11,7 @@ use crate::harness::{World, eventually};
 use crate::trace::{Follow, Point, Traced, Victim, kill_at, record};
 
 /// How many points of each phase an ordinary run of the tests takes.
-const SHARE: usize = 3;
+pub const SHARE: usize = 3;
 
 /// The ring that everything is about, and the file in it that tells its state.
 pub const RING: &str = "a";
@@ -189,13 +189,14 @@ fn copy(world: &World, from: &str, to: &str) {
     world.finish(command).success();
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> &str {
+/// What somebody who panicked said.
+pub fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")
 }
 
 /// Some of the points, by a seed that is told, so that a failure can be had again.
-fn choose(points: &mut Vec<Point>, share: usize) -> Vec<Point> {
+pub fn choose(points: &mut Vec<Point>, share: usize) -> Vec<Point> {
     let given = std::env::var("REGEN_OCI_FAULT_SEED").ok().map(|text| text.parse().expect("a number"));
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos().into();
     let mut seed: u64 = given.unwrap_or_else(now);

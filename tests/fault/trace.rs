@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::harness::{Running, World};
 
 /// Calls that change something that outlives the process: files, mounts, processes, cgroups.
-const CALLS: &str = "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,open,openat,creat,write,writev,\
+pub const CALLS: &str = "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,open,openat,creat,write,writev,\
     pwrite64,pwritev,copy_file_range,sendfile,fsync,fdatasync,syncfs,ftruncate,truncate,fallocate,link,linkat,symlink,\
     symlinkat,mknod,mknodat,setxattr,lsetxattr,fsetxattr,removexattr,lremovexattr,fremovexattr,chmod,fchmod,fchmodat,\
     chown,lchown,fchown,fchownat,utimensat,mount,umount2,move_mount,fsmount,pivot_root,unshare,setns,clone,clone3,\
@@ -43,8 +43,10 @@ pub enum Follow {
 /// Entering the nth call of a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
-    call: String,
-    number: usize,
+    /// The call.
+    pub call: String,
+    /// From 1.
+    pub number: usize,
 }
 
 impl fmt::Display for Point {
@@ -125,7 +127,7 @@ fn was_killed(log: &Path) -> bool {
 }
 
 /// Counts the calls as strace does when it injects: by name, and for each thread on its own.
-fn parse(log: &str) -> BTreeSet<Point> {
+pub fn parse(log: &str) -> BTreeSet<Point> {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut points = BTreeSet::new();
     for line in log.lines() {

@@ -95,6 +95,12 @@ impl Daemon<'_> {
         self.running.as_ref().unwrap().pid()
     }
 
+    /// Whether it has ended; nobody has waited for it yet.
+    pub fn has_ended(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.running.as_ref().unwrap().complaints()

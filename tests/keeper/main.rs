@@ -11,12 +11,15 @@ mod intercept;
 use std::fs;
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
 
 use harness::keeper::{GREETER, Kept};
+use harness::ring::names;
 use harness::user::{Person, Subordinates};
-use harness::{World, eventually};
+use harness::{REGEN, World, eventually};
 use regen::service::log::{Reader, Source};
+use regen::sys::channel::Channel;
 use serde_json::{Value, json};
 
 /// Connects, and says what the other side says.
@@ -318,4 +321,20 @@ fn an_address_that_somebody_else_has_is_refused_by_name() {
     let cause = reply["error"]["cause"].as_str().unwrap();
     assert!(cause.contains(&std::process::id().to_string()), "{cause}");
     kept.gone();
+}
+
+#[test]
+fn an_order_whose_giver_is_gone_makes_no_instance() {
+    let world = World::new("orphan");
+    let order = world.order("a", GREETER);
+    let (ours, theirs) = Channel::pair().unwrap();
+    ours.send(order.to_string().as_bytes(), &[]).unwrap();
+    drop(ours);
+    let mut command = Command::new(REGEN);
+    command.args(["keeper", order["instance"].as_str().unwrap()]).env_clear();
+    let mut keeper = command.stdin(OwnedFd::from(theirs)).spawn().unwrap();
+    keeper.wait().unwrap();
+    assert_eq!(world.regen(&["list", "--quiet"]).success().stdout(), "");
+    assert_eq!(names(&world.root().join("@keepers")), [""; 0]);
+    assert_eq!(names(&world.store().join("services/web@1.0.0")), [""; 0], "it has written a log");
 }

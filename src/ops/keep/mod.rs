@@ -37,7 +37,7 @@ use birth::{Commission, bear, place};
 use home::Home;
 use watch::Keeper;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::service::log::{Limits, Writer};
 use crate::service::message::{Order, Reply};
 use crate::sys::channel::Channel;
@@ -69,7 +69,7 @@ pub fn start(order: &Order, sockets: &[BorrowedFd<'_>]) -> Result<Channel> {
 /// Why there is no instance; the daemon was told, too.
 pub fn run() -> Result<()> {
     let Commission { channel, order, sockets } = Commission::receive()?;
-    match begin(order, sockets) {
+    match begin(&channel, order, sockets) {
         Ok(keeper) => {
             // A daemon that is gone will ask for it.
             let _ = say(&channel, &Reply::Status(Box::new(keeper.status())));
@@ -87,9 +87,15 @@ pub fn run() -> Result<()> {
     }
 }
 
-fn begin(order: Order, sockets: Vec<std::os::fd::OwnedFd>) -> Result<Keeper> {
+fn begin(channel: &Channel, order: Order, sockets: Vec<std::os::fd::OwnedFd>) -> Result<Keeper> {
     let place = place(&order)?;
     let (home, control) = Home::make(&order)?;
+    // Now this keeper is found by whoever looks. A daemon that looked before has given it up, and nobody would know it.
+    if !channel.is_open()? {
+        home.remove();
+        let operation = format!("start instance '{}'", order.instance);
+        return Err(Error::new(Kind::State, operation, "the daemon that ordered it is gone"));
+    }
     let mut log = Writer::new(&order.log, &order.instance, Limits::default());
     match bear(&order, &place, &home, sockets) {
         Ok(newborn) => Ok(Keeper::new(order, place, (home, control), log, newborn)),

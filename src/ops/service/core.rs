@@ -116,17 +116,19 @@ impl Core {
             return;
         }
         let log = self.log_directory(log);
+        // First what the record names: a daemon that is killed in between leaves a record of which the next one knows that
+        // it is to go, and nothing that nobody knows.
+        if let Err(error) = std::fs::remove_dir_all(&log)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("remove the log of service '{key}' at {}: {error}", log.display());
+        }
         let transaction = Transaction { deletes: vec![key.path()], ..Transaction::default() };
         if let Err(error) = self.registry.apply(&transaction) {
             // The next daemon finds that it is to go.
             tracing::error!("forget service '{key}': {error}");
         }
         book.services.remove(key);
-        if let Err(error) = std::fs::remove_dir_all(&log)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!("remove the log of service '{key}' at {}: {error}", log.display());
-        }
         tracing::info!("service '{key}' is removed");
         self.news.notify_all();
     }
