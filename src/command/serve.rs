@@ -13,9 +13,9 @@ use crate::control::door::{Door, Opened};
 use crate::control::{Catalog, Control, Gauge, Limits, Server, Service};
 use crate::error::{Error, Result};
 use crate::ops::service::Manager;
-use crate::sys::exe;
 use crate::sys::signal::{Blocked, Signal};
 use crate::sys::supervisor::{notify, replace_process, take_passed};
+use crate::sys::{exe, open_files};
 
 /// Calls that are being answered have so much time before the daemon ends.
 const END: Duration = Duration::from_millis(250);
@@ -34,6 +34,7 @@ enum Wish {
 pub(super) fn run(world: &World) -> Result<()> {
     let passed = take_passed()?;
     let program = program()?;
+    open_files::raise();
     // Before there is any thread: all of them leave signals to this one.
     let signals = Blocked::all()?;
     let root = world.place.root.path();
@@ -63,7 +64,10 @@ pub(super) fn run(world: &World) -> Result<()> {
             Some(Wish::End) => {
                 tracing::info!("ending: instances go on");
                 tell("STOPPING=1");
-                server.stop(END)?;
+                let connections = server.stop(END)?;
+                if let Err(error) = Door::leave(&connections) {
+                    tracing::warn!("{error}");
+                }
                 return door.close();
             }
             Some(Wish::Replace) => {

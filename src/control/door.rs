@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::fs::open_path;
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::stream::{Stream, StreamListener};
-use crate::sys::supervisor::Passed;
+use crate::sys::supervisor::{Passed, notify};
 
 /// The file below the state root that the daemon has locked, with its pid in it.
 pub const LOCK: &str = "serve.lock";
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const OUR_LISTENER: &str = "listener";
 const OUR_LOCK: &str = "lock";
 const CONNECTION: &str = "connection";
+
+/// A message has room for 253 descriptors (`SCM_MAX_FD`).
+const AT_ONCE: usize = 128;
 
 /// The right to be the daemon of a state root, and where callers come in.
 #[derive(Debug)]
@@ -83,6 +86,19 @@ impl Door {
         let mut passed = vec![(self.name.as_str(), listener), (OUR_LOCK, self.lock.as_fd())];
         passed.extend(connections.iter().map(|connection| (CONNECTION, connection.as_fd())));
         passed
+    }
+
+    /// Gives connections on which nothing is half said to the supervisor, which passes them to the next daemon. Where there
+    /// is none, or it keeps nothing, they end with this process.
+    ///
+    /// # Errors
+    /// Those of [`notify`].
+    pub fn leave(connections: &[Stream]) -> Result<()> {
+        for some in connections.chunks(AT_ONCE) {
+            let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+            notify(&format!("FDSTORE=1\nFDNAME={CONNECTION}"), &some)?;
+        }
+        Ok(())
     }
 
     /// Takes the socket away: nobody will listen. A supervisor's stays.

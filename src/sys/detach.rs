@@ -10,6 +10,7 @@ use nix::sys::signal::SigSet;
 
 use crate::error::{Context, Result};
 use crate::sys::channel::Channel;
+use crate::sys::open_files;
 use crate::sys::signal::with_mask;
 
 /// Starts this very program again, detached: own session, no descriptor of the caller's (engines wait for the end of
@@ -78,6 +79,7 @@ fn orphan() -> io::Result<()> {
 
 fn detach() -> io::Result<()> {
     rustix::process::setsid()?;
+    open_files::restore()?;
     // SAFETY: the call only marks descriptors to be closed by the exec that follows; none of them is used after it.
     let result = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -16,6 +16,7 @@ pub mod mount;
 pub mod mount_table;
 pub mod namespace;
 pub mod notification;
+pub mod open_files;
 pub mod process;
 pub mod schedule;
 pub mod seccomp;

@@ -12,6 +12,7 @@ use nix::sys::socket::{
 };
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::open_files;
 
 const COUNT: &str = "LISTEN_FDS";
 const FOR_WHOM: &str = "LISTEN_PID";
@@ -97,7 +98,8 @@ pub fn notify(state: &str, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Replaces this process by a program that gets these descriptors, as [`take_passed`] takes them. The signal mask stays.
+/// Replaces this process by a program that gets these descriptors, as [`take_passed`] takes them. The signal mask stays,
+/// and the limit of open files is what it was before [`open_files::raise`].
 /// Only returns on failure, and then everything is as it was: what is put in order for the program is a copy of the
 /// table of descriptors.
 pub fn replace_process(program: &Path, arguments: &[OsString], passed: &[(&str, BorrowedFd<'_>)]) -> Error {
@@ -125,15 +127,19 @@ fn execute(program: &Path, arguments: &[OsString], passed: &[(&str, BorrowedFd<'
         // The other threads keep the table that they know.
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
         arrange(passed)?;
+        open_files::restore()?;
         Ok((program, arguments, variables))
     };
-    match prepare() {
+    let outcome = match prepare() {
         Ok((program, arguments, variables)) => match nix::unistd::execve(&program, &arguments, &variables) {
             Ok(never) => match never {},
             Err(errno) => errno.into(),
         },
         Err(error) => error,
-    }
+    };
+    // This process goes on.
+    open_files::raise();
+    outcome
 }
 
 fn environment(passed: &[(&str, BorrowedFd<'_>)]) -> Vec<OsString> {

@@ -1,6 +1,8 @@
 //! Daemons come and go.
 
 use std::fs::{self, Permissions};
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
@@ -9,11 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::caller::{Caller, status};
 use crate::daemon::Daemon;
 use crate::harness::user::{Person, Subordinates};
 use crate::harness::{REGEN, World, eventually};
+use crate::stream::unread;
 
 #[test]
 fn a_root_has_one_daemon_and_the_second_is_told_which() {
@@ -134,6 +138,8 @@ fn a_new_binary_takes_over_without_a_call_refused_or_a_connection_lost() {
                 started.extend(new.then_some(now));
                 new
             });
+            let so_far = calls.load(Ordering::Relaxed);
+            eventually("calls are answered", || calls.load(Ordering::Relaxed) > so_far + 2);
         }
         drop(end);
     });
@@ -185,7 +191,7 @@ fn a_supervisor_passes_the_socket_and_hears_how_it_goes() {
     let mut command = Command::new("sh");
     let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=regen.socket exec "$@""#;
     command.args(["-c", script, "sh", REGEN, "--root"]).arg(world.root()).arg("--store").arg(world.store());
-    command.arg("serve").env("NOTIFY_SOCKET", &news).stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+    command.arg("serve").env("NOTIFY_SOCKET", &news).stdin(Stdio::from(OwnedFd::from(listener)));
     let daemon = Daemon::start_as(&world, command, &world.root());
     assert_eq!(hear(), "READY=1");
     assert_eq!(early.receive().unwrap()["parameters"]["pid"], daemon.pid());
@@ -195,6 +201,89 @@ fn a_supervisor_passes_the_socket_and_hears_how_it_goes() {
     daemon.end(Signal::SIGTERM).success();
     assert_eq!(hear(), "STOPPING=1");
     assert!(socket.exists(), "the supervisor's socket was taken away");
+}
+
+#[test]
+fn a_supervisor_keeps_connections_for_the_next_daemon() {
+    let world = World::new("kept");
+    let news = world.base().join("notify");
+    let supervisor = UnixDatagram::bind(&news).unwrap();
+    let mut command = world.command(&["serve"]);
+    command.env("NOTIFY_SOCKET", &news);
+    let daemon = Daemon::start_as(&world, command, &world.root());
+    let (mut idle, mut half) = (daemon.connect(), daemon.connect());
+    let first = idle.call(&status())["started"].clone();
+    std::io::Write::write_all(&mut half.stream, b"{\"method\"").unwrap();
+    eventually("the half is read", || unread(&half.stream) == 0);
+    daemon.end(Signal::SIGTERM).success();
+    supervisor.set_nonblocking(true).unwrap();
+    let mut kept = stored(&supervisor);
+    assert_eq!(kept.len(), 1, "the idle one");
+    assert_eq!(half.receive(), None, "nobody could go on with half a call");
+    let mut command = Command::new("sh");
+    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=connection exec "$@""#;
+    command.args(["-c", script, "sh", REGEN, "--root"]).arg(world.root()).arg("--store").arg(world.store());
+    command.arg("serve").stdin(Stdio::from(kept.remove(0)));
+    let daemon = Daemon::start_as(&world, command, &world.root());
+    let status = idle.call(&status());
+    assert_eq!(status["pid"], daemon.pid());
+    assert_ne!(status["started"], first);
+}
+
+/// What a supervisor was told to keep as connections.
+fn stored(supervisor: &UnixDatagram) -> Vec<OwnedFd> {
+    let mut kept = Vec::new();
+    loop {
+        let (mut bytes, mut space) = ([0; 256], nix::cmsg_space!([i32; 253]));
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let message = recvmsg::<()>(supervisor.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
+        let Ok(message) = message else { return kept };
+        let numbers: Vec<i32> = message
+            .cmsgs()
+            .unwrap()
+            .flat_map(|one| match one {
+                ControlMessageOwned::ScmRights(numbers) => numbers,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let count = message.bytes;
+        let text = String::from_utf8_lossy(&bytes[..count]);
+        assert!(numbers.is_empty() || text == "FDSTORE=1\nFDNAME=connection", "{text}");
+        // SAFETY: the kernel has just made them for this process, and nobody else knows of them.
+        kept.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+    }
+}
+
+#[test]
+fn a_daemon_may_have_more_files_open_than_what_it_starts() {
+    let world = World::new("files");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -Sn 100; exec "$@""#, "sh", REGEN, "--root"]).arg(world.root());
+    command.arg("--store").arg(world.store()).arg("serve");
+    let daemon = Daemon::start_as(&world, command, &world.root());
+    let limit = |pid: i32| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap()
+    };
+    let callers: Vec<_> = (0..200).map(|_| daemon.connect()).collect();
+    eventually("all are let in", || daemon.status()["connections"] == 201);
+    drop(callers);
+    // Also after it has executed its file anew.
+    let before = daemon.status()["started"].clone();
+    daemon.signal(Signal::SIGHUP);
+    eventually("another program answers", || daemon.status()["started"] != before);
+    assert!(limit(daemon.pid()) > 100);
+    let name = world.id("service");
+    let rootfs = world.rootfs_text();
+    let add = ["service", "add", &name, "--version", "1.0.0", "--listen", "auto", "--ready", "none"];
+    world.regen(&[&add[..], &["--rootfs", &rootfs, "--", "sleep", "1000"]].concat()).success();
+    let show = world.regen(&["service", "show", &name, "--json"]);
+    let show: serde_json::Value = serde_json::from_str(show.success().stdout()).unwrap();
+    let pid = |value: &serde_json::Value| i32::try_from(value.as_i64().unwrap()).unwrap();
+    let found = (limit(pid(&show["instances"][0]["keeper"])), limit(pid(&show["pid"])));
+    world.regen(&["service", "rm", "--force", &name]).success();
+    assert_eq!(found, (100, 100), "keeper and container");
 }
 
 #[test]

@@ -15,3 +15,4 @@ mod life;
 mod local;
 mod protocol;
 mod stream;
+mod unit;

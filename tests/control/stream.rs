@@ -94,7 +94,8 @@ nix::ioctl_read_bad!(
     libc::c_int
 );
 
-fn unread(stream: &UnixStream) -> i32 {
+/// Bytes that were sent on it and that nobody has read.
+pub fn unread(stream: &UnixStream) -> i32 {
     let mut bytes = 0;
     // SAFETY: the descriptor is open, and the kernel writes an integer to where there is one.
     unsafe { siocoutq(stream.as_raw_fd(), &raw mut bytes) }.unwrap();
