@@ -9,6 +9,7 @@ mod checkpoint;
 mod harness;
 mod ring;
 mod rootless;
+mod unit;
 
 use std::fs;
 use std::path::Path;
