@@ -92,8 +92,7 @@ impl Steering {
     }
 
     /// Follows a program that opens and closes sockets: adds those that are new, and lets go of those that are not among
-    /// these, so that what waits in them moves. What is new at a port of which a socket has gone may get to any socket there
-    /// until the place is taken again.
+    /// these, so that what waits in them moves to those that are left.
     ///
     /// # Errors
     /// As for [`Steering::add`].

@@ -130,6 +130,42 @@ pub fn sockets_of(pid: i32) -> Result<Vec<u64>> {
     Ok(found)
 }
 
+/// A descriptor of a process, or of a thread that has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Whose it is.
+    pub process: i32,
+    /// Its number there.
+    pub number: i32,
+}
+
+/// Where a process other than this one has a socket open: at `first` if it is there, else in the same process if that
+/// has it, else in any. `None` if none that the caller may look at has it.
+///
+/// # Errors
+/// Those of reading /proc.
+pub fn descriptor_of(inode: u64, first: Descriptor) -> Result<Option<Descriptor>> {
+    let link = PathBuf::from(format!("socket:[{inode}]"));
+    // A process may have a hundred thousand: mostly it is where it was.
+    let Descriptor { process, number } = first;
+    if fs::read_link(home(Network::Of(process)).join(format!("fd/{number}"))).is_ok_and(|target| target == link) {
+        return Ok(Some(first));
+    }
+    let find = |process: i32| {
+        let entries = fs::read_dir(home(Network::Of(process)).join("fd")).into_iter().flatten().flatten();
+        let mut found = entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == link));
+        found.find_map(|entry| Some(Descriptor { process, number: entry.file_name().to_str()?.parse().ok()? }))
+    };
+    if let Some(found) = find(process) {
+        return Ok(Some(found));
+    }
+    let ours = i32::try_from(std::process::id()).unwrap_or_default();
+    let entries = fs::read_dir("/proc").context(|| format!("look for who has socket {inode}"))?;
+    let processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut others = processes.filter(|other| *other != ours && *other != process);
+    Ok(others.find_map(find))
+}
+
 /// A process that has a socket open: the one with the lowest number, and what it calls itself. `None` if none is
 /// visible: a kernel's own socket, or one of a process that the caller may not look at.
 #[must_use]
@@ -303,6 +339,25 @@ mod tests {
         assert_eq!(holder_of(inode(&listener)).unwrap(), (me, name.trim_end().to_owned()));
         assert_eq!(holder_of(u64::MAX), None);
         assert_eq!(identity(Network::Own).unwrap(), identity(Network::Of(me)).unwrap());
+    }
+
+    #[test]
+    fn a_socket_is_found_where_it_was_or_moved_to_and_what_only_this_process_has_is_nowhere() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = inode(&listener);
+        let nowhere = Descriptor { process: 1, number: 0 };
+        assert_eq!(descriptor_of(inode, nowhere).unwrap(), None);
+        let mut child = std::process::Command::new("/bin/sleep");
+        child.arg("1000").stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+        let mut child = child.spawn().unwrap();
+        let process = i32::try_from(child.id()).unwrap();
+        let there = Descriptor { process, number: 0 };
+        for first in [nowhere, there, Descriptor { process, number: 1 }] {
+            assert_eq!(descriptor_of(inode, first).unwrap(), Some(there));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(descriptor_of(inode, there).unwrap(), None);
     }
 
     #[test]

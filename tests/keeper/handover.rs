@@ -227,7 +227,8 @@ struct Stranger(std::process::Child, u16);
 
 impl Stranger {
     fn new() -> Self {
-        let script = "
+        Self::running(
+            "
 import os, socket
 listener = socket.socket()
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -238,7 +239,12 @@ while True:
     connection = listener.accept()[0]
     connection.sendall(b'stranger')
     connection.close()
-";
+",
+        )
+    }
+
+    /// One that prints its port.
+    fn running(script: &str) -> Self {
         let mut child = std::process::Command::new("/usr/bin/python3")
             .args(["-c", script])
             .stdout(std::process::Stdio::piped())
@@ -288,6 +294,46 @@ fn a_program_that_runs_already_becomes_an_instance_and_has_a_successor() {
     adopted.tell("release");
     adopted.gone();
     next.finish();
+}
+
+#[test]
+fn a_socket_that_an_adopted_program_closes_while_it_has_another_gets_no_connections_any_more() {
+    let world = World::new("adoptcloses");
+    let stranger = Stranger::running(
+        "
+import signal, socket
+def listen(port):
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(('127.0.0.1', port))
+    listener.listen(5)
+    return listener
+first = listen(0)
+second = listen(first.getsockname()[1])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print(first.getsockname()[1], flush=True)
+signal.sigwait([signal.SIGUSR1])
+first.close()
+while True:
+    connection = second.accept()[0]
+    connection.sendall(b'second')
+    connection.close()
+",
+    );
+    let mut order = stranger.order(&world, stranger.1);
+    order["definition"]["ready"] = json!("none");
+    let adopted = world.keep_running(&order);
+    adopted.await_phase("ready");
+    adopted.tell("serve");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(stranger.0.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1).unwrap();
+    for _ in 0..50 {
+        assert_eq!(greeting(stranger.1), "second");
+    }
+    drain(&adopted, 60_000, false);
+    adopted.await_phase("ended");
+    adopted.tell("release");
+    adopted.gone();
 }
 
 #[test]

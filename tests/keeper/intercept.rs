@@ -238,3 +238,47 @@ time.sleep(1000)
     assert_eq!(hundred().len(), 1);
     kept.finish();
 }
+
+#[test]
+fn a_socket_that_a_program_closes_while_it_has_another_gets_no_connections_any_more() {
+    let world = World::new("closes");
+    let port = free_port();
+    let mut order = order(&world, "a", port, Network::Host);
+    let script = "
+import os, signal, socket
+def listen():
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(('127.0.0.1', int(os.environ['WHERE'])))
+    listener.listen(5)
+    return listener
+# The kernel may have chosen one, and its connection never accepted.
+first, second = listen(), listen()
+print('two', flush=True)
+first.close()
+print('one', flush=True)
+while True:
+    connection = second.accept()[0]
+    connection.sendall(b'second')
+    connection.close()
+";
+    let bundle = world.python(script, |_| ());
+    order["definition"]["source"]["bundle"] = json!(bundle.text());
+    let kept = world.keep_running(&order);
+    kept.await_phase("ready");
+    kept.tell("serve");
+    eventually("it has closed one", || crate::printed(&world).contains(&"one".to_owned()));
+    for _ in 0..50 {
+        assert_eq!(greeting(port), "second");
+    }
+    // The next one beside it gets nothing, though a place in the map is empty.
+    let next = world.keep_running(&beside(&world, &kept, "next", Network::Host));
+    next.await_phase("ready");
+    for _ in 0..50 {
+        assert_eq!(greeting(port), "second");
+    }
+    next.tell("serve");
+    assert_eq!(greeting(port), "next");
+    kept.finish();
+    next.finish();
+}

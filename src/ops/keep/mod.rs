@@ -26,6 +26,7 @@ mod predecessor;
 mod proof;
 mod signal;
 mod stage;
+mod stall;
 mod watch;
 
 use std::ffi::OsString;

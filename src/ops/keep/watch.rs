@@ -16,6 +16,7 @@ use super::holding::Holding;
 use super::home::Home;
 use super::proof::Proof;
 use super::stage::{Draining, Stage, Verdict};
+use super::stall::Stall;
 use crate::error::{Context, Kind, Result};
 use crate::ops::Place;
 use crate::runtime;
@@ -26,6 +27,7 @@ use crate::service::ready::notify;
 use crate::sys::channel::Listener;
 use crate::sys::process::{Identity, Process};
 use crate::sys::signal::{Blocked, Signal};
+use crate::sys::socket::Socket;
 
 /// As much of the output as is taken at once.
 const CHUNK: usize = 64 << 10;
@@ -67,6 +69,7 @@ pub(super) struct Keeper {
     pub(super) serving_since: Option<DateTime<Utc>>,
     control: Listener,
     rest_until: Option<Instant>,
+    stall: Stall,
     output: Option<OwnedFd>,
     notify: Option<notify::Socket>,
     signals: Blocked,
@@ -84,6 +87,7 @@ enum Source {
     Calls,
     EndOfCalls,
     Holder,
+    Crowd,
     Probe,
     Signals,
     Control,
@@ -136,6 +140,7 @@ impl Keeper {
             serving_since: None,
             control,
             rest_until: None,
+            stall: Stall::default(),
             output,
             notify,
             signals,
@@ -189,6 +194,9 @@ impl Keeper {
 
     /// What comes with time.
     fn advance(&mut self, now: Instant) {
+        if self.stall.is_due(now) {
+            self.look_into_stall(now);
+        }
         match &mut self.stage {
             Stage::Starting => {
                 if self.proof.turn(&mut self.holding, now) {
@@ -203,6 +211,24 @@ impl Keeper {
                 self.kill();
             }
             Stage::Ready | Stage::Serving | Stage::Draining(_) | Stage::Stopping { .. } | Stage::Ended => {}
+        }
+    }
+
+    /// Something has waited for a while where the program has several sockets.
+    fn look_into_stall(&mut self, before: Instant) {
+        let waits = |socket: &Socket| socket.has_input().unwrap_or(false);
+        if self.stage.phase() == Phase::Ended || !self.holding.crowd().into_iter().any(waits) {
+            return self.stall.end();
+        }
+        self.refresh();
+        let now = Instant::now();
+        self.stall.go_on(now - before, now);
+    }
+
+    /// Looks which sockets the program has.
+    fn refresh(&mut self) {
+        if let Err(error) = self.holding.refresh() {
+            self.note(&error.to_string());
         }
     }
 
@@ -276,7 +302,7 @@ impl Keeper {
             Stage::Stopping { kill_at } => *kill_at,
             Stage::Ready | Stage::Serving | Stage::Ended => None,
         };
-        [stage, self.rest_until].into_iter().flatten().min()
+        [stage, self.rest_until, self.stall.next()].into_iter().flatten().min()
     }
 
     /// Waits for anything.
@@ -297,6 +323,11 @@ impl Keeper {
         }
         for holder in self.holding.holders() {
             add(Source::Holder, holder);
+        }
+        if self.stall.is_none() && self.stage.phase() != Phase::Ended {
+            for socket in self.holding.crowd() {
+                add(Source::Crowd, socket.as_fd());
+            }
         }
         add(Source::Signals, self.signals.as_fd());
         if self.rest_until.is_none() {
@@ -327,11 +358,8 @@ impl Keeper {
             Source::Notify => self.hear(),
             Source::Calls => self.answer_call(),
             Source::EndOfCalls => self.holding.end_calls(),
-            Source::Holder => {
-                if let Err(error) = self.holding.refresh() {
-                    self.note(&error.to_string());
-                }
-            }
+            Source::Holder => self.refresh(),
+            Source::Crowd => self.stall.begin(Instant::now()),
             // Looked at whenever something happens.
             Source::Probe => {}
             Source::Signals => self.take_signals(),

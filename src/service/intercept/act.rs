@@ -19,6 +19,7 @@ use crate::service::address::{Address, UnixKind};
 use crate::sys::notification::{Answer, Delivery, Intercepted, Notification, read_memory};
 use crate::sys::process::Process;
 use crate::sys::socket::{Address as Local, Family, Socket, Transport, copy_options};
+use crate::sys::socket_table::Descriptor;
 
 /// An answer, or none if nobody waits for it any more; and what the operator should know.
 type Judged = (Option<Answer>, Vec<String>);
@@ -149,7 +150,7 @@ impl Interceptor {
 
     /// The program's own socket, bound here and with a port that can be shared.
     fn take(&mut self, question: Question<'_>, found: Match) -> Result<Judged> {
-        let Question { notification, socket, inode, request, .. } = question;
+        let Question { notification, descriptor, socket, inode, request } = question;
         let Wanted::Internet(address) = request.wanted else { return Ok(CONTINUE) };
         let owner = open_up(&socket)?;
         let done = match request.call {
@@ -163,7 +164,7 @@ impl Interceptor {
         let mut port = Port {
             socket,
             inode,
-            holder: notification.thread,
+            holder: Descriptor { process: notification.thread, number: descriptor },
             protocol: request.protocol,
             versions: request.versions,
             reuse: request.reuse,
@@ -203,7 +204,7 @@ impl Interceptor {
         let mut port = Port {
             inode: host.inode()?,
             socket: host,
-            holder: notification.thread,
+            holder: Descriptor { process: notification.thread, number: descriptor },
             protocol: match request.protocol {
                 Protocol::MultipathTcp => Protocol::Tcp,
                 Protocol::Tcp | Protocol::Udp | Protocol::Unix(_) | Protocol::Other => request.protocol,

@@ -1,7 +1,7 @@
 //! The thread that waits for an answer, and what of it matters: its socket, and what it may do.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::decide::{Protocol, Reuse, Versions};
 use crate::error::{Context, Result};
@@ -106,27 +106,6 @@ fn polls(information: &str, descriptor: i32) -> bool {
     watched.any(|line| line.split_whitespace().next().and_then(|word| word.parse().ok()) == Some(descriptor))
 }
 
-/// A process other than this one that has a socket open: `first`, if it has.
-///
-/// # Errors
-/// Those of reading /proc.
-pub(super) fn holder_of(inode: u64, first: i32) -> Result<Option<i32>> {
-    let name = PathBuf::from(format!("socket:[{inode}]"));
-    if has(first, &name) {
-        return Ok(Some(first));
-    }
-    let ours = i32::try_from(std::process::id()).unwrap_or_default();
-    let entries = fs::read_dir("/proc").context(|| format!("look for who has socket {inode}"))?;
-    let mut processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    Ok(processes.find(|process| *process != ours && has(*process, &name)))
-}
-
-/// A process that has ended, or that we may not look at, has none.
-fn has(process: i32, socket: &Path) -> bool {
-    let entries = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-    entries.map(|entry| fs::read_link(entry.path())).any(|target| target.is_ok_and(|target| target == socket))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,18 +117,5 @@ mod tests {
         let epoll = "pos:\t0\nflags:\t02\ntfd:        5 events:       1d data: 8\ntfd:       11 events: 1 data: 9\n";
         assert!(polls(epoll, 5) && polls(epoll, 11));
         assert!(!polls(epoll, 1) && !polls("flags: 5", 5));
-    }
-
-    #[test]
-    fn a_socket_that_only_this_process_has_is_held_by_nobody() {
-        let socket = Socket::new(Family::V4, Transport::Stream).unwrap();
-        let inode = socket.inode().unwrap();
-        assert!(holder_of(inode, 1).unwrap().is_none());
-        let mut child = std::process::Command::new("/bin/sleep");
-        child.arg("1000").stdin(std::os::fd::OwnedFd::from(socket.duplicate().unwrap()));
-        let mut child = child.spawn().unwrap();
-        assert_eq!(holder_of(inode, 1).unwrap(), i32::try_from(child.id()).ok());
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

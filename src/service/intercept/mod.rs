@@ -147,7 +147,9 @@ impl Interceptor {
     pub fn listening(&mut self) -> Vec<Listening<'_>> {
         self.ports.retain_mut(Port::is_open);
         let listening = self.ports.iter().filter(|port| port.listens);
-        listening.map(|port| Listening { listen: &port.listen, socket: &port.socket, holder: port.holder }).collect()
+        listening
+            .map(|port| Listening { listen: &port.listen, socket: &port.socket, holder: port.holder.process })
+            .collect()
     }
 
     /// Lets go of the program's listeners, and keeps none from now on: connections that wait in one which the program

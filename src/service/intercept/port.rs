@@ -1,8 +1,8 @@
 //! What a program has at a declared address.
 
-use super::caller::holder_of;
 use super::decide::{Held, Protocol, Reuse, Versions};
 use crate::sys::socket::{Address, Socket};
+use crate::sys::socket_table::{Descriptor, descriptor_of};
 
 /// A socket of the program's, or one of the host's that it has in place of its own.
 #[derive(Debug)]
@@ -11,8 +11,8 @@ pub(super) struct Port {
     pub(super) socket: Socket,
     /// Its number.
     pub(super) inode: u64,
-    /// A thread that has it, or had: the first to look at.
-    pub(super) holder: i32,
+    /// Where the program has it, or had: the first to look at.
+    pub(super) holder: Descriptor,
     pub(super) protocol: Protocol,
     pub(super) versions: Versions,
     /// What the program allowed by itself.
@@ -44,7 +44,7 @@ impl Port {
 
     /// Whether the program still has it: our own duplicate keeps it alive without anybody who would accept.
     pub(super) fn is_open(&mut self) -> bool {
-        match holder_of(self.inode, self.holder) {
+        match descriptor_of(self.inode, self.holder) {
             Ok(Some(holder)) => {
                 self.holder = holder;
                 true

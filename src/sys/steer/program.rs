@@ -1,7 +1,7 @@
 //! The program that chooses among sockets (eBPF, type `BPF_PROG_TYPE_SK_REUSEPORT`).
 //!
 //! It gets a packet and a hash of its addresses. A probe, which comes from one port of the address that it goes to, is
-//! given to a socket of the candidate; everything else to one of the serving sockets. When connections move from a
+//! given to a socket of the candidate; everything else to one of the serving sockets, as long as there is one. When connections move from a
 //! listener that closes, the program may run without a packet: its fields are then zero, which is no probe.
 
 use super::Probe;
@@ -24,6 +24,7 @@ const JUMP: u8 = 0x05;
 const JUMP_EQUAL: u8 = 0x15;
 const JUMP_NOT_EQUAL: u8 = 0x55;
 const JUMP_NOT_EQUAL_REGISTER: u8 = 0x5d;
+const SUBTRACT: u8 = 0x17;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
@@ -53,6 +54,8 @@ const V6_ADDRESSES: (i32, i32) = (8, 32);
 const ANSWER: u8 = 0;
 const CONTEXT: u8 = 6;
 const TYPE: u8 = 7;
+const INDEX: u8 = 8;
+const TRIES: u8 = 9;
 const STACK: u8 = 10;
 /// Where the stack keeps a key, and what was loaded of a packet.
 const KEY: i16 = -4;
@@ -93,7 +96,7 @@ pub(super) fn generate(serving: Choice, candidate: Option<(Probe, Choice)>) -> V
     }
     assembly.here(Place::Serving);
     assembly.select(serving);
-    // If that socket is gone, the kernel picks one of the group.
+    // If all of them are gone, the kernel picks one of the group.
     assembly.here(Place::Pass);
     assembly.end(SK_PASS);
     assembly.finish()
@@ -168,11 +171,14 @@ impl Assembly {
         self.jump(JUMP_NOT_EQUAL_REGISTER, (1, 2), 0, Place::Serving);
     }
 
-    /// Picks one of a map by the hash; the answer is 0 if that was possible.
+    /// Picks one of a map by the hash, and the next one where there is none any more; the answer is 0 if that was possible.
     fn select(&mut self, choice: Choice) {
-        self.push(LOAD_WORD, (1, CONTEXT), AT_HASH, 0);
-        self.push(REMAINDER, (1, 0), 0, i32::try_from(choice.count.max(1)).unwrap_or(i32::MAX));
-        self.push(STORE_WORD, (STACK, 1), KEY, 0);
+        let count = i32::try_from(choice.count.max(1)).unwrap_or(i32::MAX);
+        self.push(LOAD_WORD, (INDEX, CONTEXT), AT_HASH, 0);
+        self.push(MOVE, (TRIES, 0), 0, count);
+        let again = self.code.len();
+        self.push(REMAINDER, (INDEX, 0), 0, count);
+        self.push(STORE_WORD, (STACK, INDEX), KEY, 0);
         self.push(MOVE_REGISTER, (1, CONTEXT), 0, 0);
         self.push(LOAD_IMMEDIATE, (2, FROM_MAP), 0, choice.map);
         self.push(0, (0, 0), 0, 0);
@@ -180,6 +186,12 @@ impl Assembly {
         self.push(ADD, (3, 0), 0, i32::from(KEY));
         self.push(MOVE, (4, 0), 0, 0);
         self.push(CALL, (0, 0), 0, SELECT_REUSEPORT);
+        // Past what is between here and the end of this.
+        self.push(JUMP_EQUAL, (ANSWER, 0), 3, 0);
+        self.push(ADD, (INDEX, 0), 0, 1);
+        self.push(SUBTRACT, (TRIES, 0), 0, 1);
+        let back = i16::try_from(self.code.len() + 1 - again).unwrap_or_default();
+        self.push(JUMP_NOT_EQUAL, (TRIES, 0), -back, 0);
     }
 
     /// Jumps count from the instruction after them.
@@ -197,17 +209,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_jump_leads_forward_to_an_instruction() {
+    fn every_jump_leads_to_an_instruction_and_back_only_as_often_as_there_are_sockets() {
         let choice = Choice { map: 3, count: 2 };
-        for candidate in [None, Some((Probe { port: 1 }, choice))] {
+        for (candidate, loops) in [(None, 1), (Some((Probe { port: 1 }, choice)), 2)] {
             let code = generate(choice, candidate);
+            let mut back = 0;
             for (at, instruction) in code.iter().enumerate() {
                 if [JUMP, JUMP_EQUAL, JUMP_NOT_EQUAL, JUMP_NOT_EQUAL_REGISTER].contains(&instruction.code) {
-                    let target = at + 1 + usize::try_from(instruction.offset).unwrap();
-                    assert!(target > at + 1 && target < code.len(), "{at}: {instruction:?}");
+                    let target = at.strict_add_signed(1 + isize::from(instruction.offset));
+                    assert!(target < code.len(), "{at}: {instruction:?}");
                     assert_ne!(code[target].code, 0, "{at}: into the middle of an instruction");
+                    if target <= at {
+                        back += 1;
+                        assert_eq!((instruction.code, instruction.registers), (JUMP_NOT_EQUAL, TRIES));
+                        assert_eq!((code[at - 1].code, code[at - 1].registers), (SUBTRACT, TRIES));
+                        assert_eq!((code[target - 1].code, code[target - 1].immediate), (MOVE, 2));
+                    }
                 }
             }
+            assert_eq!(back, loops);
         }
     }
 }

@@ -117,6 +117,34 @@ fn several_sockets_of_an_instance_share_the_work() {
 }
 
 #[test]
+fn what_a_socket_that_is_gone_would_get_goes_to_the_others_of_its_instance() {
+    let (one, two) = pair(V4, Transport::Stream);
+    let three = member(V4, port(&one), Transport::Stream);
+    let other = member(V4, port(&one), Transport::Stream);
+    steer(&one, &targets(&[&one, &two, &three]), None).unwrap();
+    let _before: Vec<_> = (0..15).map(|_| connect(V4, port(&one))).collect();
+    drop(one);
+    assert_eq!((waiting(&other), waiting(&two) + waiting(&three)), (0, 15), "what waited in it");
+    let _after: Vec<_> = (0..15).map(|_| connect(V4, port(&two))).collect();
+    drop(three);
+    let _later: Vec<_> = (0..15).map(|_| connect(V4, port(&two))).collect();
+    assert_eq!((waiting(&other), waiting(&two)), (0, 45));
+    let port = port(&two);
+    drop(two);
+    assert_eq!(waiting(&other), 45, "when all are gone");
+    let _last = connect(V4, port);
+}
+
+#[test]
+fn as_many_sockets_as_a_map_has_room_for_are_chosen_among() {
+    let (one, two) = pair(V4, Transport::Stream);
+    let targets = Targets { count: ROOM, ..targets(&[&one]) };
+    steer(&one, &targets, None).unwrap();
+    let _clients: Vec<_> = (0..60).map(|_| connect(V4, port(&one))).collect();
+    assert_eq!((waiting(&one), waiting(&two)), (60, 0));
+}
+
+#[test]
 fn a_socket_that_comes_later_gets_its_share() {
     let (one, two) = pair(V4, Transport::Stream);
     let mut targets = targets(&[&one]);

@@ -8,11 +8,14 @@ use crate::service::address::Listen;
 use crate::service::message::Order;
 use crate::service::socket::{Company, Listener};
 use crate::sys::socket::Socket;
+use crate::sys::socket_table::{Descriptor, descriptor_of};
 
 /// The sockets, and which of them were there before the instance.
 #[derive(Debug)]
 pub(super) struct Given {
     listeners: Vec<Listener>,
+    /// The process that made them; 0 if we did.
+    program: i32,
 }
 
 impl Given {
@@ -26,12 +29,33 @@ impl Given {
                 None => Listener::make(listen, company)?,
             });
         }
-        Ok(Self { listeners })
+        Ok(Self { listeners, program: 0 })
     }
 
     /// Those of a program that made them itself.
-    pub(super) fn of_program(listeners: Vec<Listener>) -> Self {
-        Self { listeners }
+    pub(super) fn of_program(listeners: Vec<Listener>, program: i32) -> Self {
+        Self { listeners, program }
+    }
+
+    /// Looks whether the program has each of several sockets at one address. Whether one was let go of.
+    pub(super) fn refresh(&mut self) -> Result<bool> {
+        let before = self.listeners.len();
+        let mut index = 0;
+        while let Some(listener) = self.listeners.get(index) {
+            let address = &listener.listen().address;
+            let is_alone = self.listeners.iter().filter(|other| other.listen().address == *address).count() == 1;
+            if is_alone || self.has(listener.socket())? {
+                index += 1;
+            } else {
+                self.listeners.remove(index);
+            }
+        }
+        Ok(self.listeners.len() != before)
+    }
+
+    fn has(&self, socket: &Socket) -> Result<bool> {
+        let first = Descriptor { process: self.program, number: 0 };
+        Ok(descriptor_of(socket.inode()?, first)?.is_some())
     }
 
     pub(super) fn listeners(&self) -> &[Listener] {

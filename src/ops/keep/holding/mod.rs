@@ -97,7 +97,7 @@ impl Holding {
     /// # Errors
     /// [`Kind::NotFound`] if it does not listen somewhere, which is named.
     pub(super) fn adopt(order: &Order, process: &Process) -> Result<Self> {
-        let given = Given::of_program(adopted::find(&order.listen, process)?);
+        let given = Given::of_program(adopted::find(&order.listen, process)?, process.pid());
         Self::of(order, Sockets::Given(given), Before::Nobody)
     }
 
@@ -218,10 +218,17 @@ impl Holding {
     /// Those of bpf(2), setsockopt(2) and of reading /proc.
     pub(super) fn refresh(&mut self) -> Result<()> {
         let changed = match &mut self.sockets {
-            Sockets::Given(_) => false,
+            Sockets::Given(given) => given.refresh()?,
             Sockets::Intercepted(sockets) => sockets.refresh()?,
         };
         if changed { self.steer_again() } else { Ok(()) }
+    }
+
+    /// The sockets at whose address there are others too.
+    pub(super) fn crowd(&self) -> Vec<&Socket> {
+        let named: Vec<_> = self.sockets.named().collect();
+        let is_crowded = |address: &Address| named.iter().filter(|(other, _)| *other == address).count() > 1;
+        named.iter().filter(|(address, _)| is_crowded(address)).map(|(_, socket)| *socket).collect()
     }
 
     /// No process is left that could call.
@@ -234,8 +241,7 @@ impl Holding {
 
     /// The program listens elsewhere than before.
     fn steer_again(&mut self) -> Result<()> {
-        let Sockets::Intercepted(sockets) = &self.sockets else { return Ok(()) };
-        self.steering.follow(sockets.sockets())?;
+        self.steering.follow(self.sockets.named())?;
         if self.serves { self.steering.serve() } else { Ok(()) }
     }
 
@@ -264,7 +270,7 @@ impl Holding {
     /// Those of getsockopt(2).
     pub(super) fn is_idle(&self) -> Result<bool> {
         let probed = self.tcp()?;
-        for (address, socket) in self.named() {
+        for (address, socket) in self.sockets.named() {
             if address == probed && socket.transport()? == Some(Transport::Stream) && socket.queue()?.waiting > 0 {
                 return Ok(false);
             }
@@ -304,10 +310,7 @@ impl Holding {
     /// As [`Inspection::look`].
     pub(super) fn look(&mut self, processes: &[i32]) -> Result<Look> {
         self.refresh()?;
-        let mut inspection = std::mem::take(&mut self.inspection);
-        let look = inspection.look(self.named(), processes, Instant::now());
-        self.inspection = inspection;
-        look
+        self.inspection.look(self.sockets.named(), processes, Instant::now())
     }
 
     /// The instance is no more: what still comes waits here, and whoever takes the sockets over makes maps of their own.
@@ -339,20 +342,22 @@ impl Holding {
         }
     }
 
-    /// Every socket with its address.
-    fn named(&self) -> Box<dyn Iterator<Item = (&Address, &Socket)> + '_> {
-        match &self.sockets {
-            Sockets::Given(given) => {
-                Box::new(given.listeners().iter().map(|listener| (&listener.listen().address, listener.socket())))
-            }
-            Sockets::Intercepted(sockets) => Box::new(sockets.sockets()),
-        }
-    }
-
     /// The address of probes.
     fn tcp(&self) -> Result<&Address> {
         let mut addresses = self.listen.iter().map(|listen| &listen.address);
         let missing = || Error::new(Kind::Invalid, "connect to the instance", "it has no TCP address");
         addresses.find(|address| matches!(address, Address::Tcp(_))).ok_or_else(missing)
+    }
+}
+
+impl Sockets {
+    /// Every socket with its address.
+    fn named(&self) -> Box<dyn Iterator<Item = (&Address, &Socket)> + '_> {
+        match self {
+            Self::Given(given) => {
+                Box::new(given.listeners().iter().map(|listener| (&listener.listen().address, listener.socket())))
+            }
+            Self::Intercepted(sockets) => Box::new(sockets.sockets()),
+        }
     }
 }
