@@ -18,6 +18,7 @@ pub(super) fn run(world: &World, arguments: &cli::Create) -> Result<()> {
         process: Overrides::default(),
         terminal: false,
         network: Network::Own,
+        follows: None,
         notify: None,
         supervised: Supervised::Elsewhere,
     };

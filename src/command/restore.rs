@@ -32,6 +32,7 @@ pub(super) fn run(world: &World, arguments: &Restore) -> Result<u8> {
         process: Overrides::default(),
         terminal: false,
         network: Network::Own,
+        follows: None,
         notify: None,
         supervised: if arguments.detach { Supervised::Elsewhere } else { Supervised::Here },
     };

@@ -76,6 +76,7 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
         source,
         ring,
         default_ring,
+        follows: None,
         process,
         terminal: arguments.tty,
         network: Network::Own,

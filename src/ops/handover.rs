@@ -9,6 +9,8 @@
 //!
 //! Each step is one replacement of `ring.json`. Whoever is killed in between leaves a ring on which the old container still
 //! runs, or beside which it does; both ends add an entry, and as long as nobody followed it, one of the main line.
+//!
+//! Whoever makes the new container does all of this by saying whom it follows ([`super::load::Wish::follows`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -50,22 +52,38 @@ pub struct HandOver {
 pub fn prepare(place: &Place, id: &ContainerId) -> Result<Option<HandOver>> {
     let operation = || format!("hand the ring of container '{id}' over");
     let Some((ring, run)) = find(place, id).context(operation)? else { return Ok(None) };
-    take_back_if_alone(&ring, &run).context(operation)?;
+    hand_over(place, id, (&ring, &run))
+}
+
+/// As [`prepare`], if it is this ring that the container has. One that is not there, or never was a container, has none.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_for(place: &Place, id: &ContainerId, wanted: &RingName) -> Result<Option<HandOver>> {
+    match find_wherever(place, id).context(|| format!("hand the ring of container '{id}' over"))? {
+        Some((ring, run)) if ring.name() == wanted => hand_over(place, id, (&ring, &run)),
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn hand_over(place: &Place, id: &ContainerId, (ring, run): (&Ring, &Run)) -> Result<Option<HandOver>> {
+    let operation = || format!("hand the ring of container '{id}' over");
+    take_back_if_alone(ring, run).context(operation)?;
     let place = Place { store: ring.store().directory().to_owned(), ..place.clone() };
-    let draft = snapshot::draft(&place, &ring, &run);
+    let draft = snapshot::draft(&place, ring, run);
     let mut locked = ring.lock()?;
     // Somebody may have deleted it while it was copied.
     if locked.state.run.as_ref() != Some(run.id()) {
         return Ok(None);
     }
     let taken =
-        draft.and_then(|draft| draft.map(|draft| snapshot::take_locked(&place, &mut locked, &run, draft)).transpose());
+        draft.and_then(|draft| draft.map(|draft| snapshot::take_locked(&place, &mut locked, run, draft)).transpose());
     let taken = match taken {
         Ok(taken) => taken.map(|entry| entry.seq),
         Err(_) if has_ended(&place, id)? => return Ok(None),
         Err(error) => return Err(error.during(operation())),
     };
-    let side = locked.step_aside(&run, taken).context(operation)?;
+    let side = locked.step_aside(run, taken).context(operation)?;
     let entry = locked.state.next;
     drop(locked);
     if taken.is_some() {
@@ -88,6 +106,33 @@ pub fn undo(place: &Place, handover: &HandOver) -> Result<()> {
         other => other?,
     };
     locked.take_back(&handover.side).context(|| format!("give ring '{}' back", handover.ring))
+}
+
+/// As [`undo`], for whoever has another failure to report.
+pub(super) fn give_back(place: &Place, handover: &HandOver) {
+    if let Err(error) = undo(place, handover) {
+        tracing::error!("{error}");
+    }
+}
+
+/// Gives the ring back to a container that lives, whoever took it over: for whoever knows that nobody should have, and not
+/// whether that was done. Nothing happens to one that has not handed its ring over, or is gone.
+///
+/// # Errors
+/// Those of writing the ring.
+pub fn recall(place: &Place, id: &ContainerId) -> Result<()> {
+    let operation = || format!("give the ring of container '{id}' back");
+    let Some((ring, run)) = find_wherever(place, id).context(operation)? else { return Ok(()) };
+    let mut locked = ring.lock()?;
+    let Some(side) = locked.state.sides.iter().find(|side| side.run == *run.id()).cloned() else { return Ok(()) };
+    locked.take_back(&side).context(operation)
+}
+
+fn find_wherever(place: &Place, id: &ContainerId) -> Result<Option<(Ring, Run)>> {
+    match find(place, id) {
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        other => other,
+    }
 }
 
 /// The ring of a container and its run, if it has one and lives.

@@ -16,6 +16,7 @@ use chrono::Utc;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::handover::{self, HandOver};
 use super::request::{Create, RingRequest, choose, initial_limits};
 use super::{Place, base, image, notify, worker};
 use crate::bundle::{Bundle, template};
@@ -57,6 +58,8 @@ pub struct Wish {
     pub ring: Option<RingRequest>,
     /// The ring it belongs to if nothing else names one.
     pub default_ring: Option<RingRequest>,
+    /// A container that goes on, and whose ring this one takes over if it belongs to the same.
+    pub follows: Option<ContainerId>,
     /// What to run, for sources that are not bundles.
     pub process: Overrides,
     /// Whether it gets a terminal, for sources that are not bundles.
@@ -92,6 +95,8 @@ pub enum Supervised {
 pub struct Live {
     /// What the runtime made.
     pub created: Created,
+    /// What gives the ring back to the container that it was taken over from.
+    pub handover: Option<HandOver>,
 }
 
 /// What the runtime keeps with a container so that its end finds its run.
@@ -115,21 +120,35 @@ pub fn create(place: &Place, wish: Wish, adjust: impl FnOnce(&mut CreateRequest)
     if plan.base.is_none() {
         let mut request = CreateRequest::new(plan.wish.id.clone(), plan.bundle, plan.spec.unwrap_or_default());
         adjust(&mut request);
-        return runtime::create(&place.root, request).map(|created| Live { created });
+        return runtime::create(&place.root, request).map(|created| Live { created, handover: None });
     }
     check_mount_namespace(plan.spec.as_ref()).context(|| operation.clone())?;
-    let store = place.open_store()?;
-    let mut run = claim(place, &store, &mut plan).context(|| operation.clone())?;
-    match mount_and_create(place, &store, &plan, &mut run, adjust) {
-        Ok(created) => Ok(Live { created }),
-        Err(error) => {
-            // Why it was not created is what is reported; a run that cannot be released is swept once its holder is dead.
-            if let Err(stuck) = release(&store, &run) {
-                tracing::warn!("release the run of container '{}': {stuck}", plan.wish.id);
-            }
-            Err(error)
-        }
+    let handover = follow(place, &plan.wish).context(|| operation.clone())?;
+    let created = claim_and_create(place, &mut plan, adjust);
+    if let (Err(_), Some(handover)) = (&created, &handover) {
+        handover::give_back(place, handover);
     }
+    Ok(Live { created: created?, handover })
+}
+
+/// Frees the ring that is wished for, if the container before has it.
+fn follow(place: &Place, wish: &Wish) -> Result<Option<HandOver>> {
+    match (&wish.follows, &wish.ring) {
+        (Some(old), Some(request)) => handover::prepare_for(place, old, &request.ring),
+        (Some(_), None) | (None, _) => Ok(None),
+    }
+}
+
+fn claim_and_create(place: &Place, plan: &mut Plan, adjust: impl FnOnce(&mut CreateRequest)) -> Result<Created> {
+    let store = place.open_store()?;
+    let operation = format!("create container '{}'", plan.wish.id);
+    let mut run = claim(place, &store, plan).context(|| operation)?;
+    mount_and_create(place, &store, plan, &mut run, adjust).inspect_err(|_| {
+        // Why it was not created is what is reported; a run that cannot be released is swept once its holder is dead.
+        if let Err(stuck) = release(&store, &run) {
+            tracing::warn!("release the run of container '{}': {stuck}", plan.wish.id);
+        }
+    })
 }
 
 /// A wish that was understood.

@@ -47,7 +47,7 @@ pub struct Order {
     /// Which of `listen` come as sockets with this message, in that order, by index. The keeper makes the others.
     pub inherited: Vec<usize>,
     /// The instance before this one, if it has a keeper: it serves at these addresses, and this one comes up beside it; or it
-    /// has ended, and this one has its sockets.
+    /// has ended, and this one has its sockets. If both belong to one ring, it passes to this one.
     pub beside: Option<ContainerId>,
     /// The running process to keep instead of a container of our own.
     pub adopt: Option<Identity>,
@@ -149,6 +149,10 @@ pub struct Status {
     pub notes: Vec<String>,
     /// How it ended, once it did.
     pub outcome: Option<Outcome>,
+    /// What gives its ring back to the instance that it was taken over from, for whoever decides that this one is not to
+    /// serve. Nobody has to understand it who does not do that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<serde_json::Value>,
 }
 
 /// Where an instance is in its life.

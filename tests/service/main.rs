@@ -12,3 +12,4 @@ mod daemon;
 mod life;
 mod many;
 mod policy;
+mod ring;

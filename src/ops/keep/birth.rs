@@ -14,6 +14,7 @@ use crate::cgroup::Manager;
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::process::Overrides;
+use crate::ops::handover::{self, HandOver};
 use crate::ops::load::{self, Network, Supervised, Wish};
 use crate::ops::request::RingRequest;
 use crate::ops::{self, Place, save};
@@ -48,6 +49,8 @@ pub(super) struct Newborn {
     pub notify: Option<notify::Socket>,
     pub signals: Blocked,
     pub started: DateTime<Utc>,
+    /// What gives its ring back to the instance before.
+    pub handover: Option<HandOver>,
 }
 
 impl Commission {
@@ -90,7 +93,7 @@ fn adopt(order: &Order, identity: &Identity) -> Result<Newborn> {
     let process = identity.open()?.ok_or_else(gone)?;
     let holding = Holding::adopt(order, &process)?;
     let (init, signals, started) = (identity.clone(), Blocked::all()?, Utc::now());
-    Ok(Newborn { process, init, holding, output: None, notify: None, signals, started })
+    Ok(Newborn { process, init, holding, output: None, notify: None, signals, started, handover: None })
 }
 
 /// Makes the instance and starts it. On failure nothing of it is left.
@@ -129,9 +132,14 @@ pub(super) fn bear(order: &Order, place: &Place, home: &Home, sockets: Vec<Owned
     match started {
         Ok(process) => {
             let (init, started) = (live.created.init, Utc::now());
-            Ok(Newborn { process, init, holding, output: Some(output), notify, signals, started })
+            let handover = live.handover;
+            Ok(Newborn { process, init, holding, output: Some(output), notify, signals, started, handover })
         }
         Err(error) => {
+            // First: then what it left, if anything, stands beside the main line.
+            if let Some(handover) = &live.handover {
+                handover::give_back(place, handover);
+            }
             discard(order, place);
             Err(error)
         }
@@ -170,6 +178,7 @@ fn wish(order: &Order, place: &Place, notify: Option<PathBuf>) -> Result<Wish> {
         source,
         ring,
         default_ring: None,
+        follows: order.beside.clone(),
         process: Overrides {
             command: definition.command.clone(),
             env: definition.env.clone(),

@@ -111,6 +111,10 @@ impl Keeper {
                 let text = format!("its state is not final in ring '{ring}' while others hold it: {}", who.join(", "));
                 self.note(&text);
             }
+            Ok(Saved::Sealed(ring, entry)) if entry.side => {
+                let seq = entry.seq;
+                self.log.note(&format!("its successor does not have what it wrote last: that is '{ring}@{seq}'"));
+            }
             Ok(Saved::Nothing | Saved::Unchanged(_) | Saved::Sealed(..)) => {}
             Err(error) if error.kind() == Kind::NotFound => (self.requested, self.ended_by_others) = (true, true),
             Err(error) => {

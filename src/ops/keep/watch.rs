@@ -19,6 +19,7 @@ use super::stage::{Draining, Stage, Verdict};
 use super::stall::Stall;
 use crate::error::{Context, Kind, Result};
 use crate::ops::Place;
+use crate::ops::handover::HandOver;
 use crate::runtime;
 use crate::service::drain::Look;
 use crate::service::log::Writer;
@@ -77,6 +78,7 @@ pub(super) struct Keeper {
     identity: Identity,
     text: Option<String>,
     notes: Vec<String>,
+    handover: Option<HandOver>,
 }
 
 /// What woke us.
@@ -113,7 +115,7 @@ impl Keeper {
         log: Writer,
         newborn: Newborn,
     ) -> Self {
-        let Newborn { process, init, holding, output, notify, signals, started } = newborn;
+        let Newborn { process, init, holding, output, notify, signals, started, handover } = newborn;
         let definition = &order.definition;
         let proof = Proof::begin(definition.ready.clone(), definition.ready_timeout, Instant::now());
         let own = i32::try_from(std::process::id()).unwrap_or_default();
@@ -148,6 +150,7 @@ impl Keeper {
             identity,
             text: None,
             notes: Vec::new(),
+            handover,
             order,
         }
     }
@@ -291,6 +294,7 @@ impl Keeper {
             text: self.text.clone(),
             notes: self.notes.clone(),
             outcome: self.outcome.clone(),
+            handover: self.handover.as_ref().and_then(|handover| serde_json::to_value(handover).ok()),
         }
     }
 

@@ -17,6 +17,7 @@ use super::core::{Claim, Core, describe_end, has_come_up};
 use super::judge::Farewell;
 use super::plan::instance_id;
 use super::record::{ChangeKind, Key, Pending, Record, Wanted};
+use super::ring::GiveBack;
 use crate::cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
@@ -151,7 +152,8 @@ impl<'a, 'tell> Planned<'a, 'tell> {
             Old::Alive(_) | Old::Ended(_) => kept,
             Old::None | Old::Lost(_) => goal.to.listen.clone(),
         };
-        let pending = Pending { change: claim.change.clone(), to: goal.to.clone(), instance: instance.clone() };
+        let (change, to) = (claim.change.clone(), goal.to.clone());
+        let pending = Pending { change, to, instance: instance.clone(), handover: None };
         core.save(&mut book, &claim.key, |record| {
             record.generation = generation;
             record.pending = Some(pending);
@@ -223,6 +225,7 @@ impl Run<'_, '_> {
     fn start(&mut self) -> Result<()> {
         (self.tell)(Step::Starting(self.instance.clone()));
         let core = self.claim.core;
+        core.give_back_what_is_left(&self.claim.key)?;
         if let Old::Lost(instance) = &self.old {
             // Nobody could drain it, and it has the addresses.
             core.clear(instance)?;
@@ -232,7 +235,8 @@ impl Run<'_, '_> {
         make_directory(&order.log)?;
         let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
         let channel = keep::start(&order, &descriptors)?;
-        Keeper::at(channel, self.instance.clone()).answer(MAKING)?;
+        let answer = Keeper::at(channel, self.instance.clone()).answer(MAKING)?;
+        core.note_handover(&self.claim.key, Keeper::status(answer).as_ref())?;
         if core.follow(&self.claim.key, &self.instance)? {
             return Ok(());
         }
@@ -369,14 +373,21 @@ impl Run<'_, '_> {
         let core = claim.core;
         let mut book = core.lock();
         let there = book.instances.contains_key(&instance);
+        let record = book.services.get(&claim.key).map(|service| &service.record);
+        let back = record.and_then(|record| GiveBack::of(record.pending.as_ref()?, record.instance.as_ref()));
         core.note(&mut book, &claim.key, |record| {
             record.pending = None;
+            record.giving_back.clone_from(&back);
             record.leaving.extend(there.then(|| instance.clone()));
         });
         if claim.change.kind == ChangeKind::Recover {
             core.postpone(&mut book, &claim.key, &error);
         }
         drop(book);
+        // Before it ends: what it leaves stands beside the main line then.
+        if let Err(error) = core.give_back(&claim.key, back) {
+            tracing::error!("{error}");
+        }
         if there {
             match claim.change.kind {
                 ChangeKind::Adopt => core.abandon(&instance),
@@ -456,6 +467,7 @@ pub(super) fn first_record(definition: Definition, log: String, boot: &str) -> R
         instance: None,
         generation: 0,
         pending: None,
+        giving_back: None,
         leaving: Vec::new(),
         // Until it has come about.
         wanted: Wanted::Removed,

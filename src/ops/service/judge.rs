@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pending, and the new instance serves      ──> committed, the old one goes
-//! pending, and it does not                  ──> the new one goes, everything is as before
+//! pending, and it does not                  ──> the new one goes, everything is as before, its ring the old one's
 //! the instance serves                       ──> clients are sent to it
 //! it has ended, or its keeper is gone       ──> as the service's policy says
 //! another boot                              ──> started anew, whatever the policy
@@ -10,6 +10,7 @@
 //! ```
 
 use super::record::{ChangeKind, Record, Wanted};
+use super::ring::GiveBack;
 use crate::ids::ContainerId;
 use crate::service::message::Phase;
 
@@ -110,6 +111,8 @@ fn settle_pending(record: &mut Record, found: impl Fn(&ContainerId) -> Found) {
         record.wanted = Wanted::Running;
         record.restarts += u64::from(pending.change.kind == ChangeKind::Recover);
     } else {
+        // A change begins with what was left of the one before.
+        record.giving_back = record.giving_back.take().or_else(|| GiveBack::of(&pending, record.instance.as_ref()));
         record.leaving.push(pending.instance);
     }
 }

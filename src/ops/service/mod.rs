@@ -25,6 +25,7 @@ mod plan;
 mod record;
 mod recover;
 mod removal;
+mod ring;
 mod view;
 mod watch;
 

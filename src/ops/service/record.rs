@@ -13,8 +13,10 @@ use chrono::{DateTime, Utc};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use super::ring::GiveBack;
 use crate::error::{Context, Error, Result};
 use crate::ids::{ContainerId, Name};
+use crate::ops::handover::HandOver;
 use crate::registry::Entry;
 use crate::service::address::Listen;
 use crate::service::definition::Definition;
@@ -133,6 +135,9 @@ pub(super) struct Pending {
     pub to: Definition,
     /// The new instance.
     pub instance: ContainerId,
+    /// What gives its ring back to the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<HandOver>,
 }
 
 /// What is to become of a service.
@@ -160,6 +165,9 @@ pub(super) struct Record {
     pub generation: u64,
     /// What is half done.
     pub pending: Option<Pending>,
+    /// A ring that has to go back to `instance`, after a change that was not to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub giving_back: Option<GiveBack>,
     /// Instances that are on their way out.
     pub leaving: Vec<ContainerId>,
     /// What is to become of it.
@@ -216,6 +224,7 @@ pub(super) mod tests {
             instance: Some("web-1.2.0-1".parse().unwrap()),
             generation: 1,
             pending: None,
+            giving_back: None,
             leaving: Vec::new(),
             wanted: Wanted::Running,
             added: DateTime::UNIX_EPOCH,
@@ -232,7 +241,17 @@ pub(super) mod tests {
 
     /// A change that has this instance as the new one.
     pub(in crate::ops::service) fn pending(kind: ChangeKind, generation: u64) -> Pending {
-        Pending { change: Change::begin(kind).unwrap(), to: record().definition, instance: instance(generation) }
+        let (change, to) = (Change::begin(kind).unwrap(), record().definition);
+        Pending { change, to, instance: instance(generation), handover: None }
+    }
+
+    /// What a keeper tells that took a ring.
+    pub(in crate::ops::service) fn handover() -> HandOver {
+        serde_json::from_value(serde_json::json!({
+            "ring": {"owner": "root", "name": "web"}, "entry": 3,
+            "side": {"run": "ab".repeat(16), "snapshot": 3, "next": 2, "last_seq": 3, "successor": null},
+        }))
+        .unwrap()
     }
 
     #[test]
@@ -240,6 +259,7 @@ pub(super) mod tests {
         let mut record = record();
         record.pending = Some(pending(ChangeKind::Upgrade, 2));
         record.leaving.push(instance(7));
+        record.giving_back = Some(GiveBack::Told(handover()));
         let mut entry =
             Entry { key: "service/web/1.2.0".into(), value: record.write().unwrap(), created: 1, modified: 1 };
         assert_eq!(Record::read(&entry).unwrap(), record);

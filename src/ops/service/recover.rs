@@ -7,6 +7,7 @@ use super::book::{Book, Seen, Service};
 use super::core::Core;
 use super::judge::{Boot, Farewell, Found, Judgement, Next, judge};
 use super::record::{Key, PREFIX, Record};
+use super::ring;
 use crate::error::Result;
 use crate::ids::ContainerId;
 use crate::service::keeper;
@@ -89,7 +90,16 @@ impl Core {
             return;
         }
         let boot = if service.record.boot == self.boot { Boot::Same } else { Boot::Another };
-        let mut judgement = judge(service.record.clone(), boot, |instance| found(instance).unwrap_or(Found::Gone));
+        let mut record = service.record.clone();
+        if let Some(pending) = &mut record.pending {
+            let status = book.instances.get(&pending.instance).and_then(|seen| seen.status.as_ref());
+            let told = status.map(ring::told).transpose().unwrap_or_else(|error| {
+                tracing::error!("{error}");
+                None
+            });
+            pending.handover = pending.handover.take().or(told.flatten());
+        }
+        let mut judgement = judge(record, boot, |instance| found(instance).unwrap_or(Found::Gone));
         let listens = judgement.record.instance.as_ref().and_then(|instance| book.instances.get(instance));
         if let Some(status) = listens.and_then(|seen| seen.status.as_ref()) {
             judgement.record.listen.clone_from(&status.listen);
@@ -110,6 +120,10 @@ impl Core {
 
     fn act_on(self: &Arc<Self>, book: &mut Book, key: &Key, judgement: Judgement) {
         let Judgement { record, farewells, next } = judgement;
+        let back = record.giving_back.is_some();
+        if back {
+            self.give_back_soon(key.clone());
+        }
         for (instance, way) in farewells {
             match way {
                 Farewell::Succeeded | Farewell::Withdrawn | Farewell::Stop => {
@@ -125,6 +139,8 @@ impl Core {
                 let (core, key) = (Arc::clone(self), key.clone());
                 self.crew.submit(move || core.steer(&key));
             }
+            // Whoever gives the ring back looks after the service then.
+            Next::Policy | Next::Start if back => {}
             Next::Policy => self.settle(book, key),
             Next::Start => {
                 if let Some(service) = book.services.get_mut(key) {

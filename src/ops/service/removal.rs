@@ -91,6 +91,10 @@ impl Core {
 /// Begins the end of a service; how long that may take.
 fn begin(claim: &Claim<'_>, how: Removal) -> Result<Duration> {
     let (core, key) = (claim.core, &claim.key);
+    if let Err(error) = core.give_back_what_is_left(key) {
+        // Its state is not lost by that, and nobody starts from it again.
+        tracing::error!("{error}");
+    }
     let mut book = core.lock();
     let service = book.get(key)?;
     let timeout = service.record.definition.drain_timeout;
