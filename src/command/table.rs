@@ -1,4 +1,6 @@
-//! Columns for people.
+//! Columns and times for people.
+
+use chrono::{DateTime, Local, SecondsFormat, Utc};
 
 /// Lines of aligned columns, two spaces apart; the first row is the head.
 #[must_use]
@@ -10,6 +12,12 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
+}
+
+/// A time for people, to the second and in their zone.
+#[must_use]
+pub(super) fn local(time: DateTime<Utc>) -> String {
+    time.with_timezone(&Local).to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! `ring log`: the entries of a ring, newest first.
 
-use super::view::{EntryView, local, size};
+use super::view::{EntryView, size};
 use super::{print, ring};
 use crate::cli::ring::OneRing;
 use crate::command::World;
-use crate::command::table::table;
+use crate::command::table::{local, table};
 use crate::error::Result;
 
 pub(super) fn run(world: &World, arguments: &OneRing) -> Result<()> {

@@ -1,9 +1,10 @@
 //! `ring rollback`: the next run starts somewhere else.
 
-use super::view::{EntryView, local};
+use super::view::EntryView;
 use super::{print, ring};
 use crate::cli::ring::Rollback;
 use crate::command::World;
+use crate::command::table::local;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ring::selector::{Selected, Selector, Target};
 

@@ -1,6 +1,5 @@
 //! Entries as they are shown. The names of the JSON fields are fixed.
 
-use chrono::{DateTime, Local, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::config::human_bytes;
@@ -90,9 +89,4 @@ impl State {
 /// A size for people; `-` while it is not known.
 pub(super) fn size(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "-".to_owned(), human_bytes)
-}
-
-/// A time for people, to the second and in their zone.
-pub(super) fn local(time: DateTime<Utc>) -> String {
-    time.with_timezone(&Local).to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -6,11 +6,10 @@ use super::ask;
 use crate::cli::ring::Output;
 use crate::command::World;
 use crate::command::answer::print;
-use crate::command::table::table;
+use crate::command::table::{local, table};
 use crate::control::life::{List, method};
 use crate::error::Result;
 use crate::ops::service::{State, Summary};
-use crate::ring::entry::timestamp;
 
 pub(super) fn run(world: &World, output: Output) -> Result<()> {
     let List { services } = ask(world, method::LIST, &json!({}))?;
@@ -27,7 +26,7 @@ fn text(services: &[Summary]) -> String {
             word(service.state).to_owned(),
             service.addresses.join(" "),
             or_none(service.instance.as_ref().map(ToString::to_string)),
-            or_none(service.since.map(timestamp)),
+            or_none(service.since.map(local)),
             service.restarts.to_string(),
         ]
     };

@@ -4,10 +4,10 @@ use super::{ask, ls, which};
 use crate::cli::service::Show;
 use crate::command::World;
 use crate::command::answer::print;
+use crate::command::table::local;
 use crate::control::life::method;
 use crate::error::Result;
 use crate::ops::service::{Details, InstanceView};
-use crate::ring::entry::timestamp;
 use crate::service::definition::{Definition, Handover, Restart, Source};
 use crate::service::message::Phase;
 
@@ -23,22 +23,22 @@ fn text(details: &Details) -> String {
         ("service", format!("{}@{}", summary.name, summary.version)),
         ("state", ls::word(summary.state).to_owned()),
         ("addresses", summary.addresses.join(" ")),
-        ("added", timestamp(*added)),
+        ("added", local(*added)),
         ("restarts", summary.restarts.to_string()),
     ];
     if let Some(change) = &summary.change {
-        lines.push(("change", format!("{} {} since {}", change.kind.verb(), change.id, timestamp(change.since))));
+        lines.push(("change", format!("{} {} since {}", change.kind.verb(), change.id, local(change.since))));
     }
     lines.extend(summary.error.clone().map(|error| ("error", error)));
     lines.extend(describe(definition));
     lines.extend(instances.iter().map(|instance| ("instance", describe_instance(instance))));
     if let Some(drained) = drained {
-        let text = format!("{} at {}, cut {}", drained.instance, timestamp(drained.ended), drained.cut);
+        let text = format!("{} at {}, cut {}", drained.instance, local(drained.ended), drained.cut);
         lines.push(("drained", text));
     }
     if let Some(outcome) = outcome {
         let how = outcome.exit_code.map_or_else(|| "ended".to_owned(), |code| format!("ended with status {code}"));
-        lines.push(("outcome", format!("{how} at {}", timestamp(outcome.ended))));
+        lines.push(("outcome", format!("{how} at {}", local(outcome.ended))));
     }
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     lines.iter().map(|(name, text)| format!("{name:<width$}  {text}\n")).collect()
