@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import parts, pod, report, runtime
+from measure import parts, pod, report, restart, runtime
 from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
@@ -20,6 +20,7 @@ PARTS = {
     "seal": (parts.seal, 9, True),
     "pack": (parts.pack, 5, True),
     "pod": (pod.pod, 40, False),
+    "hot-restart": (restart.hot_restart, 3, False),
 }
 
 
@@ -28,13 +29,13 @@ def main():
     machine = describe(arguments.directory)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     series, checks = [], []
-    with Rig(arguments.regen, arguments.directory) as rig:
+    with Rig(arguments.regen, arguments.directory, arguments.seconds or (4 if arguments.quick else 60)) as rig:
         if any(PARTS[name][2] for name in arguments.parts):
             parts.make_data(rig)
         for name in arguments.parts:
             measure, rounds, _ = PARTS[name]
             print(f"{name}: load {os.getloadavg()[0]:.2f}", flush=True)
-            measured, compared = measure(rig, arguments.rounds or rounds)
+            measured, compared = measure(rig, arguments.rounds or (1 if arguments.quick else rounds))
             series += measured
             checks += compared
     machine["load at the end"] = round(os.getloadavg()[0], 2)
@@ -48,6 +49,8 @@ def parse():
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all, if none is named")
     parser.add_argument("--regen", default="target/release/regen", help="the binary to measure")
     parser.add_argument("--rounds", type=int, help="how often, instead of what suits each part")
+    parser.add_argument("--seconds", type=float, help="of restarts, for each service of 'hot-restart' [default: 60]")
+    parser.add_argument("--quick", action="store_true", help="one short round: whether it works, not how fast it is")
     parser.add_argument("--directory", default="/var/tmp", help="where to work; 12 GB on a disk's file system")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every value")
     arguments = parser.parse_args()

@@ -27,8 +27,8 @@ class Run:
 class Rig:
     """A directory that holds a root file system, a bundle, state and store; removed at the end with all in it."""
 
-    def __init__(self, regen, parent):
-        self.regen = regen
+    def __init__(self, regen, parent, seconds):
+        self.regen, self.seconds = regen, seconds
         self.top = Path(tempfile.mkdtemp(prefix="regen-bench-", dir=parent))
         self.rootfs = self.top / "rootfs"
         self.bundle = self.top / "bundle"
