@@ -46,7 +46,7 @@ pub enum Kind {
 
 /// A failure: operation with object, cause, and what to do next. A process that is to become a container's sends its
 /// own to the one that made it.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Error {
     kind: Kind,
     operation: String,

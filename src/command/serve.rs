@@ -11,8 +11,8 @@ use super::world::absolute;
 use crate::command::World;
 use crate::control::door::{Door, Opened};
 use crate::control::{Catalog, Control, Gauge, Limits, Server, Service};
-use crate::error::{Error, Result};
-use crate::ops::service::Manager;
+use crate::error::{Error, Kind, Result};
+use crate::ops::service::{Bystander, Manager};
 use crate::sys::signal::{Blocked, Signal};
 use crate::sys::supervisor::{notify, replace_process, take_passed};
 use crate::sys::{exe, open_files};
@@ -42,19 +42,22 @@ pub(super) fn run(world: &World) -> Result<()> {
     let gauge = Gauge::new(Limits::default());
     let status =
         Control { started: Utc::now(), root: root.to_owned(), store: world.place.store.clone(), gauge: gauge.clone() };
-    let manager = match Manager::open(&world.place, world.cgroups) {
-        Ok(manager) => manager,
+    let services = match open_services(world) {
+        Ok(services) => services,
         Err(error) => {
             // Nobody will listen.
             door.close()?;
             return Err(error);
         }
     };
-    let services = Service { manager };
+    let state = match &services {
+        Service::Managed(_) => "READY=1\nSTATUS=Serving",
+        Service::Watched(_) => "READY=1\nSTATUS=Serving without the registry of services, see the log",
+    };
     let mut server = Server::new(listener, Catalog::new(vec![Box::new(status), Box::new(services)]), &gauge)?;
     tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
     connections.into_iter().for_each(|connection| server.admit(connection));
-    tell("READY=1\nSTATUS=Serving");
+    tell(state);
     // What starting took is of no use to a process that then mostly waits.
     exe::forget_code();
     loop {
@@ -73,8 +76,22 @@ pub(super) fn run(world: &World) -> Result<()> {
             Some(Wish::Replace) => {
                 let error = replace(&mut server, &door, &program)?;
                 tracing::error!("the daemon goes on as it is: {error}");
-                tell("READY=1");
+                tell(state);
             }
+        }
+    }
+}
+
+/// Services as they are written down. Where that cannot be read or written, instances that serve are still found by clients; a
+/// registry that somebody else has is theirs.
+fn open_services(world: &World) -> Result<Service> {
+    match Manager::open(&world.place, world.cgroups) {
+        Ok(manager) => Ok(Service::Managed(manager)),
+        Err(error) if error.kind() == Kind::Busy => Err(error),
+        Err(error) => {
+            let bystander = Bystander::open(&world.place, error)?;
+            tracing::error!("{}", bystander.reason());
+            Ok(Service::Watched(bystander))
         }
     }
 }

@@ -1,16 +1,18 @@
 //! `run.regen.Service`: services, by the daemon's socket.
 
 use super::{Access, Answer, Call, Fault, Interface, life, version};
-use crate::ops::service::Manager;
+use crate::ops::service::{Bystander, Manager};
 
 /// The interface's name.
 pub const SERVICE: &str = "run.regen.Service";
 
-/// The interface.
+/// The interface, and who does what it says.
 #[derive(Debug)]
-pub struct Service {
-    /// Who does it.
-    pub manager: Manager,
+pub enum Service {
+    /// Services are looked after.
+    Managed(Manager),
+    /// The registry cannot be used.
+    Watched(Bystander),
 }
 
 impl Interface for Service {
@@ -27,9 +29,11 @@ impl Interface for Service {
     }
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        match version::access(call.method()) {
-            Some(_) => version::call(&self.manager.roster(), call),
-            None => life::call(&self.manager, call),
+        match (self, version::access(call.method())) {
+            (Self::Managed(manager), Some(_)) => version::call(&manager.roster(), call),
+            (Self::Watched(bystander), Some(_)) => version::call(&bystander.roster(), call),
+            (Self::Managed(manager), None) => life::call(manager, call),
+            (Self::Watched(bystander), None) => Err(bystander.reason().into()),
         }
     }
 }

@@ -16,6 +16,8 @@ pub const FILE: &str = "registry.db";
 const VERSION: i64 = 1;
 /// Marks the file as ours for file(1) and for us: `rgen`.
 const APPLICATION: i64 = 0x7267_656e;
+/// The smallest page that a file can have (<https://www.sqlite.org/fileformat2.html>).
+const PAGE_MIN: u64 = 512;
 /// How long a daemon that starts waits for the one before it to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,6 +53,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     let operation = operation("open", path);
     check_file_system(path, &operation)?;
     make_private(path).context(|| operation.clone())?;
+    check_length(path, &operation)?;
     let explain = |error: &rusqlite::Error| explain(error, operation.clone(), path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
@@ -83,6 +86,16 @@ fn make_private(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// SQLite takes a file that is too short for a page for an empty one, and would begin anew.
+fn check_length(path: &Path, operation: &str) -> Result<()> {
+    let found = std::fs::symlink_metadata(path).context(|| operation.to_owned())?;
+    let length = found.len();
+    if found.is_file() && (1..PAGE_MIN).contains(&length) {
+        return Err(damaged(operation, &format!("it has {length} bytes, fewer than any database"), path));
+    }
+    Ok(())
 }
 
 /// What a file says it is.
@@ -265,8 +278,9 @@ mod tests {
             file.write_all_at(&[0xff; 4096], 8192).unwrap();
         };
         let short = || fs::write(&path, &good[..good.len() / 2 + 100]).unwrap();
-        let text = || fs::write(&path, "this is no database at all, but a text that somebody wrote there\n").unwrap();
-        let cases: [(&str, &dyn Fn()); 3] = [("torn", &torn), ("short", &short), ("text", &text)];
+        let text = || fs::write(&path, "this is no database at all, but a text\n".repeat(20)).unwrap();
+        let word = || fs::write(&path, "gone").unwrap();
+        let cases: [(&str, &dyn Fn()); 4] = [("torn", &torn), ("short", &short), ("text", &text), ("word", &word)];
         for (name, damage) in cases {
             fs::write(&path, &good).unwrap();
             damage();

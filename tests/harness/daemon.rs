@@ -90,6 +90,20 @@ impl Daemon<'_> {
         });
     }
 
+    /// Starts one whose registry cannot be used: all that it does for services is to send clients to them.
+    #[track_caller]
+    pub fn start_without_registry(&mut self) {
+        assert!(self.running.is_none(), "there is one");
+        self.running = Some(self.world.spawn(self.world.command(&["serve"])));
+        eventually("the daemon answers", || {
+            let running = self.running.as_mut().unwrap();
+            if let Some(status) = running.child.try_wait().unwrap() {
+                panic!("the daemon ended with {status}: {}", running.complaints());
+            }
+            self.world.regen(&["call", "run.regen.Control.GetStatus"]).code == 0
+        });
+    }
+
     /// Its pid.
     pub fn pid(&self) -> i32 {
         self.running.as_ref().unwrap().pid()

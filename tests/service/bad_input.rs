@@ -1,15 +1,12 @@
 //! What cannot be done, and how that is said: one line that names what is wrong and what can be done, and nothing is left.
 
-use std::fs;
 use std::net::{TcpListener, UdpSocket};
 
 use nix::sys::signal::Signal;
 
 use super::life::greeting;
 use crate::harness::daemon::Daemon;
-use crate::harness::enclosure::Enclosure;
 use crate::harness::port::free_port;
-use crate::harness::ring::picture;
 use crate::harness::user::{Person, Subordinates};
 use crate::harness::{Output, World, eventually};
 
@@ -182,6 +179,23 @@ fn a_downgrade_has_to_be_meant() {
 }
 
 #[test]
+fn a_program_that_binds_another_kind_of_socket_is_not_ready_and_what_it_binds_is_told() {
+    let world = World::new("svc-kind");
+    let daemon = world.daemon();
+    let (name, port) = (daemon.name("web"), free_port("127.0.0.1"));
+    let script = format!(
+        "import signal, socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', {port})); signal.pause()"
+    );
+    let more = ["--handover", "intercept", "--ready-timeout", "1s", "--", "/usr/bin/python3", "-c", &script];
+    let output = add_at(&world, &daemon, &name, &format!("tcp://127.0.0.1:{port}"), &more);
+    output.fails_with(1, "it was not ready within 1 s: ");
+    let told = output.stderr();
+    assert!(told.contains(&format!("tcp://127.0.0.1:{port}")), "{told}");
+    assert!(told.contains(&format!("udp://127.0.0.1:{port}")), "{told}");
+    nothing_is_left(&world, &daemon);
+}
+
+#[test]
 fn a_second_change_is_refused_with_the_id_of_the_first() {
     let world = World::new("svc-busy");
     let daemon = world.daemon();
@@ -204,83 +218,6 @@ fn a_second_change_is_refused_with_the_id_of_the_first() {
     world.delete(&format!("{name}-1.1.0-2"));
     first.finish().fails_with(1, "before it was ready");
     daemon.service(&["upgrade", &name, "--to", "1.2.0"]).success();
-}
-
-#[test]
-fn a_registry_that_is_damaged_or_newer_keeps_the_daemon_from_serving() {
-    let world = World::new("svc-registry");
-    let mut daemon = world.daemon();
-    let name = daemon.name("web");
-    daemon.add(&name, "1.0.0", &[]);
-    let port = daemon.port(&name);
-    daemon.end(Signal::SIGTERM);
-    let file = world.store().join("registry.db");
-    // With all that was committed in the one file.
-    drop(rusqlite::Connection::open(&file).unwrap().query_row("SELECT count(*) FROM entry", [], |_| Ok(())));
-    assert!(!file.with_file_name("registry.db-wal").exists());
-    let good = fs::read(&file).unwrap();
-    let open = format!("open registry '{}': ", file.display());
-    fs::write(&file, &good[..good.len() / 2]).unwrap();
-    let output = world.regen(&["serve"]);
-    output.fails_with(1, &open);
-    assert!(output.stderr().contains(&format!("mv {0} {0}.damaged", file.display())), "{}", output.stderr());
-    fs::write(&file, "not a database, but long enough to be looked at as one").unwrap();
-    world.regen(&["serve"]).fails_with(1, &open);
-    fs::write(&file, &good).unwrap();
-    let newer = rusqlite::Connection::open(&file).unwrap();
-    newer.pragma_update(None, "user_version", 99).unwrap();
-    drop(newer);
-    let before = picture(&world.store());
-    world.regen(&["serve"]).fails_with(1, "it has format version 99, this regen knows 1");
-    assert_eq!(picture(&world.store()), before, "it was touched");
-    fs::write(&file, &good).unwrap();
-    // Nothing of that meant anything to the instance.
-    assert_eq!(greeting(port), "hello");
-    daemon.start();
-    assert_eq!(daemon.show(&name)["state"], "serving");
-}
-
-#[test]
-fn a_single_record_that_cannot_be_read_is_told_of_and_keeps_nobody_from_serving() {
-    let world = World::new("svc-record");
-    let mut daemon = world.daemon();
-    let (one, other) = (daemon.name("one"), daemon.name("other"));
-    daemon.add(&one, "1.0.0", &[]);
-    daemon.add(&other, "1.0.0", &[]);
-    daemon.end(Signal::SIGTERM);
-    let (key, open) =
-        (format!("service/{one}/1.0.0"), || rusqlite::Connection::open(world.store().join("registry.db")));
-    let change = |value: &[u8]| {
-        open().unwrap().execute("UPDATE entry SET value = ?1 WHERE key = ?2", (value, &key)).unwrap();
-    };
-    let query = "SELECT value FROM entry WHERE key = ?1";
-    let good: Vec<u8> = open().unwrap().query_row(query, [&key], |row| row.get(0)).unwrap();
-    change(b"{\"definition\":");
-    daemon.start();
-    let names: Vec<_> = daemon.list().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(names, std::slice::from_ref(&other));
-    assert!(daemon.log().contains(&format!("read '{key}'")), "{}", daemon.log());
-    let server = world.server();
-    let same = ["add", &one, "--version", "1.0.0", "--listen", "auto", "--bundle", server.text()];
-    daemon.service(&same).fails_with(1, "something is written down under its name that cannot be read");
-    daemon.end(Signal::SIGTERM);
-    change(&good);
-    daemon.start();
-    assert_eq!(daemon.await_state(&one, "serving")["restarts"], 0);
-}
-
-#[test]
-fn a_store_that_cannot_be_written_is_said_so() {
-    let world = World::new("svc-readonly");
-    let mut daemon = world.daemon();
-    daemon.end(Signal::SIGTERM);
-    fs::create_dir_all(world.base().join("store")).unwrap();
-    let enclosure = Enclosure::new(&world, "mount --bind store store; mount -o remount,bind,ro store");
-    let output = enclosure.regen(&["serve"]);
-    output.fails_with(1, "registry.db': ");
-    assert!(output.stderr().contains("writable"), "{}", output.stderr());
-    drop(enclosure);
-    daemon.start();
 }
 
 #[test]

@@ -12,4 +12,5 @@ mod daemon;
 mod life;
 mod many;
 mod policy;
+mod registry;
 mod ring;

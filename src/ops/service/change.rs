@@ -37,7 +37,7 @@ const MAKING: Duration = Duration::from_secs(900);
 pub(super) const ENDING: Duration = Duration::from_secs(30);
 /// How often a keeper whose instance is not ready is asked whether it is still there.
 const CHECK: Duration = Duration::from_secs(30);
-/// How many of an instance's last words are told, and how much of each.
+/// How many of an instance's last words are told, and of its notes.
 const WORDS: usize = 3;
 
 /// How far a change is, for whoever waits for it.
@@ -452,6 +452,10 @@ fn failed(instance: &ContainerId, status: Option<&Status>) -> Error {
     };
     let words = outcome.map(|outcome| outcome.last_words.as_slice()).unwrap_or_default();
     let words: Vec<&str> = words[words.len().saturating_sub(WORDS)..].iter().map(String::as_str).collect();
+    for note in status.iter().flat_map(|status| &status.notes).take(WORDS) {
+        cause.push_str("; ");
+        cause.push_str(note);
+    }
     if !words.is_empty() {
         cause.push_str("; its last words: ");
         cause.push_str(&words.join(" | "));

@@ -96,11 +96,17 @@ impl Core {
         Ok(())
     }
 
-    /// As [`Core::save`], where a failure must not keep the rest from being done: what is not written down now is decided
-    /// anew by the next daemon.
+    /// As [`Core::save`], where a failure must not keep the rest from being done: what is not written down now is known here
+    /// all the same, and is decided anew by the next daemon.
     pub(super) fn note(&self, book: &mut Book, key: &Key, change: impl FnOnce(&mut Record)) {
-        if let Err(error) = self.save(book, key, change) {
-            tracing::error!("write down what becomes of service '{key}': {error}");
+        let Some(service) = book.services.get(key) else { return };
+        let mut record = service.record.clone();
+        change(&mut record);
+        let Err(error) = self.save(book, key, |old| old.clone_from(&record)) else { return };
+        tracing::error!("write down what becomes of service '{key}': {error}");
+        // It is so nevertheless, and is written down with whatever changes next.
+        if let Some(service) = book.services.get_mut(key).filter(|_| Key::of(&record.definition) == *key) {
+            service.record = record;
         }
     }
 

@@ -16,6 +16,7 @@
 //! Neither the death of this process nor its return disturbs an instance: see `judge`.
 
 mod book;
+mod bystander;
 mod change;
 mod core;
 mod crew;
@@ -37,6 +38,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 pub use book::Drained;
+pub use bystander::Bystander;
 pub use change::Step;
 pub use plan::Downgrade;
 pub use record::{Change, ChangeId, ChangeKind, Key};
