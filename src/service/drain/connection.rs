@@ -1,6 +1,6 @@
 //! The connections of an instance, found without touching them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,31 +8,51 @@ use std::path::Path;
 
 use crate::error::{Context, Result};
 use crate::sys::socket::Address;
-use crate::sys::socket_table::{Network, State, Table, identity, parse_internet, parse_unix, read, sockets_of};
+use crate::sys::socket_table::{
+    InternetSocket, Network, State, Table, identity, parse_internet, parse_unix, read, sockets_of, tcp_at,
+};
 
 /// How many connections that came in at these places some processes have.
+///
+/// The tables are asked first, then the processes: what a program accepts meanwhile is in both. Mostly there is nothing at
+/// its ports any more, and the descriptors of a program with many other connections need not be read.
 pub(super) fn count(places: &[Address], processes: &[i32]) -> Result<u64> {
+    let mut there = at_ports(places, &networks_of(processes)?, State::Connected)?;
+    // Nobody has accepted those yet.
+    there.retain(|socket| socket.inode != 0);
+    let by_path = concerns(Table::Unix, places);
+    if there.is_empty() && !by_path {
+        return Ok(0);
+    }
     let mut held = HashSet::new();
     for process in processes {
         held.extend(sockets_of(*process)?);
     }
-    if held.is_empty() || places.is_empty() {
-        return Ok(0);
-    }
-    let networks = networks_of(processes)?;
-    let mut found = HashSet::new();
-    for table in [Table::Tcp, Table::Tcp6].into_iter().filter(|table| concerns(*table, places)) {
-        for (network, _) in &networks {
-            let text = read(*network, table)?;
-            let connected = parse_internet(&text).filter(|socket| socket.state == State::Connected);
-            let ours = connected.filter(|socket| held.contains(&socket.inode) && came_by_port(socket.local, places));
-            found.extend(ours.map(|socket| socket.inode));
-        }
-    }
-    if concerns(Table::Unix, places) {
-        add_unix(places, held, &networks, &mut found)?;
+    let mut found: HashSet<u64> = there.iter().map(|socket| socket.inode).filter(|it| held.contains(it)).collect();
+    if by_path && !held.is_empty() {
+        add_unix(places, held, &networks_of(processes)?, &mut found)?;
     }
     Ok(u64::try_from(found.len()).unwrap_or(u64::MAX))
+}
+
+/// The TCP sockets in this state that came in at these places.
+pub(super) fn at_ports(places: &[Address], networks: &[(Network, u64)], state: State) -> Result<Vec<InternetSocket>> {
+    let mut found = Vec::new();
+    for table in [Table::Tcp, Table::Tcp6].into_iter().filter(|table| concerns(*table, places)) {
+        let ports: BTreeSet<u16> = places.iter().filter_map(port_of).collect();
+        for (port, (network, _)) in ports.into_iter().flat_map(|port| networks.iter().map(move |it| (port, it))) {
+            let there = tcp_at(*network, table, port, state)?;
+            found.extend(there.into_iter().filter(|socket| came_by_port(socket.local, places)));
+        }
+    }
+    Ok(found)
+}
+
+fn port_of(place: &Address) -> Option<u16> {
+    match place {
+        Address::Internet(address) => Some(address.port()),
+        Address::Path(_) | Address::Abstract(_) | Address::Unnamed => None,
+    }
 }
 
 /// A listener's connections are in its own network, which is ours or that of the instance: each once.
@@ -93,7 +113,7 @@ fn add_unix(
 }
 
 /// Whether connections to one of these places are in a table.
-pub(super) fn concerns(table: Table, places: &[Address]) -> bool {
+fn concerns(table: Table, places: &[Address]) -> bool {
     places.iter().any(|place| match (place, table) {
         (Address::Internet(SocketAddr::V4(_)), Table::Tcp) | (Address::Internet(SocketAddr::V6(_)), Table::Tcp6) => {
             true
@@ -103,7 +123,7 @@ pub(super) fn concerns(table: Table, places: &[Address]) -> bool {
     })
 }
 
-pub(super) fn came_by_port(local: SocketAddr, places: &[Address]) -> bool {
+fn came_by_port(local: SocketAddr, places: &[Address]) -> bool {
     places.iter().any(|place| match place {
         Address::Internet(place) => {
             let ip = place.ip().to_canonical();

@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::connection::{came_by_port, concerns, networks_of};
+use super::connection::{at_ports, networks_of};
 use crate::error::Result;
 use crate::sys::socket;
-use crate::sys::socket_table::{State, Table, parse_internet, read};
+use crate::sys::socket_table::State;
 
 /// How long one is waited for: a packet that was lost is sent again after one second, and whoever does not answer that
 /// may be nobody.
@@ -51,20 +51,8 @@ impl Handshakes {
 }
 
 fn find(places: &[socket::Address], processes: &[i32]) -> Result<HashSet<(SocketAddr, SocketAddr)>> {
-    let mut found = HashSet::new();
-    let tables: Vec<Table> = [Table::Tcp, Table::Tcp6].into_iter().filter(|table| concerns(*table, places)).collect();
-    if tables.is_empty() {
-        return Ok(found);
-    }
-    for (network, _) in networks_of(processes)? {
-        for table in &tables {
-            let text = read(network, *table)?;
-            let opening = parse_internet(&text).filter(|socket| socket.state == State::Opening);
-            let ours = opening.filter(|socket| came_by_port(socket.local, places));
-            found.extend(ours.map(|socket| (socket.local, socket.remote)));
-        }
-    }
-    Ok(found)
+    let opening = at_ports(places, &networks_of(processes)?, State::Opening)?;
+    Ok(opening.into_iter().map(|socket| (socket.local, socket.remote)).collect())
 }
 
 #[cfg(test)]

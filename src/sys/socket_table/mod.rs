@@ -1,6 +1,8 @@
 //! The sockets of a network namespace (proc_net(5)), and who has them: the numbers of sockets in a table are those of
 //! the links in `/proc/PID/fd`.
 
+mod query;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+pub use self::query::tcp_at;
 use crate::error::{Context, Result, quote};
 
 /// Whose network namespace is meant.
@@ -210,16 +213,26 @@ fn parse_internet_line(line: &[u8]) -> Option<InternetSocket> {
     let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace().skip(1);
     let (local, remote) = (parse_address(fields.next()?)?, parse_address(fields.next()?)?);
     let state = match u8::from_str_radix(fields.next()?, 16).ok()? {
-        // TCP_LISTEN; and TCP_CLOSE, which is every datagram socket that is not connected.
-        10 => State::Open,
+        // Every datagram socket that is not connected.
         7 if remote.port() == 0 && local.port() != 0 => State::Open,
-        // TCP_SYN_RECV
-        3 => State::Opening,
-        // TCP_TIME_WAIT
-        6 | 7 => State::Idle,
-        _ => State::Connected,
+        number => tcp_state(number)?,
     };
     Some(InternetSocket { local, remote, state, inode: fields.nth(5)?.parse().ok()? })
+}
+
+/// By the numbers of include/net/tcp_states.h; `None` for one that there is not.
+fn tcp_state(number: u8) -> Option<State> {
+    match number {
+        // TCP_SYN_RECV
+        3 => Some(State::Opening),
+        // TCP_TIME_WAIT, TCP_CLOSE
+        6 | 7 => Some(State::Idle),
+        // TCP_LISTEN
+        10 => Some(State::Open),
+        // TCP_ESTABLISHED to TCP_CLOSING
+        1..=11 => Some(State::Connected),
+        _ => None,
+    }
 }
 
 /// `0100007F:1F90`: each word of an address as the machine's number, the port as it is read.
