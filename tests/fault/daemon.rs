@@ -29,40 +29,64 @@ enum Act {
     Add,
     Restart,
     Upgrade,
+    /// An upgrade whose new instance writes something and ends.
+    Fail,
     Recover,
     Remove,
 }
 
+/// What becomes of what the service writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    ThrownAway,
+    Ring,
+}
+
 #[test]
 fn a_daemon_that_is_killed_while_it_restarts_a_service_leaves_the_old_or_the_new_instance() {
-    check(Act::Restart);
+    check(Act::Restart, Root::ThrownAway);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_restarts_a_service_with_a_ring_leaves_that_to_who_serves() {
+    check(Act::Restart, Root::Ring);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_an_upgrade_fails_leaves_the_ring_to_the_old_instance() {
+    check(Act::Fail, Root::Ring);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_replaces_an_instance_with_a_ring_that_crashed_loses_none_of_its_state() {
+    check(Act::Recover, Root::Ring);
 }
 
 #[test]
 fn a_daemon_that_is_killed_while_it_upgrades_a_service_leaves_the_old_or_the_new_version() {
-    check(Act::Upgrade);
+    check(Act::Upgrade, Root::ThrownAway);
 }
 
 #[test]
 fn a_daemon_that_is_killed_while_it_adds_a_service_leaves_all_of_it_or_nothing() {
-    check(Act::Add);
+    check(Act::Add, Root::ThrownAway);
 }
 
 #[test]
 fn a_daemon_that_is_killed_while_it_removes_a_service_leaves_all_of_it_or_nothing() {
-    check(Act::Remove);
+    check(Act::Remove, Root::ThrownAway);
 }
 
 #[test]
 fn a_daemon_that_is_killed_while_it_replaces_an_instance_that_crashed_is_followed_by_one_that_does() {
-    check(Act::Recover);
+    check(Act::Recover, Root::ThrownAway);
 }
 
 /// Kills the daemon at its points, all or some, and checks what is left each time.
-fn check(act: Act) {
+fn check(act: Act, root: Root) {
     let began = Instant::now();
     let world = World::new("fault-daemon");
-    let mut stage = Stage::new(&world, act);
+    let mut stage = Stage::new(&world, act, root);
     let mut all = stage.record();
     // Only what the daemon starts calls it, before it is another program; without that there is no successor.
     all.retain(|point| act != Act::Recover || point.call != "setsid");
@@ -92,6 +116,7 @@ struct Stage<'a> {
     world: &'a World,
     daemon: Daemon<'a>,
     act: Act,
+    root: Root,
     /// The service that clients use.
     name: String,
     /// Another one, that comes and goes.
@@ -107,11 +132,15 @@ struct Outcome {
 }
 
 impl<'a> Stage<'a> {
-    fn new(world: &'a World, act: Act) -> Self {
+    fn new(world: &'a World, act: Act, root: Root) -> Self {
         let daemon = world.daemon();
         let (name, other) = (daemon.name("web"), daemon.name("other"));
-        daemon.add(&name, "1.0.0", &["--env", "GREETING=1.0.0"]);
-        Self { world, daemon, act, name, other, count: 0 }
+        let ring: &[&str] = match root {
+            Root::ThrownAway => &[],
+            Root::Ring => &["--ring", &name],
+        };
+        daemon.add(&name, "1.0.0", &[&["--env", "GREETING=1.0.0"], ring].concat());
+        Self { world, daemon, act, root, name, other, count: 0 }
     }
 
     /// One run without harm, checked as the others are, and its points.
@@ -119,7 +148,7 @@ impl<'a> Stage<'a> {
         let log = self.world.base().join("out/strace.log");
         let text = |log: &std::path::Path| fs::read_to_string(log).unwrap_or_default();
         let outcome = self.act_under(&["-o", log.to_str().unwrap(), "-e", &format!("trace={CALLS}"), "-s", "0"]);
-        assert!(outcome.done && !outcome.killed, "{}", self.daemon.log());
+        assert!(outcome.done == (self.act != Act::Fail) && !outcome.killed, "{}", self.daemon.log());
         let points: BTreeSet<Point> = parse(&text(&log));
         assert!(points.len() > 5, "strace saw nothing");
         points.into_iter().collect()
@@ -138,6 +167,9 @@ impl<'a> Stage<'a> {
         self.count += 1;
         self.prepare();
         let before = self.daemon.show(&self.name);
+        if self.root == Root::Ring {
+            self.world.append(&text(&before["instance"]), &self.count.to_string());
+        }
         let (old, new) = (text(&before["version"]), format!("1.0.{}", self.count));
         let load = self.load(&[&old, &new]);
         load.wait_for(20);
@@ -165,7 +197,7 @@ impl<'a> Stage<'a> {
     /// The other service is there, if it is to go, and is not, if it is to come.
     fn prepare(&self) {
         match self.act {
-            Act::Restart | Act::Upgrade | Act::Recover => {}
+            Act::Restart | Act::Upgrade | Act::Fail | Act::Recover => {}
             Act::Remove if self.has_other() => {}
             Act::Remove => drop(self.daemon.add(&self.other, "1.0.0", &[])),
             Act::Add if self.has_other() => drop(self.daemon.service(&["rm", &self.other]).success()),
@@ -203,6 +235,10 @@ impl<'a> Stage<'a> {
         match self.act {
             Act::Restart => service(&["restart", &self.name]),
             Act::Upgrade => service(&["upgrade", &self.name, "--to", new, "--env", &format!("GREETING={new}")]),
+            Act::Fail => {
+                let script = "open('/tmp/f', 'a').write('broken'); raise SystemExit(3)";
+                service(&["upgrade", &self.name, "--to", new, "--", "/usr/bin/python3", "-c", script])
+            }
             Act::Add => {
                 let what = ["--version", "1.0.0", "--listen", "auto", "--bundle", server.text()];
                 service(&[&["add", &self.other][..], &what].concat())
@@ -227,7 +263,7 @@ impl<'a> Stage<'a> {
     /// Waits until the daemon has nothing left to do, or is killed; whether it is.
     fn wait_for_rest(&self, done: bool) -> bool {
         let keepers = match self.act {
-            Act::Restart | Act::Upgrade | Act::Recover => 1,
+            Act::Restart | Act::Upgrade | Act::Fail | Act::Recover => 1,
             Act::Add => 1 + usize::from(done),
             Act::Remove => 1 + usize::from(!done),
         };
@@ -259,16 +295,30 @@ impl<'a> Stage<'a> {
                 assert!(version == new && replaced || version == old && !replaced && !done, "{before}, {after}");
             }
             Act::Recover => assert_eq!((version == old, &after["restarts"]), (true, &next(&before["restarts"]))),
-            Act::Add | Act::Remove => assert!(version == old && !replaced, "{before}, {after}"),
+            Act::Add | Act::Remove | Act::Fail => assert!(version == old && !replaced, "{before}, {after}"),
         }
         let env = after["definition"]["env"].as_array().unwrap();
         assert_eq!(env, &[json!(format!("GREETING={version}"))]);
         assert_eq!(after["addresses"], before["addresses"]);
         let other = match self.act {
             Act::Add | Act::Remove => self.settle_other(done),
-            Act::Restart | Act::Upgrade | Act::Recover => false,
+            Act::Restart | Act::Upgrade | Act::Fail | Act::Recover => false,
         };
+        if self.root == Root::Ring {
+            self.settle_ring(&text(&after["instance"]));
+        }
         self.nothing_else_is_there(1 + usize::from(other));
+    }
+
+    /// Who serves has the ring, alone, and in it all that was ever written by who served.
+    fn settle_ring(&self, instance: &str) {
+        eventually("who serves has the ring", || {
+            let ring = &self.world.ring_json(&["ls"])[0];
+            ring["in_use_by"] == instance && ring["beside"] == json!([])
+        });
+        let all: Vec<_> = (1..=self.count).map(|count| count.to_string()).collect();
+        assert_eq!(self.world.lines_in(instance), all.join(" "));
+        assert_eq!(self.world.ring(&["verify"]).success().stdout(), "");
     }
 
     /// Whether the other service is there, and serves.
