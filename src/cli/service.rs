@@ -123,6 +123,9 @@ pub struct Settings {
     /// Start from a ring, and save to it at the end
     #[arg(long, value_name = "RING[@SEL]")]
     pub ring: Option<String>,
+    /// Start from an entry that was made over another root, too
+    #[arg(long)]
+    pub rebase: bool,
     /// Set a variable (may be given again)
     #[arg(long, short, value_name = "NAME=VALUE")]
     pub env: Vec<String>,

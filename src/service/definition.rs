@@ -33,6 +33,9 @@ pub struct Definition {
     pub source: Option<Source>,
     /// The ring of its containers, as typed: `RING[@SEL]`.
     pub ring: Option<String>,
+    /// Whether they may start from an entry that was made over another root.
+    #[serde(default)]
+    pub rebase: bool,
     /// The command, in place of the source's.
     pub command: Vec<String>,
     /// `NAME=VALUE`.
@@ -241,6 +244,7 @@ mod tests {
             version: Version::new(1, 2, 3),
             source: Some(Source::Rootfs("/srv/root".into())),
             ring: None,
+            rebase: false,
             command: vec!["serve".into()],
             env: vec!["A=b".into()],
             workdir: None,

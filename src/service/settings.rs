@@ -21,6 +21,9 @@ pub struct Settings {
     /// The ring of its containers: `RING[@SEL]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ring: Option<String>,
+    /// Whether they may start from an entry that was made over another root; once said it stays.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rebase: bool,
     /// The command.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -95,6 +98,7 @@ impl Settings {
             listen,
             source: None,
             ring: None,
+            rebase: false,
             command: Vec::new(),
             env: Vec::new(),
             workdir: None,
@@ -123,6 +127,7 @@ impl Settings {
             listen: old.listen.clone(),
             source: self.source.or_else(|| old.source.clone()),
             ring: self.ring.or_else(|| old.ring.clone()),
+            rebase: self.rebase || old.rebase,
             command: if self.command.is_empty() { old.command.clone() } else { self.command },
             env,
             workdir: self.workdir.or_else(|| old.workdir.clone()),

@@ -83,14 +83,18 @@ impl Guest {
     }
 }
 
+fn bundle(world: &World) -> Directory {
+    world.python(SERVER, |spec| {
+        let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != "network");
+    })
+}
+
 impl<'a> Site<'a> {
     fn new(world: &'a World, more: &[&str]) -> Self {
         let daemon = world.daemon();
         let name = daemon.name("web");
-        let bundle = world.python(SERVER, |spec| {
-            let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
-            list.retain(|namespace| namespace["type"] != "network");
-        });
+        let bundle = bundle(world);
         let arguments = ["add", &name, "--version", "1.0.0", "--listen", "auto", "--bundle", bundle.text()];
         let ring = ["--ring", &name, "--ready", "notify", "--restart", "always"];
         daemon.service(&[&arguments, &ring[..], more].concat()).success();
@@ -329,5 +333,37 @@ fn an_upgrade_to_another_ring_leaves_the_old_one_its_own() {
     drop(old);
     site.daemon.await_rest(&site.name);
     assert_eq!(site.entries(), [entry("exit", false, "one two")]);
+    site.close();
+}
+
+#[test]
+fn an_upgrade_to_another_root_takes_the_state_along_only_if_that_is_said() {
+    let world = World::new("svc-ringroot");
+    let site = Site::new(&world, &[]);
+    let mut old = site.guest();
+    old.write("one");
+    let root = world.base().join("other-root");
+    let copied = std::process::Command::new("cp").arg("-a").args([&world.rootfs(), &root]).status();
+    assert!(copied.unwrap().success());
+    let bundle = world.python(SERVER, |spec| {
+        let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != "network");
+        spec["root"]["path"] = json!(root);
+    });
+    let upgrade = ["upgrade", &site.name, "--to", "2.0.0", "--bundle", bundle.text()];
+    site.daemon.service(&upgrade).fails_with(1, "'--rebase'");
+    assert_eq!(site.users(), (json!(site.instance(1)), json!([])));
+    site.daemon.service(&[&upgrade[..], &["--rebase"]].concat()).success();
+    assert_eq!(site.guest().words(), "one");
+    drop(old);
+    site.daemon.await_rest(&site.name);
+    // It need not be said again, whether or not there is an entry over the new root by now.
+    kill(Pid::from_raw(site.daemon.instance_pid(&site.name)), Signal::SIGKILL).unwrap();
+    eventually("another one serves", || site.daemon.show(&site.name)["restarts"] == 1);
+    site.daemon.await_rest(&site.name);
+    site.guest().write("two");
+    site.restart();
+    assert_eq!(site.guest().words(), "one two");
+    site.daemon.await_rest(&site.name);
     site.close();
 }

@@ -13,6 +13,7 @@ pub(super) fn read(from: From, flags: Flags, command: Vec<String>) -> Result<Set
     Ok(Settings {
         source: source(from)?,
         ring: flags.ring,
+        rebase: flags.rebase,
         command,
         env: flags.env,
         workdir: flags.workdir,

@@ -18,6 +18,7 @@ use crate::ops::handover::{self, HandOver};
 use crate::ops::load::{self, Network, Supervised, Wish};
 use crate::ops::request::RingRequest;
 use crate::ops::{self, Place, save};
+use crate::ring::Rebase;
 use crate::ring::selector::Selector;
 use crate::runtime::{CreateRequest, Created, Starter, StateRoot, Stdio};
 use crate::service::definition::{Readiness, Source};
@@ -170,8 +171,13 @@ fn wish(order: &Order, place: &Place, notify: Option<PathBuf>) -> Result<Wish> {
         }
     };
     let mut ring = definition.ring.as_deref().map(|text| RingRequest::parse(text, &place.owner)).transpose()?;
-    if let (Some(ring), Some(entry)) = (&mut ring, order.ring_entry) {
-        ring.selector = Selector::Seq(entry);
+    if let Some(ring) = &mut ring {
+        if let Some(entry) = order.ring_entry {
+            ring.selector = Selector::Seq(entry);
+        }
+        if definition.rebase {
+            ring.rebase = Rebase::Allowed;
+        }
     }
     Ok(Wish {
         id: order.instance.clone(),
