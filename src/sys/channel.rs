@@ -3,9 +3,11 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
@@ -19,6 +21,10 @@ use crate::sys::fs::by_descriptor;
 pub const LIMIT: usize = 256 << 10;
 /// The most descriptors in one message.
 pub const DESCRIPTORS: usize = 64;
+/// How many may wait to be let in: one that is stuck for a while has work when it goes on, and nobody is kept by it.
+const WAITING: i32 = 128;
+/// How long to wait to be let in, and for room in the other end's buffer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What any sender's buffer holds without being asked for more (the kernel's own default is 208 KiB).
 const ORDINARY: usize = 64 << 10;
 
@@ -50,13 +56,20 @@ impl Channel {
     /// Connects to a [`Listener`]. The directory may lie deeper than an address can say.
     ///
     /// # Errors
-    /// Those of connect(2): [`Kind::NotFound`] if there is no such socket, ECONNREFUSED if nobody listens.
+    /// Those of connect(2): [`Kind::NotFound`] if there is no such socket, ECONNREFUSED if nobody listens; [`Kind::Busy`] if
+    /// those who connected before wait too.
     pub fn connect(directory: impl AsFd, name: &str) -> Result<Self> {
         let operation = || format!("connect to socket '{name}'");
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context(operation)?;
-        connect(&socket, &address(&directory, name)?).context(operation)?;
-        Ok(Self(socket))
+        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).context(operation)?;
+        match connect(&socket, &address(&directory, name)?) {
+            Err(Errno::AGAIN) => {
+                let cause = format!("it does not answer: nobody was let in for {} s", PATIENCE.as_secs());
+                Err(Error::new(Kind::Busy, operation(), cause))
+            }
+            other => other.map(|()| Self(socket)).context(operation),
+        }
     }
 
     /// Another name for this end in this process.
@@ -200,7 +213,7 @@ impl Listener {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context(operation)?;
         bind(&socket, &address(&directory, name)?).context(operation)?;
-        listen(&socket, 1).context(operation)?;
+        listen(&socket, WAITING).context(operation)?;
         Ok(Self(socket))
     }
 

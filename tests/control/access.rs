@@ -98,6 +98,44 @@ fn members_of_the_group_look_and_change_nothing() {
 }
 
 #[test]
+fn members_may_call_what_only_looks_of_all_that_there_is() {
+    let members = Members::new();
+    let world = World::new("matrix");
+    let daemon = Daemon::start(&world);
+    let mut member = connect_as(&world.root(), 54_321, &[members.group.gid.as_raw()]);
+    let info = member.call(&json!({"method": "org.varlink.service.GetInfo"}));
+    let mut allowed = Vec::new();
+    for interface in info["interfaces"].as_array().unwrap() {
+        let interface = interface.as_str().unwrap();
+        let describe =
+            json!({"method": "org.varlink.service.GetInterfaceDescription", "parameters": {"interface": interface}});
+        let description = member.call(&describe)["description"].as_str().unwrap().to_owned();
+        let names =
+            description.lines().filter_map(|line| line.strip_prefix("method ")?.split_once('(').map(|(name, _)| name));
+        for name in names {
+            // It is decided before anything of the parameters is looked at.
+            member.send(&json!({"method": format!("{interface}.{name}"), "parameters": {}}));
+            let answer = member.receive().unwrap();
+            if answer["error"] != "org.varlink.service.PermissionDenied" {
+                allowed.push(format!("{interface}.{name}"));
+            }
+        }
+    }
+    allowed.sort_unstable();
+    let expected = [
+        "org.varlink.service.GetInfo",
+        "org.varlink.service.GetInterfaceDescription",
+        "run.regen.Control.GetStatus",
+        "run.regen.Service.Connect",
+        "run.regen.Service.List",
+        "run.regen.Service.Resolve",
+        "run.regen.Service.Watch",
+    ];
+    assert_eq!(allowed, expected);
+    assert_eq!(daemon.status()["connections"], 2);
+}
+
+#[test]
 fn a_real_member_looks_at_the_real_daemon() {
     let members = Members::new();
     let world = World::new("member");

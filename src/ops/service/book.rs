@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use super::farewell::Overdue;
 use super::judge::Found;
 use super::plan::overlap;
 use super::record::{Change, Key, Record};
@@ -29,6 +30,8 @@ pub(super) struct Book {
     pub strangers: Vec<ContainerId>,
     /// Why some of what is written down cannot be read.
     pub damaged: Vec<String>,
+    /// What keepers that do not answer are to be told.
+    pub overdue: Vec<Overdue>,
 }
 
 /// A version of a service.
@@ -198,7 +201,8 @@ impl Book {
 
     /// The next time at which something is to be done.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.services.values().filter_map(|service| service.retry).min()
+        let overdue = self.overdue.iter().map(|overdue| overdue.at);
+        self.services.values().filter_map(|service| service.retry).chain(overdue).min()
     }
 }
 

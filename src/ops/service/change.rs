@@ -10,10 +10,9 @@
 //! that a daemon that is killed in between leaves the old or the new state to the next one ([`super::judge`]).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Claim, Core, describe_end, has_come_up};
+use super::core::{Claim, describe_end, has_come_up};
 use super::judge::Farewell;
 use super::plan::instance_id;
 use super::record::{ChangeKind, Key, Pending, Record, Wanted};
@@ -29,7 +28,6 @@ use crate::service::message::{Command, Order, PROTOCOL, Phase, Status};
 use crate::service::roster::Member;
 use crate::store::make_directory;
 use crate::sys::process::Identity;
-use crate::sys::signal::Signal;
 
 /// Making a container may mean to unpack an image.
 const MAKING: Duration = Duration::from_secs(900);
@@ -401,45 +399,6 @@ impl Run<'_, '_> {
         }
         tracing::warn!("service '{}': {} was undone: {error}", claim.key, claim.change.kind.verb());
         error
-    }
-}
-
-impl Core {
-    /// Says farewell to an instance whose leaving is written down. What becomes of it is heard from its keeper.
-    pub(super) fn part(self: &Arc<Self>, instance: &ContainerId, way: Farewell, timeout: Duration) {
-        /// Clients that were just sent there may still come.
-        const GRACE: Duration = Duration::from_millis(200);
-        let drain = |grace, succeeded| Command::Drain { timeout, grace, succeeded };
-        let said = match way {
-            Farewell::Succeeded => self.ask(instance, &drain(Duration::ZERO, true)),
-            Farewell::Withdrawn => self.ask(instance, &drain(GRACE, false)),
-            Farewell::Stop => self.ask(instance, &Command::Stop),
-            // It may have ended before anybody thought of letting it go.
-            Farewell::Release => self.ask(instance, &Command::Release),
-            Farewell::Clear | Farewell::Wait => Ok(()),
-        };
-        let ended = || {
-            let mut book = self.lock();
-            self.look_after(&mut book, instance);
-        };
-        match said {
-            Ok(()) => ended(),
-            Err(error) if error.kind() == Kind::NotFound => ended(),
-            Err(error) => tracing::error!("{error}"),
-        }
-    }
-
-    /// Lets go of a program that was there before us, without ending it.
-    fn abandon(&self, instance: &ContainerId) {
-        let keeper = self.lock().instances.get(instance).and_then(|seen| Some(seen.status.as_ref()?.keeper.clone()));
-        let killed = match keeper.as_ref().map(Identity::open) {
-            Some(Ok(Some(process))) => process.signal(Signal::KILL).map(drop),
-            Some(Ok(None)) | None => Ok(()),
-            Some(Err(error)) => Err(error),
-        };
-        if let Err(error) = killed {
-            tracing::error!("let go of instance '{instance}': {error}");
-        }
     }
 }
 

@@ -34,7 +34,9 @@ impl Core {
                     std::thread::sleep(PAUSE);
                 }
             }
-            self.start_due(Instant::now());
+            let now = Instant::now();
+            self.start_due(now);
+            self.part_again(now);
         }
     }
 

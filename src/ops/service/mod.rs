@@ -21,6 +21,7 @@ mod change;
 mod core;
 mod crew;
 mod event;
+mod farewell;
 mod judge;
 mod plan;
 mod record;

@@ -8,7 +8,7 @@ use super::core::Core;
 use super::judge::{Boot, Farewell, Found, Judgement, Next, judge};
 use super::record::{Key, PREFIX, Record};
 use super::ring;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::ids::ContainerId;
 use crate::service::keeper;
 use crate::service::message::Command;
@@ -50,7 +50,9 @@ impl Core {
                 tracing::error!("{error}");
             }
             if *boot == Boot::Another || followed.is_err() {
-                let gone = Seen { key: key.clone(), keeper: None, status: None, gone: true };
+                // One that is stuck keeps an instance that may well serve: that is left alone.
+                let stuck = followed.is_err_and(|error| error.kind() == Kind::Busy);
+                let gone = Seen { key: key.clone(), keeper: None, status: None, gone: !stuck };
                 self.lock().instances.insert(instance.clone(), gone);
             }
         }
