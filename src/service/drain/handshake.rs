@@ -46,7 +46,12 @@ impl Handshakes {
             let found = find(places, processes)?;
             self.begun.retain(|handshake| found.contains(handshake));
         }
-        Ok(u64::try_from(self.begun.len()).unwrap_or(u64::MAX))
+        Ok(self.count())
+    }
+
+    /// How many of them there were when somebody looked last.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.begun.len()).unwrap_or(u64::MAX)
     }
 }
 
@@ -61,6 +66,8 @@ mod tests {
     use std::net::TcpListener;
     use std::os::fd::OwnedFd;
     use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+    use nix::sched::{CloneFlags, setns};
 
     use super::*;
     use crate::service::address::Address;
@@ -140,6 +147,17 @@ for line in sys.stdin:
             self.hear(answer);
         }
 
+        /// How many are under way, seen from a thread in its network.
+        fn count_inside(&self, place: &socket::Address) -> u64 {
+            let network = std::fs::File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
+            let place = std::slice::from_ref(place);
+            let look = || {
+                setns(&network, CloneFlags::CLONE_NEWNET).unwrap();
+                Handshakes::under_way(place, &[], Instant::now()).unwrap().count()
+            };
+            std::thread::scope(|scope| scope.spawn(look).join().unwrap())
+        }
+
         fn processes(&self) -> [i32; 1] {
             [i32::try_from(self.child.id()).unwrap()]
         }
@@ -162,6 +180,7 @@ for line in sys.stdin:
         host.tell("syn 2222", "answered");
         let mut handshakes = Handshakes::under_way(&places, &processes, now).unwrap();
         host.tell("syn 3333", "answered");
+        assert_eq!(host.count_inside(&places[0]), 3);
         assert_eq!(handshakes.left(&places, &processes, now).unwrap(), 2);
         host.tell("ack 2222", "accepted");
         assert_eq!(handshakes.left(&places, &processes, now).unwrap(), 1);

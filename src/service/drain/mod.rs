@@ -58,7 +58,7 @@ impl Inspection {
         // In the order that connections go: what was not here yet is found there, not passed by.
         let opening = match &mut self.handshakes {
             Some(handshakes) => handshakes.left(&places, processes, now)?,
-            none => none.insert(Handshakes::under_way(&places, processes, now)?).left(&places, processes, now)?,
+            none => none.insert(Handshakes::under_way(&places, processes, now)?).count(),
         };
         let mut waiting = opening;
         for socket in sockets {
