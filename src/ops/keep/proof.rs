@@ -132,8 +132,8 @@ impl Proof {
             return Err(waiting);
         }
         self.lack = waiting;
-        // Looked for again soon; what is answered is told by the connection itself.
-        let soon = (now - probe.since).clamp(SOON / 5, SOON * 4);
+        // Looked for again after a small part of the time that it took so far; what is answered is told by the connection.
+        let soon = ((now - probe.since) / 16).clamp(SOON / 25, SOON * 4);
         self.ask_at = Some(now + if probe.exchange.is_some() { PATIENCE } else { soon });
         self.probe = Some(probe);
         Ok(false)
