@@ -43,10 +43,21 @@ pub fn delete(place: &Place, id: &ContainerId, force: bool, exit_code: Option<i3
     let removed = runtime::remove(&place.root, id, how);
     let saved = saved?;
     removed?;
-    if let Saved::Sealed(..) = saved {
+    let work = match (&saved, &attachment) {
+        (Saved::Sealed(..), _) => true,
+        (Saved::Unchanged(_), Some(attachment)) => is_left(attachment)?,
+        (Saved::Unchanged(_), None) | (Saved::Nothing | Saved::Pending(..), _) => false,
+    };
+    if work {
         worker::start(&Place { store: attachment.map_or_else(|| place.store.clone(), |a| a.store), ..place.clone() })?;
     }
     Ok(saved)
+}
+
+/// Whether something of a run is still to be swept.
+fn is_left(attachment: &Attachment) -> Result<bool> {
+    let store = Store::open_existing(&attachment.store)?;
+    Ok(store.map(|store| Run::load(&store, &attachment.run)).transpose()?.flatten().is_some())
 }
 
 /// What a program left running in the background may still be writing what the ring is to keep: it is killed only if

@@ -103,10 +103,16 @@ fn seal(locked: &mut Locked, run: &Run, end: End) -> Result<Sealing> {
     if line == Line::Main {
         locked.state.last_exit = Some(Utc::now());
     }
-    if !has_changes(&locked.ring().store, run)? || !changed_after(locked, run)? {
+    let has_changes = has_changes(&locked.ring().store, run)?;
+    if !has_changes || !changed_after(locked, run)? {
         locked.state.forget_run(run.id());
         locked.commit_claim()?;
-        run.remove()?;
+        // All that a snapshot has is in there, too; whoever comes next waits for the ring's lock.
+        if has_changes {
+            run.throw_away()?
+        } else {
+            run.remove()?
+        }
         return Ok(Sealing::Unchanged);
     }
     let mut entry = new_entry(locked, run, run.id(), &end)?;

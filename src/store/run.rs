@@ -169,6 +169,15 @@ impl Run {
         !self.upper().exists()
     }
 
+    /// Throws the upper away, in one step however much is in it: it goes with the next sweep.
+    ///
+    /// # Errors
+    /// Those of rename.
+    pub fn throw_away(&self) -> Result<()> {
+        let operation = || format!("throw the upper of run {} away", self.id);
+        fs::rename(self.upper(), self.directory.join("thrown-away")).context(operation)
+    }
+
     /// Removes the run with whatever is still in it.
     ///
     /// # Errors
