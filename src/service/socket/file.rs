@@ -1,9 +1,14 @@
 //! The file of a unix socket: made beside its path, put there in one step, removed only if it is still there.
+//!
+//! Its directory may be a container's too, which then can put anything at any name in it, at any time. So the directory is
+//! opened once, and what is done to the file is done to the one that was made: never to what has its name.
 
-use std::fs::{self, Metadata, Permissions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata, Permissions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Company, holder, is};
@@ -18,8 +23,9 @@ const MODE: u32 = 0o666;
 pub(super) struct SocketFile {
     path: PathBuf,
     company: Company,
-    /// Where it is before it is published.
-    temporary: Option<PathBuf>,
+    directory: File,
+    /// What it is called there before it is published.
+    temporary: Option<OsString>,
     /// Device and inode.
     identity: (u64, u64),
 }
@@ -47,16 +53,16 @@ impl SocketFile {
         })?;
         let prefix = temporary_prefix(path);
         remove_leftovers(directory, &prefix)?;
-        let temporary = directory.join(format!("{prefix}{}", socket.inode()?));
+        let name = OsString::from(format!("{prefix}{}", socket.inode()?));
         // A path of any length fits if its directory is named by a descriptor; the socket then bears an odd name.
-        let bound = match temporary.as_os_str().len() {
-            ..=PATH_LIMIT => temporary.clone(),
-            _ => by_descriptor(&handle).join(temporary.file_name().unwrap_or_default()),
+        let long = directory.join(&name);
+        let bound = match long.as_os_str().len() {
+            ..=PATH_LIMIT => long,
+            _ => by_descriptor(&handle).join(&name),
         };
         socket.bind(&Address::Path(bound))?;
-        let status = fs::symlink_metadata(&temporary).context(|| format!("look at {}", quote(&temporary)))?;
-        let identity = identity(&status);
-        Ok(Self { path: path.to_owned(), company, temporary: Some(temporary), identity })
+        let identity = identity_at(&handle, &name).context(|| format!("look at the new socket for {}", quote(path)))?;
+        Ok(Self { path: path.to_owned(), company, directory: handle, temporary: Some(name), identity })
     }
 
     /// The file that is at a path; `None` if that is no socket.
@@ -65,8 +71,9 @@ impl SocketFile {
             Occupant::Live(status) | Occupant::Stale(status) => Some(Self {
                 path: path.to_owned(),
                 company: Company::Beside,
+                directory: open_path(path.parent().unwrap_or(Path::new("/")))?,
                 temporary: None,
-                identity: identity(&status),
+                identity: (status.dev(), status.ino()),
             }),
             Occupant::Nobody | Occupant::Other => None,
         })
@@ -76,18 +83,26 @@ impl SocketFile {
         let Some(temporary) = &self.temporary else { return Ok(()) };
         let operation = || format!("put the socket to {}", quote(&self.path));
         let (mode, owner) = match check(&self.path, self.company)? {
-            Some(before) => (before.mode() & 0o7777, Some((before.uid(), before.gid()))),
+            Some(before) => (before.mode() & 0o777, Some((before.uid(), before.gid()))),
             None => (MODE, None),
         };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(&self.directory, temporary, flags, Mode::empty()).context(operation)?);
+        let status = file.metadata().context(operation)?;
+        if (status.dev(), status.ino()) != self.identity || !status.file_type().is_socket() {
+            return Err(Error::new(Kind::State, operation(), "somebody has put another file in its place")
+                .next("choose a directory that nobody else may write to"));
+        }
         if let Some((uid, gid)) = owner {
-            match chown(temporary, Some(uid), Some(gid)) {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            match chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH) {
                 // Who is not root made the old one too, or has no say in it.
-                Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {}
+                Err(Errno::PERM) => {}
                 other => other.context(operation)?,
             }
         }
-        fs::set_permissions(temporary, Permissions::from_mode(mode)).context(operation)?;
-        fs::rename(temporary, &self.path).context(operation)?;
+        fs::set_permissions(by_descriptor(&file), Permissions::from_mode(mode)).context(operation)?;
+        renameat(&self.directory, temporary, &self.directory, self.name()).context(operation)?;
         self.temporary = None;
         Ok(())
     }
@@ -98,12 +113,17 @@ impl SocketFile {
             return Ok(());
         }
         let operation = || format!("remove socket {}", quote(&self.path));
-        match fs::symlink_metadata(&self.path) {
-            Ok(status) if identity(&status) == self.identity => fs::remove_file(&self.path).context(operation),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error).context(operation),
+        match identity_at(&self.directory, self.name()) {
+            Ok(identity) if identity == self.identity => {
+                unlinkat(&self.directory, self.name(), AtFlags::empty()).context(operation)
+            }
+            Ok(_) | Err(Errno::NOENT | Errno::NOTSOCK) => Ok(()),
+            Err(errno) => Err(errno).context(operation),
         }
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
     }
 }
 
@@ -111,7 +131,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // Whoever binds the path next removes what is left.
-            let _ = fs::remove_file(temporary);
+            let _ = unlinkat(&self.directory, temporary, AtFlags::empty());
         }
     }
 }
@@ -177,6 +197,11 @@ fn remove_leftovers(directory: &Path, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-fn identity(status: &Metadata) -> (u64, u64) {
-    (status.dev(), status.ino())
+/// Which file has this name; ENOTSOCK for one that is no socket's.
+fn identity_at(directory: &File, name: &OsStr) -> rustix::io::Result<(u64, u64)> {
+    let status = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(status.st_mode) != FileType::Socket {
+        return Err(Errno::NOTSOCK);
+    }
+    Ok((status.st_dev, status.st_ino))
 }

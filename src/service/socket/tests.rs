@@ -274,3 +274,32 @@ fn a_socket_of_the_dead_goes_on_as_it_is() {
         assert_eq!(error.kind(), Kind::Invalid, "{error}");
     }
 }
+
+#[test]
+fn nothing_is_done_to_what_somebody_puts_in_the_place_of_an_unpublished_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, victim) = (directory.path().join("s"), directory.path().join("victim"));
+    fs::write(&victim, "secret").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut listener = make(&format!("unix:{}", path.display()), Company::Alone).unwrap();
+    let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let temporary = names.into_iter().find(|name| *name != victim).unwrap();
+    // The file that is at the path says who may connect, to a socket.
+    drop(UnixListener::bind(&path).unwrap());
+    std::os::unix::fs::chown(&path, Some(1000), Some(1000)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4777)).unwrap();
+    for replace in [
+        |victim: &Path, name: &Path| symlink(victim, name),
+        |victim: &Path, name: &Path| fs::hard_link(victim, name),
+        |_: &Path, name: &Path| UnixListener::bind(name).map(drop),
+    ] {
+        fs::remove_file(&temporary).unwrap();
+        replace(&victim, &temporary).unwrap();
+        let error = listener.publish().unwrap_err();
+        assert!(error.to_string().contains("another file in its place"), "{error}");
+        let status = fs::metadata(&victim).unwrap();
+        assert_eq!((status.mode() & 0o7777, status.uid()), (0o600, 0));
+    }
+    listener.withdraw().unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "secret");
+}
