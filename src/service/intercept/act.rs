@@ -8,7 +8,7 @@ use rustix::fs::{Gid, Uid, fchown, fstat};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_reuseport;
 
-use super::caller::{at_exec, describe, first_port, has_our_network, is_polled, reuse, versions};
+use super::caller::{at_exec, describe, first_port, has_our_network, is_polled, reuse, rights, versions};
 use super::decide::{Call, Match, Protocol, Refusal, Request, Reuse, Verdict, Versions, Wanted, decide};
 use super::file::{Occupant, Place};
 use super::port::{Answered, Port};
@@ -192,7 +192,7 @@ impl Interceptor {
             Ok(host) => host,
             Err(error) => return Ok((Some(failure(number_of(&error)?)), notes)),
         };
-        if let Err(error) = copy_options(socket, &host) {
+        if let Err(error) = copy_options(socket, &host, rights(notification.thread)?) {
             notes.push(error.to_string());
         }
         if is_polled(notification.thread, descriptor) {

@@ -1,13 +1,14 @@
 //! The thread that waits for an answer, and what of it matters: its socket, and what it may do.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::PathBuf;
 
 use super::decide::{Protocol, Reuse, Versions};
 use crate::error::{Context, Result};
 use crate::service::address::UnixKind;
 use crate::sys::notification::AtExec;
-use crate::sys::socket::{Family, Socket, Transport};
+use crate::sys::socket::{Family, Rights, Socket, Transport};
 
 /// `IPPROTO_TCP`, `IPPROTO_UDP`, `IPPROTO_MPTCP` of linux/in.h.
 const TCP: u32 = 6;
@@ -15,8 +16,15 @@ const UDP: u32 = 17;
 const MULTIPATH_TCP: u32 = 262;
 /// `CAP_NET_BIND_SERVICE` of linux/capability.h.
 const BIND_PRIVILEGED: u32 = 10;
+/// `CAP_NET_ADMIN` and `CAP_NET_RAW`.
+const ADMINISTER: u32 = 12;
+const RAW: u32 = 13;
 /// The first port that everybody may bind, unless the network says otherwise.
 const UNPRIVILEGED: u16 = 1024;
+/// How much is read of a thread's descriptors, which it may have as many of as it likes, each with any number of lines; what is
+/// missed is a note.
+const MOST: usize = 4096;
+const LONGEST: u64 = 64 << 10;
 /// `O_CLOEXEC`, as /proc/PID/fdinfo shows it (fs/proc/fd.c), on every processor but alpha and parisc.
 const CLOSE_ON_EXEC: u32 = 0o2_000_000;
 
@@ -51,11 +59,9 @@ pub(super) fn versions(socket: &Socket, family: Family) -> Result<Versions> {
     }
 }
 
-/// The first port that a thread may bind in our network. The network is owned by our user namespace: a capability in
-/// another one does not count.
+/// The first port that a thread may bind in our network.
 pub(super) fn first_port(thread: i32) -> Result<u16> {
-    let ours = namespace("self", "user") == namespace(&thread.to_string(), "user");
-    if ours && capabilities(thread)? & (1 << BIND_PRIVILEGED) != 0 {
+    if capabilities(thread)? & (1 << BIND_PRIVILEGED) != 0 {
         return Ok(0);
     }
     if !has_our_network(thread) {
@@ -63,6 +69,12 @@ pub(super) fn first_port(thread: i32) -> Result<u16> {
     }
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
     Ok(text.trim().parse().unwrap_or(UNPRIVILEGED))
+}
+
+/// What a thread may do to our network, if it gets a socket of ours.
+pub(super) fn rights(thread: i32) -> Result<Rights> {
+    let has = capabilities(thread)? & (1 << ADMINISTER | 1 << RAW) != 0;
+    Ok(if has { Rights::Network } else { Rights::None })
 }
 
 /// Whether a thread has the network of this process.
@@ -74,7 +86,11 @@ fn namespace(process: &str, kind: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()
 }
 
+/// Those that count in our network, which is owned by our user namespace: those in another one do not.
 fn capabilities(thread: i32) -> Result<u64> {
+    if namespace("self", "user") != namespace(&thread.to_string(), "user") {
+        return Ok(0);
+    }
     let status = fs::read_to_string(format!("/proc/{thread}/status"))
         .context(|| format!("look at the capabilities of process {thread}"))?;
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -95,9 +111,12 @@ fn close_on_exec(information: &str) -> bool {
 /// Whether a thread waits for events of a descriptor by epoll(7): it would wait for ever if another socket took its place.
 pub(super) fn is_polled(thread: i32, descriptor: i32) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{thread}/fdinfo")) else { return false };
-    entries
-        .flatten()
-        .any(|entry| fs::read_to_string(entry.path()).is_ok_and(|information| polls(&information, descriptor)))
+    entries.flatten().take(MOST).any(|entry| {
+        let mut information = String::new();
+        let read = File::open(entry.path()).and_then(|file| file.take(LONGEST).read_to_string(&mut information));
+        // Only a part was read, or a line was cut: what there is counts.
+        read.is_ok() && polls(&information, descriptor)
+    })
 }
 
 /// The lines of an epoll descriptor begin with `tfd: NUMBER events: …` (proc_pid_fdinfo(5)).

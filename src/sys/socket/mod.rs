@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 pub use self::address::{Address, PATH_LIMIT};
-pub use self::option::copy_options;
+pub use self::option::{Rights, copy_options};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The kind of addresses that a socket takes.

@@ -67,6 +67,23 @@ const OF_ANY: &[(i32, i32)] = &[
     (libc::SOL_SOCKET, libc::SO_TIMESTAMP),
     (libc::SOL_SOCKET, libc::SO_MARK),
 ];
+/// Options that a program may set by its rights over its own network, where they do no harm to the host's: what is let
+/// through, by which way it goes, and with whose address.
+const OF_THE_NETWORK: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_MARK),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+];
+
+/// What the program may do to the network of the fresh socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// It has CAP_NET_ADMIN or CAP_NET_RAW there.
+    Network,
+    /// It is an ordinary user there.
+    None,
+}
 const OF_UNIX: &[(i32, i32)] = &[(libc::SOL_SOCKET, libc::SO_PASSCRED), (libc::SOL_SOCKET, libc::SO_PASSSEC)];
 const OF_V4: &[(i32, i32)] = &[
     (libc::IPPROTO_IP, libc::IP_TOS),
@@ -105,14 +122,16 @@ const BUFFERS: &[(i32, i32)] = &[(libc::SO_RCVBUF, libc::SO_RCVBUFFORCE), (libc:
 
 /// Gives a fresh socket the options that a program has set on its own before it bound it: what is different from a
 /// fresh one's, of those that are one number. Filters, time-outs and linger times are left out, and so are the options
-/// by which addresses are shared. `O_NONBLOCK` is copied too.
+/// by which addresses are shared, and what the program has no right to set in the network of the fresh one. `O_NONBLOCK` is
+/// copied too.
 ///
 /// # Errors
 /// Those of setsockopt(2) and fcntl(2), once all have been tried: the first of them.
-pub fn copy_options(from: &Socket, to: &Socket) -> Result<()> {
+pub fn copy_options(from: &Socket, to: &Socket, rights: Rights) -> Result<()> {
     let operation = || "copy the options of a socket";
     let mut first = None;
-    for (level, name) in options_of(from)? {
+    let is_theirs = |option: &(i32, i32)| rights == Rights::Network || !OF_THE_NETWORK.contains(option);
+    for (level, name) in options_of(from)?.into_iter().filter(is_theirs) {
         let copied = copy(from.as_fd(), to.as_fd(), level, name);
         first = first.or(copied.err());
     }

@@ -129,7 +129,7 @@ fn the_options_of_a_program_are_copied() {
         option::set(from.as_fd(), level, name, value).unwrap();
     }
     from.set_nonblocking().unwrap();
-    copy_options(&from, &to).unwrap();
+    copy_options(&from, &to, Rights::Network).unwrap();
     for (level, name, _) in options.iter().take(8).copied() {
         let read = |socket: &Socket| option::get::<i32>(socket.as_fd(), level, name).unwrap();
         assert_eq!(read(&to), read(&from), "{level} {name}");
@@ -137,12 +137,34 @@ fn the_options_of_a_program_are_copied() {
     }
     assert!(!to.shares_port().unwrap());
     assert!(fcntl_getfl(&to).unwrap().contains(OFlags::NONBLOCK));
-    copy_options(&fresh, &to).unwrap();
+    copy_options(&fresh, &to, Rights::None).unwrap();
     assert!(!fcntl_getfl(&to).unwrap().contains(OFlags::NONBLOCK));
     for family in [Family::V6, Family::Unix] {
         for transport in [Transport::Stream, Transport::Datagram] {
             let socket = || Socket::new(family, transport).unwrap();
-            copy_options(&socket(), &socket()).unwrap();
+            copy_options(&socket(), &socket(), Rights::Network).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_program_may_set_in_its_own_network_alone_is_not_copied() {
+    for (family, transparent) in [
+        (Family::V4, (libc::IPPROTO_IP, libc::IP_TRANSPARENT)),
+        (Family::V6, (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT)),
+    ] {
+        let socket = || Socket::new(family, Transport::Datagram).unwrap();
+        let from = socket();
+        let theirs = [(libc::SOL_SOCKET, libc::SO_MARK), (libc::SOL_SOCKET, libc::SO_PRIORITY), transparent];
+        for (level, name) in theirs.into_iter().chain([(libc::SOL_SOCKET, libc::SO_BROADCAST)]) {
+            option::set(from.as_fd(), level, name, 1).unwrap();
+        }
+        let read = |socket: &Socket, (level, name)| option::get::<i32>(socket.as_fd(), level, name).unwrap();
+        for (rights, expected) in [(Rights::None, 0), (Rights::Network, 1)] {
+            let to = socket();
+            copy_options(&from, &to, rights).unwrap();
+            assert_eq!(theirs.map(|option| read(&to, option)), [expected; 3], "{family:?}");
+            assert_eq!(read(&to, (libc::SOL_SOCKET, libc::SO_BROADCAST)), 1);
         }
     }
 }
