@@ -8,7 +8,7 @@ use rustix::fs::{Gid, Uid, fchown, fstat};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_reuseport;
 
-use super::caller::{at_exec, describe, first_port, has_our_network, is_polled, reuse, rights, versions};
+use super::caller::{at_exec, describe, first_port, has_our_network, is_polled, is_socket, reuse, rights, versions};
 use super::decide::{Call, Match, Protocol, Refusal, Request, Reuse, Verdict, Versions, Wanted, decide};
 use super::file::{Occupant, Place};
 use super::port::{Answered, Port};
@@ -44,6 +44,12 @@ impl Interceptor {
         };
         let Some(socket) = socket_of(notification, descriptor)? else { return Ok(CONTINUE) };
         let Ok(Some((family, protocol))) = describe(&socket) else { return Ok(CONTINUE) };
+        if family != Family::Unix && socket.is_connected()? {
+            // It can be neither bound nor made to listen, and the kernel says so. The program may close it now, and leave
+            // the last of it to us, which must not wait for its peer.
+            socket.close_at_once()?;
+            return Ok(CONTINUE);
+        }
         let inode = socket.inode()?;
         if let Some(judged) = self.answer_known(call, inode, notification) {
             return judged;
@@ -52,9 +58,6 @@ impl Interceptor {
             Call::Bind => self.wanted_by_bind(notification, family)?,
             Call::Listen => self.wanted_by_listen(notification, &socket)?,
         };
-        if !self.listener.is_waiting(notification)? {
-            return Ok(GONE);
-        }
         let forbidden_below = match wanted {
             Wanted::Internet(address) if address.port() != 0 => first_port(notification.thread)?,
             Wanted::Internet(_) | Wanted::Declared(_) | Wanted::Elsewhere => 0,
@@ -68,6 +71,9 @@ impl Interceptor {
             reuse: reuse(&socket)?,
             forbidden_below,
         };
+        if !self.listener.is_waiting(notification)? {
+            return Ok(GONE);
+        }
         self.act(Question { notification, descriptor, socket, inode, request })
     }
 
@@ -308,10 +314,13 @@ impl Interceptor {
     }
 
     fn place(&self, question: &Question<'_>, index: Option<usize>) -> Option<(Place, &Path)> {
-        match &self.declared.get(index?)?.address {
-            Address::Unix(_, path) => Some((Place::find(question.notification.thread, path)?, path)),
-            Address::Tcp(_) | Address::Udp(_) | Address::Auto => None,
-        }
+        let path = match &self.declared.get(index?)?.address {
+            Address::Unix(_, path) => path,
+            Address::Tcp(_) | Address::Udp(_) | Address::Auto => return None,
+        };
+        let place = Place::find(question.notification.thread, path)?;
+        // Files are made and removed there: it must not be the root of somebody else who has the thread's number by now.
+        self.listener.is_waiting(question.notification).is_ok_and(|waits| waits).then_some((place, path))
     }
 }
 
@@ -330,6 +339,10 @@ fn first_argument(notification: &Notification) -> Option<i32> {
 
 /// The socket that a call is about; `None` if its thread has none of that number: the kernel says so.
 fn socket_of(notification: &Notification, descriptor: i32) -> Result<Option<Socket>> {
+    // Any other file may have something to say to whoever closes it, a duplicate too.
+    if !is_socket(notification.thread, descriptor) {
+        return Ok(None);
+    }
     let Some(process) = Process::open_thread(notification.thread)? else { return Ok(None) };
     match process.duplicate_descriptor(descriptor) {
         Ok(socket) => Ok(Some(Socket::from(socket))),

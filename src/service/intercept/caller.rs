@@ -97,6 +97,12 @@ fn capabilities(thread: i32) -> Result<u64> {
     Ok(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
 }
 
+/// Whether a descriptor of a thread is a socket.
+pub(super) fn is_socket(thread: i32, descriptor: i32) -> bool {
+    let link = fs::read_link(format!("/proc/{thread}/fd/{descriptor}"));
+    link.is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:["))
+}
+
 /// Whether a descriptor of a thread survives the execution of a program.
 pub(super) fn at_exec(thread: i32, descriptor: i32) -> AtExec {
     let information = fs::read_to_string(format!("/proc/{thread}/fdinfo/{descriptor}")).unwrap_or_default();

@@ -1,14 +1,22 @@
 //! What a program says on its notify socket, as sd_notify(3) has it.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
 use crate::error::{Context, Result, quote};
+use crate::sys::socket;
 
 /// The longest message that is read; systemd's own limit.
 const LONGEST: usize = 4096;
+/// The most descriptors of one message (`SCM_MAX_FD`).
+const DESCRIPTORS: usize = 253;
 /// The longest status, in characters.
 const LONGEST_STATUS: usize = 300;
 
@@ -60,17 +68,29 @@ impl Socket {
         Ok(Self(socket))
     }
 
-    /// What has been said since; nothing if there is no message. Descriptors that come along are closed.
+    /// What has been said since; nothing if there is no message. Descriptors that come along are closed, which tells
+    /// whoever waits for that (sd_notify_barrier(3)); a connection among them keeps nobody waiting for its peer.
     ///
     /// # Errors
-    /// Those of recv(2).
+    /// Those of recvmsg(2).
     pub fn hear(&self) -> Result<Option<Said>> {
         let mut message = [0; LONGEST];
-        match self.0.recv(&mut message) {
-            Ok(length) => Ok(Some(parse(&message[..length]))),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error).context(|| "read the notify socket"),
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut message)];
+        let length = match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => received.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            Err(errno) => return Err(errno).context(|| "read the notify socket"),
+        };
+        for received in control.drain() {
+            let RecvAncillaryMessage::ScmRights(descriptors) = received else { continue };
+            for socket in descriptors.map(socket::Socket::from) {
+                // What is no socket waits for nobody.
+                let _ = socket.close_at_once();
+            }
         }
+        Ok(Some(parse(message.get(..length).unwrap_or_default())))
     }
 }
 
@@ -106,5 +126,33 @@ mod tests {
         assert_eq!(socket.hear().unwrap().unwrap().status.as_deref(), Some("a"));
         assert!(socket.hear().unwrap().unwrap().ready);
         assert_eq!(socket.hear().unwrap(), None);
+    }
+
+    #[test]
+    fn a_connection_that_is_sent_along_keeps_nobody_waiting() {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
+        use std::io::{IoSlice, Write};
+        use std::os::fd::AsFd;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let socket = Socket::bind(&path).unwrap();
+        // Its peer never reads, and whoever closes it waits for that.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut full = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        full.set_nonblocking(true).unwrap();
+        while full.write(&[0; 1 << 16]).is_ok() {}
+        sockopt::set_socket_linger(&full, Some(Duration::from_secs(3600))).unwrap();
+        let program = UnixDatagram::unbound().unwrap();
+        program.connect(&path).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let rights = [full.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&rights)));
+        sendmsg(&program, &[IoSlice::new(b"READY=1")], &mut control, SendFlags::empty()).unwrap();
+        drop(full);
+        let (sender, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(socket.hear().unwrap().unwrap().ready));
+        assert_eq!(heard.recv_timeout(Duration::from_secs(60)), Ok(true));
     }
 }

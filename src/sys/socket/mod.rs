@@ -213,6 +213,26 @@ impl Socket {
         Ok(protocol.map_or(0, |protocol| protocol.as_raw().get()))
     }
 
+    /// Whether it is one end of a connection.
+    ///
+    /// # Errors
+    /// Those of getpeername(2), apart from ENOTCONN.
+    pub fn is_connected(&self) -> Result<bool> {
+        match rustix::net::getpeername(&self.0) {
+            Ok(peer) => Ok(peer.is_some()),
+            Err(Errno::NOTCONN) => Ok(false),
+            Err(errno) => Err(errno).context(|| "ask for a socket's peer"),
+        }
+    }
+
+    /// Lets whoever closes it last go on at once, and not wait until the peer has taken what was sent (`SO_LINGER`).
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn close_at_once(&self) -> Result<()> {
+        sockopt::set_socket_linger(&self.0, None).context(|| "let a socket be closed at once")
+    }
+
     /// Whether it takes connections.
     ///
     /// # Errors
