@@ -68,6 +68,39 @@ fn a_keeper_that_is_stuck_holds_up_its_own_service_alone_and_ends_nothing() {
     daemon.await_rest(&other);
 }
 
+/// The process with these words in its command line.
+fn process_with(words: &str) -> Option<i32> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).find(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| String::from_utf8_lossy(&text).contains(words))
+    })
+}
+
+#[test]
+fn a_keeper_that_is_killed_while_it_makes_an_instance_leaves_nothing() {
+    let world = World::new("svc-halfborn");
+    let daemon = world.daemon();
+    let name = daemon.name("web");
+    daemon.add(&name, "1.0.0", &[]);
+    let (pid, go) = (daemon.instance_pid(&name), world.base().join("go"));
+    let wait = format!("until test -e {}; do sleep 0.01; done", go.display());
+    let bundle = world.bundle(|spec| {
+        spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", wait]}]});
+    });
+    let arguments = ["service", "upgrade", &name, "--to", "1.1.0", "--bundle", bundle.text()];
+    let upgrade = world.spawn(world.command(&arguments));
+    let half = world.state_directory(&format!("{name}-1.1.0-2"));
+    eventually("its container is being made", || half.exists() && process_with(&wait).is_some());
+    let keeper = process_with(&format!("keeper\0{name}-1.1.0-2")).unwrap();
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    upgrade.finish().fails_with(1, "it has ended");
+    fs::write(&go, "").unwrap();
+    assert_eq!((daemon.keepers().len(), half.exists()), (1, false));
+    assert_eq!(world.regen(&["list", "--quiet"]).success().stdout().lines().count(), 1);
+    assert_eq!((daemon.instance_pid(&name), greeting(daemon.port(&name)).as_str()), (pid, "hello"));
+    eventually("the hook has ended", || process_with(&wait).is_none());
+}
+
 #[test]
 fn a_thousand_calls_of_every_kind_leave_no_descriptor_and_no_thread_behind() {
     let world = World::new("svc-descriptors");

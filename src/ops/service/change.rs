@@ -369,8 +369,8 @@ impl Run<'_, '_> {
     fn undo(self, error: Error) -> Error {
         let Self { claim, instance, .. } = self;
         let core = claim.core;
+        let there = core.find_ordered(&claim.key, &instance);
         let mut book = core.lock();
-        let there = book.instances.contains_key(&instance);
         let record = book.services.get(&claim.key).map(|service| &service.record);
         let back = record.and_then(|record| GiveBack::of(record.pending.as_ref()?, record.instance.as_ref()));
         core.note(&mut book, &claim.key, |record| {

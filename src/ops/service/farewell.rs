@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::judge::Farewell;
+use super::record::Key;
 use crate::error::Kind;
 use crate::ids::ContainerId;
 use crate::service::message::Command;
@@ -64,6 +65,24 @@ impl Core {
                 self.crew.submit(move || core.part(&instance, way, timeout));
             }
         }
+    }
+
+    /// Whether an instance that was ordered and is not wanted any more is there. Of one whose keeper was killed while it made
+    /// it nothing is left after this; one that nobody listens to yet is listened to.
+    pub(super) fn find_ordered(&self, key: &Key, instance: &ContainerId) -> bool {
+        if self.lock().instances.contains_key(instance) {
+            return true;
+        }
+        match self.follow(key, instance) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error) => tracing::error!("{error}"),
+        }
+        self.lock().instances.remove(instance);
+        if let Err(error) = self.clear(instance) {
+            tracing::error!("{error}");
+        }
+        false
     }
 
     /// Lets go of a program that was there before us, without ending it.
