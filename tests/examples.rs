@@ -42,8 +42,8 @@ fn nginx_knows_nothing_of_it() {
 
 #[test]
 fn gunicorn_takes_its_socket() {
-    let command = &["gunicorn", "--chdir", "/app", "--workers", "2", "app:app"];
-    check(&Example { directory: "gunicorn", handover: "listen-fds", ready: "notify", stop_signal: "TERM", command });
+    let command = &["gunicorn", "--chdir", "/app", "--workers", "2", "--threads", "4", "app:app"];
+    check(&Example { directory: "gunicorn", handover: "listen-fds", ready: "http:/", stop_signal: "TERM", command });
 }
 
 #[test]

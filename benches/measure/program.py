@@ -58,13 +58,13 @@ def programs():
     redis = ["/usr/bin/redis-server", "--save", "", "--dir", "/data", "--supervised", "systemd", "--port"]
     nginx = ["/usr/sbin/nginx", "-e", "stderr", "-c"]
     found = [
-        Program("python http.server", "intercept", lambda port: [*simple, str(port)], rate=300),
+        Program("python http.server", "intercept", lambda port: [*simple, str(port)], ready="http:/", rate=300),
         Program(
             "python socketserver",
             "listen-fds",
             lambda port: [python, "/bin/server.py", str(port)],
             takes=[python, "/bin/server.py"],
-            ready="notify",
+            ready="http:/",
             rate=300,
         ),
         Program(
@@ -72,10 +72,17 @@ def programs():
             "listen-fds",
             lambda port: [*gunicorn, "--bind", f"127.0.0.1:{port}", "app:app"],
             takes=[*gunicorn, "app:app"],
-            ready="notify",
+            # It says that it is ready before it has a worker.
+            ready="http:/",
             rate=300,
         ),
-        Program("nginx", "intercept", lambda port: [*nginx, f"/etc/nginx/{port}.conf"], stop_signal="QUIT"),
+        Program(
+            "nginx",
+            "intercept",
+            lambda port: [*nginx, f"/etc/nginx/{port}.conf"],
+            ready="http:/",
+            stop_signal="QUIT",
+        ),
         Program("redis", "intercept", lambda port: [*redis, str(port)], ready="notify", speaks="redis"),
     ]
     for name, ready in (("go", "notify"), ("rust", "tcp")):
@@ -128,8 +135,8 @@ def _fill_redis(root, program):
     stop(server)
 
 
-def start_outside(root, command, port):
-    """Starts a program in the root file system without regen; back when it accepts connections on this port."""
+def start_outside(root, command, port, ready="tcp"):
+    """Starts a program in the root file system without regen; back when it accepts connections on this port, or answers."""
     null = subprocess.DEVNULL
 
     def enter():
@@ -139,16 +146,20 @@ def start_outside(root, command, port):
     with (root.parent / "outside.log").open("a") as log:
         settings = {"stdin": null, "stdout": log, "stderr": log, "start_new_session": True, "preexec_fn": enter}
         server = subprocess.Popen(command, **settings)
-    await_port(port, server)
+    await_port(port, server, ready)
     return server
 
 
-def await_port(port, server):
-    """Until somebody accepts connections."""
+def await_port(port, server, ready):
+    """Until somebody accepts connections, or answers the question by which an instance would be known to be ready."""
+    path = ready.removeprefix("http:") if ready.startswith("http:") else None
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if path:
+                    probe.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+                    probe.recv(4096)
                 return
         if server.poll() is not None:
             raise SystemExit(f"{server.args} ended with {server.returncode}")

@@ -150,7 +150,7 @@ def _rest(daemon, programs, root):
         for _ in range(10):
             restart.add(_timed(service.restart))
             started = time.monotonic()
-            server = start_outside(root, program.outside, program.outside_port)
+            server = start_outside(root, program.outside, program.outside_port, program.ready)
             alone.add((time.monotonic() - started) * 1e3)
             stop(server)
         keeper.add(private_kib(service.keeper()))

@@ -1,4 +1,4 @@
-"""One page. gunicorn takes the socket that it is given (LISTEN_FDS) and says when it is ready (NOTIFY_SOCKET) by itself."""
+"""One page. gunicorn takes the socket that it is given (LISTEN_FDS) by itself."""
 
 
 def app(_environ, start_response):
