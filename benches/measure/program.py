@@ -85,7 +85,7 @@ def programs():
         ),
         Program("redis", "intercept", lambda port: [*redis, str(port)], ready="notify", speaks="redis"),
     ]
-    for name, ready in (("go", "notify"), ("rust", "tcp")):
+    for name, ready in (("go", "http:/"), ("rust", "tcp")):
         binds = lambda port, name=name: [f"/bin/{name}-server", f"127.0.0.1:{port}"]  # noqa: E731
         found.append(Program(f"static {name}", "listen-fds", binds, ready=ready))
         found.append(Program(f"static {name}", "intercept", binds, ready=ready))
