@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::sys::socket_table::await_closed;
 
 fn listen(address: &str) -> Listen {
     Listen { name: "web".parse().unwrap(), address: address.parse().unwrap() }
@@ -87,7 +88,9 @@ fn connections_of_the_past_do_not_keep_a_port() {
     let first = make(&format!("tcp://{address}"), Company::Alone).unwrap();
     let client = std::net::TcpStream::connect(address).unwrap();
     let accepted = rustix::net::accept(first.socket()).unwrap();
+    let inode = first.socket().inode().unwrap();
     drop(first);
+    await_closed(&[inode]);
     make(&format!("tcp://{address}"), Company::Alone).unwrap();
     // The side that closes first waits for the other's last words.
     drop((accepted, client));

@@ -3,6 +3,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::*;
 use crate::service::address::Listen;
 use crate::service::socket::{Company, Listener};
+use crate::sys::socket_table::await_closed;
 
 /// The listeners of one instance, in their order.
 fn instance(addresses: &[Address], company: Company) -> Vec<Listener> {
@@ -31,6 +32,13 @@ fn connect(address: &Address) -> std::net::TcpStream {
     std::net::TcpStream::connect(place).unwrap()
 }
 
+/// The listeners are no more when this returns, and what waits in them has moved.
+fn close(listeners: Vec<Listener>, steering: Steering) {
+    let inodes: Vec<u64> = listeners.iter().map(|listener| listener.socket().inode().unwrap()).collect();
+    drop((listeners, steering));
+    await_closed(&inodes);
+}
+
 fn waiting(listeners: &[Listener]) -> Vec<u32> {
     listeners.iter().map(|listener| listener.socket().queue().unwrap().waiting).collect()
 }
@@ -55,7 +63,7 @@ fn every_port_of_a_service_is_steered() {
     steering(&new).serve().unwrap();
     let after: Vec<_> = addresses.iter().map(connect).collect();
     assert_eq!((waiting(&old), waiting(&new)), (vec![1; 3], vec![1; 3]));
-    drop((old, old_steering));
+    close(old, old_steering);
     assert_eq!(waiting(&new), vec![2; 3]);
     drop((before, after));
 }
@@ -76,7 +84,7 @@ fn a_candidate_is_probed_while_another_serves() {
     let _client = connect(&addresses[1]);
     assert_eq!((waiting(&old), waiting(&new)), (vec![0, 4], vec![0, 3]));
     // It failed, and is gone: nothing of it is left in the way.
-    drop((new, new_steering));
+    close(new, new_steering);
     let next = instance(&addresses, Company::Beside);
     let next_steering = steering(&next);
     assert_eq!(probe(&next_steering, &serving, &addresses[0]), (Reach::Probes, true));
@@ -183,7 +191,7 @@ fn who_may_load_no_programs_steers_by_order() {
                 assert_eq!((waiting(&old), waiting(&new)), (vec![0], vec![1]));
                 drop(client);
                 rustix::net::accept(new[0].socket()).unwrap();
-                (old, old_steering) = (new, new_steering);
+                close(std::mem::replace(&mut old, new), std::mem::replace(&mut old_steering, new_steering));
                 old_steering.renew().unwrap();
             }
         });

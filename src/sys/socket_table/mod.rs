@@ -281,6 +281,21 @@ fn parse_unix_line(line: &[u8]) -> Option<UnixSocket> {
     Some(UnixSocket { path, state, inode })
 }
 
+/// Waits until nobody has these TCP sockets any more. Another test that starts a program just now has a copy of every
+/// descriptor until its execve.
+#[cfg(test)]
+pub(crate) fn await_closed(sockets: &[u64]) {
+    let is_open = |table| {
+        let text = read(Network::Own, table).unwrap();
+        parse_internet(&text).any(|socket| sockets.contains(&socket.inode))
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while [Table::Tcp, Table::Tcp6].into_iter().any(is_open) {
+        assert!(std::time::Instant::now() < deadline, "somebody has them");
+        std::thread::yield_now();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};

@@ -6,6 +6,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::*;
 use crate::sys::socket::{Address, Family, Socket, Transport};
+use crate::sys::socket_table::await_closed;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -34,6 +35,13 @@ fn pair(ip: IpAddr, transport: Transport) -> (Socket, Socket) {
     let one = member(ip, 0, transport);
     let other = member(ip, port(&one), transport);
     (one, other)
+}
+
+/// The socket is no more when this returns, and what waits in it has moved.
+fn close(socket: Socket) {
+    let inode = socket.inode().unwrap();
+    drop(socket);
+    await_closed(&[inode]);
 }
 
 fn targets(sockets: &[&Socket]) -> Targets {
@@ -99,7 +107,8 @@ fn replace_a_listener(ip: IpAddr) {
     steer(&new, &of_new, None).unwrap();
     clients.extend((0..12).map(|_| connect(ip, port(&old))));
     assert_eq!((waiting(&old), waiting(&new)), (12, 12));
-    drop((old, of_old));
+    close(old);
+    drop(of_old);
     assert_eq!(waiting(&new), 24);
     clients.iter().for_each(|_| serve(&new));
     assert!(clients.iter().all(is_served));
@@ -123,14 +132,14 @@ fn what_a_socket_that_is_gone_would_get_goes_to_the_others_of_its_instance() {
     let other = member(V4, port(&one), Transport::Stream);
     steer(&one, &targets(&[&one, &two, &three]), None).unwrap();
     let _before: Vec<_> = (0..15).map(|_| connect(V4, port(&one))).collect();
-    drop(one);
+    close(one);
     assert_eq!((waiting(&other), waiting(&two) + waiting(&three)), (0, 15), "what waited in it");
     let _after: Vec<_> = (0..15).map(|_| connect(V4, port(&two))).collect();
-    drop(three);
+    close(three);
     let _later: Vec<_> = (0..15).map(|_| connect(V4, port(&two))).collect();
     assert_eq!((waiting(&other), waiting(&two)), (0, 45));
     let port = port(&two);
-    drop(two);
+    close(two);
     assert_eq!(waiting(&other), 45, "when all are gone");
     let _last = connect(V4, port);
 }
@@ -216,7 +225,7 @@ fn a_probe_of_a_candidate_that_is_gone_is_refused() {
     let (of_serving, of_candidate) = (targets(&[&serving]), targets(&[&candidate]));
     let (probe, source) = prober(V4, Transport::Stream);
     steer(&serving, &of_serving, Some((probe, &of_candidate))).unwrap();
-    drop(candidate);
+    close(candidate);
     let error = source.connect(&serving.local().unwrap()).unwrap_err();
     assert_eq!(error.errno(), Some(libc::ECONNREFUSED));
     let _client = connect(V4, port(&serving));
@@ -281,7 +290,8 @@ fn a_listener_that_never_shared_its_port_is_adopted_without_a_loss() {
     steer(&new, &targets(&[&new]), None).unwrap();
     clients.extend((0..5).map(|_| connect(V4, port(&running))));
     assert_eq!((waiting(&running), waiting(&new)), (15, 5));
-    drop((running, of_running));
+    close(running);
+    drop(of_running);
     assert_eq!(waiting(&new), 20);
 }
 
@@ -402,6 +412,7 @@ fn an_unmodified_program_is_adopted_by_its_process_id() {
     python.kill().unwrap();
     python.wait().unwrap();
     assert_eq!((waiting(&running), waiting(&new)), (2, 0));
-    drop((running, of_running));
+    close(running);
+    drop(of_running);
     assert_eq!(waiting(&new), 2);
 }
