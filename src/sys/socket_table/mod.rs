@@ -184,8 +184,22 @@ pub fn holder_of(inode: u64) -> Option<(i32, String)> {
 fn home(network: Network) -> PathBuf {
     match network {
         Network::Own => PathBuf::from("/proc/thread-self"),
-        Network::Of(pid) => Path::new("/proc").join(pid.to_string()),
+        Network::Of(pid) => {
+            let process = Path::new("/proc").join(pid.to_string());
+            living_thread(&process).unwrap_or(process)
+        }
     }
+}
+
+/// A program whose first thread has ended goes on with the others, which have its descriptors and its network; under its
+/// own number there is nothing of them any more. `None` while the first one lives, and if all have ended.
+fn living_thread(process: &Path) -> Option<PathBuf> {
+    let lives = |thread: &Path| fs::read_link(thread.join("ns/net")).is_ok();
+    if lives(process) {
+        return None;
+    }
+    let threads = fs::read_dir(process.join("task")).ok()?;
+    threads.flatten().map(|thread| thread.path()).find(|thread| lives(thread))
 }
 
 /// What is not there, or not any more, is no failure: a zombie has no network, for which the kernel says EINVAL.
@@ -367,6 +381,28 @@ mod tests {
         assert_eq!(holder_of(inode(&listener)).unwrap(), (me, name.trim_end().to_owned()));
         assert_eq!(holder_of(u64::MAX), None);
         assert_eq!(identity(Network::Own).unwrap(), identity(Network::Of(me)).unwrap());
+    }
+
+    #[test]
+    fn a_program_without_its_first_thread_has_what_it_had() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let script = "import ctypes, threading, time\n\
+                      threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+                      ctypes.CDLL(None).pthread_exit(None)";
+        let mut program = std::process::Command::new("python3");
+        program.args(["-c", script]).stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+        let mut program = program.spawn().unwrap();
+        let pid = i32::try_from(program.id()).unwrap();
+        let status = format!("/proc/{pid}/status");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !fs::read_to_string(&status).unwrap().contains("\nState:\tZ") {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        let found = (sockets_of(pid).unwrap(), identity(Network::Of(pid)).unwrap());
+        program.kill().unwrap();
+        program.wait().unwrap();
+        assert_eq!(found, (vec![inode(&listener)], identity(Network::Own).unwrap()));
     }
 
     #[test]
