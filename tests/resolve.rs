@@ -248,6 +248,23 @@ fn versions_that_come_and_go_are_told_line_by_line() {
 }
 
 #[test]
+fn another_instance_of_a_version_at_its_address_is_no_line_and_an_object() {
+    let (world, roster, _daemon) = world("again", &[member("1.2.0", &["tcp://127.0.0.1:80"])]);
+    let (mut lines, mut objects) = (watch(&world, &["orders"]), watch(&world, &["orders", "--json"]));
+    lines.wait_for("+ orders 1.2.0 tcp://127.0.0.1:80\n");
+    objects.wait_for("orders-1.2.0-1");
+    let instance = "orders-1.2.0-2".parse().unwrap();
+    roster.add(Member { instance, ..member("1.2.0", &["tcp://127.0.0.1:80"]) });
+    roster.add(member("1.2.0", &["tcp://127.0.0.1:81"]));
+    lines.wait_for(":81\n");
+    objects.wait_for("tcp://127.0.0.1:81");
+    assert_eq!(lines.so_far(), "+ orders 1.2.0 tcp://127.0.0.1:80\n+ orders 1.2.0 tcp://127.0.0.1:81\n");
+    assert_eq!(objects.so_far().matches("orders-1.2.0-2").count(), 1);
+    end(lines);
+    end(objects);
+}
+
+#[test]
 fn a_watcher_outlives_the_daemon_and_learns_what_it_missed() {
     let (world, roster, daemon) = world("again", &[member("1.2.0", &["tcp://127.0.0.1:80"])]);
     roster.add(member("2.0.0", &["tcp://127.0.0.1:90"]));

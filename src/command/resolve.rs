@@ -1,5 +1,6 @@
 //! `resolve`: where a version of a service is, or a program with a socket that is connected to it.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use semver::Version;
 use serde::Serialize;
 
 use crate::cli::resolve::Resolve;
@@ -15,6 +17,8 @@ use crate::control::Mode;
 use crate::control::client::Client;
 use crate::control::version::{Change, Connected, Copy, Member, News, Question, What, method};
 use crate::error::{Context, Error, Kind, Result};
+use crate::ids::Name;
+use crate::service::address::Address;
 use crate::sys::clone::{close_on_exec_from, lift, place_from};
 
 /// The number that a program expects its first socket at (`SD_LISTEN_FDS_START`).
@@ -78,17 +82,20 @@ fn become_command(socket: &OwnedFd, service: &str, command: &[String]) -> Result
     })
 }
 
-/// Prints what changes, over restarts of the daemon.
+/// Prints what changes, over restarts of the daemon. For people that is what a line would say otherwise than before: not
+/// another instance of a version at its old address.
 fn follow(root: &Path, mut client: Client, question: &Question, arguments: &Resolve) -> Result<()> {
-    let mut copy = Copy::default();
+    let (mut copy, mut shown) = (Copy::default(), Shown::new());
     loop {
         client.send(method::WATCH, question, Mode::More)?;
         // No answer at all: the daemon has gone, and so far nothing is known to have changed.
         while let Ok(reply) = client.receive() {
             let (news, _, _) = reply.parse::<News>(method::WATCH)?;
             for change in copy.hear(news) {
-                let line = if arguments.json { json(&change)? } else { line(&change) };
-                if !print(&line)? {
+                let line = if arguments.json { Some(json(&change)?) } else { line(&change, &mut shown) };
+                if let Some(line) = line
+                    && !print(&line)?
+                {
                     return Ok(());
                 }
             }
@@ -97,13 +104,23 @@ fn follow(root: &Path, mut client: Client, question: &Question, arguments: &Reso
     }
 }
 
-/// `+ orders 1.3.0 tcp://127.0.0.1:8080`
-fn line(Change { change, member }: &Change) -> String {
+/// The address that was printed last of a version that is there.
+type Shown = BTreeMap<(Name, Version), Address>;
+
+/// `+ orders 1.3.0 tcp://127.0.0.1:8080`; `None` if that is what was printed.
+fn line(Change { change, member }: &Change, shown: &mut Shown) -> Option<String> {
+    let key = (member.name.clone(), member.version.clone());
     let sign = match change {
-        What::Added => '+',
-        What::Withdrawn => '-',
+        What::Added => {
+            let before = shown.insert(key, member.address.clone());
+            (before.as_ref() != Some(&member.address)).then_some('+')?
+        }
+        What::Withdrawn => {
+            shown.remove(&key);
+            '-'
+        }
     };
-    format!("{sign} {} {} {}", member.name, member.version, member.address)
+    Some(format!("{sign} {} {} {}", member.name, member.version, member.address))
 }
 
 fn connect_again(root: &Path) -> Result<Client> {

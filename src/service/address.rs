@@ -1,7 +1,7 @@
 //! What clients connect to: `tcp://HOST:PORT`, `udp://HOST:PORT`, `unix:/PATH`, `auto`.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -63,6 +63,23 @@ impl Address {
             Self::Tcp(address) => Self::Tcp(loopback(address)),
             Self::Udp(address) => Self::Udp(loopback(address)),
             Self::Unix(..) | Self::Auto => self.clone(),
+        }
+    }
+}
+
+impl Address {
+    /// Whether sockets of two instances at these addresses would get in each other's way.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let covers =
+            |one: IpAddr, other: IpAddr| one == other || one.is_unspecified() && one.is_ipv4() == other.is_ipv4();
+        let meet = |one: IpAddr, other: IpAddr| covers(one, other) || covers(other, one);
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) | (Self::Udp(one), Self::Udp(other)) => {
+                one.port() == other.port() && meet(one.ip(), other.ip())
+            }
+            (Self::Unix(_, one), Self::Unix(_, other)) => one == other,
+            (Self::Tcp(_) | Self::Udp(_) | Self::Unix(..) | Self::Auto, _) => false,
         }
     }
 }
@@ -224,5 +241,23 @@ mod tests {
         let named = Listen::parse("admin=unix:/run/a=b", &service).unwrap();
         assert_eq!((named.name.as_str(), named.address.to_string().as_str()), ("admin", "unix:/run/a=b"));
         assert_eq!(Listen::parse("unix:/run/a=b", &service).unwrap().name.as_str(), "web");
+    }
+
+    #[test]
+    fn addresses_that_would_get_in_each_others_way_are_known() {
+        let overlap = |one: &str, other: &str| {
+            let (one, other): (Address, Address) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.overlaps(&other), other.overlaps(&one));
+            one.overlaps(&other)
+        };
+        assert!(overlap("tcp://127.0.0.1:80", "tcp://127.0.0.1:80"));
+        assert!(overlap("tcp://0.0.0.0:80", "tcp://127.0.0.1:80"));
+        assert!(overlap("udp://[::]:80", "udp://[::1]:80"));
+        assert!(overlap("unix:/run/x", "unix-dgram:/run/x"));
+        assert!(!overlap("tcp://127.0.0.1:80", "tcp://127.0.0.2:80"));
+        assert!(!overlap("tcp://0.0.0.0:80", "tcp://[::1]:80"));
+        assert!(!overlap("tcp://0.0.0.0:80", "udp://0.0.0.0:80"));
+        assert!(!overlap("tcp://0.0.0.0:80", "tcp://0.0.0.0:81"));
+        assert!(!overlap("auto", "auto"));
     }
 }

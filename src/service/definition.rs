@@ -123,9 +123,11 @@ impl Definition {
             return refuse(format!("{} addresses, at most {LISTEN_MAX} are possible", self.listen.len()));
         }
         for (index, listen) in self.listen.iter().enumerate() {
-            let twice = self.listen[..index].iter().any(|other| other.address == listen.address);
-            if twice && listen.address != Address::Auto {
-                return refuse(format!("address {} is given twice", listen.address));
+            let address = &listen.address;
+            match self.listen[..index].iter().find(|other| other.address.overlaps(address)) {
+                Some(other) if other.address == *address => return refuse(format!("address {address} is given twice")),
+                Some(other) => return refuse(format!("addresses {} and {address} overlap", other.address)),
+                None => {}
             }
         }
         let tcp = |listen: &Listen| matches!(listen.address, Address::Tcp(_) | Address::Auto);
@@ -272,6 +274,8 @@ mod tests {
         let cause = |listen: &[&str], ready| definition(listen, ready).check().unwrap_err().to_string();
         assert!(cause(&[], Readiness::None).contains("listens nowhere"));
         assert!(cause(&["unix:/a", "unix:/a"], Readiness::None).contains("given twice"));
+        let both = cause(&["tcp://0.0.0.0:80", "tcp://127.0.0.1:80"], Readiness::None);
+        assert!(both.contains("addresses tcp://0.0.0.0:80 and tcp://127.0.0.1:80 overlap"), "{both}");
         assert!(cause(&["unix:/a"], Readiness::Tcp).contains("needs a TCP address"));
         let mut without_value = definition(&["auto"], Readiness::None);
         without_value.env = vec!["A".into()];

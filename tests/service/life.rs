@@ -171,6 +171,19 @@ fn what_instances_print_is_kept_over_restarts_and_followed() {
 }
 
 #[test]
+fn a_log_that_is_written_faster_than_it_is_read_has_an_end() {
+    let world = World::new("svc-flood");
+    let daemon = world.daemon();
+    let name = daemon.name("web");
+    let server = world.python("import os\nwhile True: os.write(1, b'x' * 63 + b'\\n')", |_| {});
+    let arguments =
+        ["add", &name, "--version", "1.0.0", "--listen", "auto", "--bundle", server.text(), "--ready", "none"];
+    daemon.service(&arguments).success();
+    eventually("much is there", || daemon.service(&["logs", &name]).success().stdout().len() > 1 << 20);
+    daemon.service(&["rm", "--force", &name]).success();
+}
+
+#[test]
 fn several_sockets_keep_their_names_and_kinds() {
     let world = World::new("svc-sockets");
     let daemon = world.daemon();

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use chrono::Utc;
 use rustix::fs::inotify;
 
 use super::{
@@ -91,25 +92,31 @@ fn remove(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
 }
 
 /// What is there now, and with `follow` what comes. Who does not ask for more than one answer gets the end.
+///
+/// A program may print faster than can be read: what is there ends with the moment of the question.
 fn logs(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
     let Question { which: Which { name, version }, follow } = call.parameters()?;
     let (key, directory) = manager.log(&name, version.as_ref())?;
     if follow {
         call.expect_more()?;
     }
+    let asked = Utc::now();
     // Before the first look: what comes after it is told.
     let watch = follow.then(|| watch(&directory)).transpose()?;
     let mut reader = Reader::new(&directory);
     let mut rest: Vec<Line> = Vec::new();
     loop {
         let lines = reader.read()?;
+        let over = !follow && lines.last().is_some_and(|line| line.time > asked);
         if !lines.is_empty() {
             rest.extend(lines.into_iter().map(Line::from));
             match call.mode() {
                 Mode::More => call.send(&Lines { lines: std::mem::take(&mut rest) })?,
                 Mode::Once | Mode::Oneway => drop(rest.drain(..rest.len().saturating_sub(CHUNK))),
             }
-            continue;
+            if !over {
+                continue;
+            }
         }
         let Some(watch) = &watch else { return Answer::new(&Lines { lines: rest }) };
         call.wait(watch, None)?;

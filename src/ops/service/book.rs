@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::farewell::Overdue;
 use super::judge::Found;
-use super::plan::overlap;
 use super::record::{Change, Key, Record};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ContainerId, Name};
@@ -190,7 +189,7 @@ impl Book {
     }
 
     fn holder_of(&self, address: &Address) -> Option<&Key> {
-        let has = |service: &Service| service.record.listen.iter().any(|listen| overlap(&listen.address, address));
+        let has = |service: &Service| service.record.listen.iter().any(|listen| listen.address.overlaps(address));
         self.services.iter().find(|(_, service)| has(service)).map(|(key, _)| key)
     }
 

@@ -1,6 +1,4 @@
-//! What is decided before anything is done: names of instances, what an upgrade changes, whose addresses are whose.
-
-use std::net::IpAddr;
+//! What is decided before anything is done: names of instances, what an upgrade changes.
 
 use semver::Version;
 use sha2::{Digest, Sha256};
@@ -8,7 +6,6 @@ use sha2::{Digest, Sha256};
 use super::record::Key;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
-use crate::service::address::Address;
 use crate::service::definition::Definition;
 use crate::service::settings::Settings;
 
@@ -72,19 +69,6 @@ pub(super) fn instance_id(key: &Key, generation: u64) -> Result<ContainerId> {
     format!("{}-{digest}{end}", &name[..kept.min(name.len())]).parse()
 }
 
-/// Whether sockets of two services at these addresses would get in each other's way.
-pub(super) fn overlap(one: &Address, other: &Address) -> bool {
-    let covers = |one: IpAddr, other: IpAddr| one == other || one.is_unspecified() && one.is_ipv4() == other.is_ipv4();
-    let meet = |one: IpAddr, other: IpAddr| covers(one, other) || covers(other, one);
-    match (one, other) {
-        (Address::Tcp(one), Address::Tcp(other)) | (Address::Udp(one), Address::Udp(other)) => {
-            one.port() == other.port() && meet(one.ip(), other.ip())
-        }
-        (Address::Unix(_, one), Address::Unix(_, other)) => one == other,
-        (Address::Tcp(_) | Address::Udp(_) | Address::Unix(..) | Address::Auto, _) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::record::tests::record;
@@ -132,23 +116,5 @@ mod tests {
         let mut definition = record().definition;
         definition.version.build = semver::BuildMetadata::new(&"b".repeat(VERSION_MAX)).unwrap();
         assert_eq!(check(&definition).unwrap_err().kind(), Kind::Invalid);
-    }
-
-    #[test]
-    fn addresses_that_would_get_in_each_others_way_are_known() {
-        let overlap = |one: &str, other: &str| {
-            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
-            assert_eq!(overlap(&one, &other), overlap(&other, &one));
-            overlap(&one, &other)
-        };
-        assert!(overlap("tcp://127.0.0.1:80", "tcp://127.0.0.1:80"));
-        assert!(overlap("tcp://0.0.0.0:80", "tcp://127.0.0.1:80"));
-        assert!(overlap("udp://[::]:80", "udp://[::1]:80"));
-        assert!(overlap("unix:/run/x", "unix-dgram:/run/x"));
-        assert!(!overlap("tcp://127.0.0.1:80", "tcp://127.0.0.2:80"));
-        assert!(!overlap("tcp://0.0.0.0:80", "tcp://[::1]:80"));
-        assert!(!overlap("tcp://0.0.0.0:80", "udp://0.0.0.0:80"));
-        assert!(!overlap("tcp://0.0.0.0:80", "tcp://0.0.0.0:81"));
-        assert!(!overlap("auto", "auto"));
     }
 }
