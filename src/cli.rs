@@ -217,10 +217,10 @@ pub struct Create {
     pub id: ContainerId,
 }
 
-/// `run`
-#[derive(Debug, Args)]
-pub struct Run {
-    /// The bundle's directory [default: the current one]
+/// What a container is made from.
+#[derive(Debug, Clone, Args)]
+pub struct Origin {
+    /// A bundle's directory; `run` takes the current one if nothing is given
     #[arg(long, short, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
     /// A directory as root file system instead of a bundle; it is never written
@@ -229,6 +229,14 @@ pub struct Run {
     /// An image instead of a bundle: oci:DIR[:TAG] or oci-archive:FILE[:TAG]
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["bundle", "rootfs"])]
     pub image: Option<String>,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What from.
+    #[command(flatten)]
+    pub origin: Origin,
     /// Start from a ring, and save to it at the end
     #[arg(long, value_name = "RING[@SEL]")]
     pub ring: Option<String>,

@@ -1,12 +1,12 @@
 //! `regen service …`
 
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use semver::Version;
 
+use super::Origin;
 use super::duration::{parse_duration, parse_interval};
 use super::ring::Output;
 use crate::error::Error;
@@ -103,20 +103,6 @@ pub enum RestartPolicy {
     Always,
 }
 
-/// What instances are made from.
-#[derive(Debug, Clone, Args)]
-pub struct From {
-    /// A bundle's directory
-    #[arg(long, short, value_name = "DIR")]
-    pub bundle: Option<PathBuf>,
-    /// A directory as root file system; it is never written
-    #[arg(long, value_name = "DIR", conflicts_with = "bundle")]
-    pub rootfs: Option<PathBuf>,
-    /// An image: oci:DIR[:TAG] or oci-archive:FILE[:TAG]
-    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["bundle", "rootfs"])]
-    pub image: Option<String>,
-}
-
 /// How instances are.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
@@ -169,16 +155,24 @@ pub struct Add {
     /// Where it listens: tcp://HOST:PORT, udp://HOST:PORT, unix:/PATH or auto (may be given again)
     #[arg(long, value_name = "[NAME=]ADDR", required = true, value_parser = parse_place)]
     pub listen: Vec<Place>,
-    /// What from.
+    /// What runs.
     #[command(flatten)]
-    pub from: From,
-    /// How.
-    #[command(flatten)]
-    pub settings: Settings,
+    pub program: Program,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// The command, in place of the source's
+}
+
+/// What instances run.
+#[derive(Debug, Clone, Args)]
+pub struct Program {
+    /// What from.
+    #[command(flatten)]
+    pub origin: Origin,
+    /// How.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// The command, in place of the one of the source or of the version before
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
@@ -237,18 +231,12 @@ pub struct Upgrade {
     /// Return only when the old instance is gone
     #[arg(long)]
     pub wait: bool,
-    /// What from, if not from the same as before.
+    /// What is different about what runs.
     #[command(flatten)]
-    pub from: From,
-    /// What is different.
-    #[command(flatten)]
-    pub settings: Settings,
+    pub program: Program,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// The command, if it is another one
-    #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
 }
 
 /// `service adopt`
@@ -313,8 +301,8 @@ mod tests {
         assert_eq!((add.name.as_str(), add.version.to_string().as_str()), ("web", "1.2.3"));
         assert_eq!(add.listen[0].name, None);
         assert_eq!(add.listen[1].name.as_ref().unwrap().as_str(), "admin");
-        assert_eq!(add.settings.drain_timeout, Some(Duration::ZERO));
-        assert_eq!(add.command, ["serve", "-x"]);
+        assert_eq!(add.program.settings.drain_timeout, Some(Duration::ZERO));
+        assert_eq!(add.program.command, ["serve", "-x"]);
     }
 
     #[test]

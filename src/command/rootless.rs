@@ -6,7 +6,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use super::World;
 use crate::bundle::Bundle;
 use crate::cli::handover::Handover;
-use crate::cli::{Cli, Command, Create, Rootless, Run};
+use crate::cli::{Cli, Command, Create, Origin, Rootless, Run};
 use crate::error::Result;
 use crate::ids::ContainerId;
 use crate::runtime::rootless;
@@ -51,7 +51,7 @@ pub(super) fn enter(cli: &Cli) -> Result<()> {
 fn need(command: &Command) -> Need<'_> {
     match command {
         Command::Create(Create { bundle, .. }) => for_bundle(bundle),
-        Command::Run(Run { bundle, rootfs: None, image: None, ring: None, .. }) => {
+        Command::Run(Run { origin: Origin { bundle, rootfs: None, image: None }, ring: None, .. }) => {
             for_bundle(bundle.as_deref().unwrap_or(std::path::Path::new(".")))
         }
         Command::Run(_) | Command::Ring(_) | Command::Worker | Command::Waker(_) | Command::Keeper(_) => Need::Own,

@@ -54,10 +54,10 @@ fn wants_terminal(request: &CreateRequest) -> bool {
 }
 
 fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
-    let source = match (&arguments.rootfs, &arguments.image) {
+    let source = match (&arguments.origin.rootfs, &arguments.origin.image) {
         (Some(rootfs), _) => Source::Rootfs(rootfs.clone()),
         (None, Some(image)) => Source::Image(image.parse()?),
-        (None, None) => Source::Bundle(arguments.bundle.clone().unwrap_or_else(|| ".".into())),
+        (None, None) => Source::Bundle(arguments.origin.bundle.clone().unwrap_or_else(|| ".".into())),
     };
     let mut ring = ring_request(arguments.ring.as_deref(), arguments.depth.as_deref(), &world.place.owner)?;
     if let Some(ring) = &mut ring {

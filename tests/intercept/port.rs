@@ -67,6 +67,15 @@ fn a_program_learns_what_the_kernel_says_of_its_bind() {
     assert_eq!(instance.notes, Vec::<String>::new());
 }
 
+/// A program that says a word to everybody, and listens.
+fn saying(word: &str, body: &str, declared: &[&str]) -> Instance {
+    let mut command = script(body);
+    command.arg(word);
+    let mut instance = Instance::start(command, declared, Network::Shared);
+    instance.answer_until_it_listens();
+    instance
+}
+
 fn tcp(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
@@ -98,13 +107,7 @@ fn a_datagram_socket_serves_from_its_bind_on() {
          \x20   message, sender = s.recvfrom(100)\n\
          \x20   s.sendto(sys.argv[1].encode() + message, sender)\n"
     );
-    let start = |word: &str| {
-        let mut command = script(&body);
-        command.arg(word);
-        let mut instance = Instance::start(command, &declared, Network::Shared);
-        instance.answer_until_it_listens();
-        instance
-    };
+    let start = |word: &str| saying(word, &body, &declared);
     let ask = || {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.send_to(b"!", tcp("127.0.0.1", port)).unwrap();
@@ -243,13 +246,7 @@ fn a_socket_of_several_paths_gets_one_that_can_be_shared() {
          assert s.getsockname() == ('127.0.0.1', {port})\n\
          serve(s, sys.argv[1])\n"
     );
-    let start = |word: &str| {
-        let mut command = script(&body);
-        command.arg(word);
-        let mut instance = Instance::start(command, &declared, Network::Shared);
-        instance.answer_until_it_listens();
-        instance
-    };
+    let start = |word: &str| saying(word, &body, &declared);
     let mut old = start("old");
     assert_eq!(word(tcp("127.0.0.1", port)), "old");
     let _new = start("new");

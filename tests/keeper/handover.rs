@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 
 use serde_json::{Value, json};
 
-use crate::greeting;
 use crate::harness::keeper::{GREETER, Kept};
 use crate::harness::{World, eventually};
+use crate::{greeting, replaced};
 
 #[test]
 fn connections_to_a_crashed_instance_wait_for_the_next_one() {
@@ -130,20 +130,7 @@ fn a_unix_socket_is_there_while_somebody_serves_and_never_missing_meanwhile() {
         connection.read_to_string(&mut text).unwrap();
         text
     };
-    let first = world.keep_running(&order("first"));
-    first.await_phase("ready");
-    first.tell("serve");
-    assert_eq!(greeting(), "first");
-    let mut next = order("second");
-    next["beside"] = json!(first.instance);
-    let second = world.keep_running(&next);
-    second.await_phase("ready");
-    assert_eq!(greeting(), "first");
-    second.tell("serve");
-    assert_eq!(greeting(), "second");
-    first.finish();
-    assert_eq!(greeting(), "second");
-    second.finish();
+    replaced(&world, &order, &greeting);
     assert!(!path.exists());
 }
 

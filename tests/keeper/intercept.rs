@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 
 use serde_json::{Value, json};
 
-use crate::greeting;
 use crate::harness::keeper::Kept;
 use crate::harness::{World, eventually};
+use crate::{greeting, replaced};
 
 /// A server that knows nothing of services: it binds a port, or a path.
 const BINDER: &str = "
@@ -155,20 +155,7 @@ fn a_path_that_programs_bind_themselves_is_never_missing() {
         std::os::unix::net::UnixStream::connect(&path).unwrap().read_to_string(&mut text).unwrap();
         text
     };
-    let first = world.keep_running(&order("first"));
-    first.await_phase("ready");
-    first.tell("serve");
-    assert_eq!(greeting(), "first");
-    let mut next = order("second");
-    next["beside"] = json!(first.instance);
-    let second = world.keep_running(&next);
-    second.await_phase("ready");
-    assert_eq!(greeting(), "first");
-    second.tell("serve");
-    assert_eq!(greeting(), "second");
-    first.finish();
-    assert_eq!(greeting(), "second");
-    second.finish();
+    replaced(&world, &order, &greeting);
     assert!(!path.exists());
 }
 

@@ -31,6 +31,24 @@ fn greeting(port: u16) -> String {
     text
 }
 
+/// An instance serves, and then another one in its place, which greet by their names.
+fn replaced(world: &World, order: &dyn Fn(&str) -> Value, greeting: &dyn Fn() -> String) {
+    let first = world.keep_running(&order("first"));
+    first.await_phase("ready");
+    first.tell("serve");
+    assert_eq!(greeting(), "first");
+    let mut next = order("second");
+    next["beside"] = json!(first.instance);
+    let second = world.keep_running(&next);
+    second.await_phase("ready");
+    assert_eq!(greeting(), "first");
+    second.tell("serve");
+    assert_eq!(greeting(), "second");
+    first.finish();
+    assert_eq!(greeting(), "second");
+    second.finish();
+}
+
 /// What the instances of a world have printed.
 fn printed(world: &World) -> Vec<String> {
     let mut reader = Reader::new(&world.store().join("services/web@1.0.0"));

@@ -7,7 +7,7 @@ use crate::control::life::{Addition, method};
 use crate::error::Result;
 
 pub(super) fn run(world: &World, arguments: Add) -> Result<()> {
-    let Add { name, version, listen, from, settings, output, command } = arguments;
-    let settings = settings::read(from, settings, command)?;
+    let Add { name, version, listen, program, output } = arguments;
+    let settings = settings::read(program)?;
     change(world, output, method::ADD, &Addition { name, version, listen, settings })
 }

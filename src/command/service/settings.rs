@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use crate::cli::service::{From, Handover, RestartPolicy, Settings as Flags};
+use crate::cli::Origin;
+use crate::cli::service::{Handover, Program, RestartPolicy};
 use crate::command::world::absolute;
 use crate::error::Result;
 use crate::image::ImageSource;
 use crate::service::definition::{self, Restart, Source};
 use crate::service::settings::{Settings, StopSignal};
 
-pub(super) fn read(from: From, flags: Flags, command: Vec<String>) -> Result<Settings> {
+pub(super) fn read(program: Program) -> Result<Settings> {
+    let Program { origin, settings: flags, command } = program;
     Ok(Settings {
-        source: source(from)?,
+        source: source(origin)?,
         ring: flags.ring,
         rebase: flags.rebase,
         command,
@@ -34,8 +36,8 @@ pub(super) fn read(from: From, flags: Flags, command: Vec<String>) -> Result<Set
     })
 }
 
-fn source(from: From) -> Result<Option<Source>> {
-    let From { bundle, rootfs, image } = from;
+fn source(origin: Origin) -> Result<Option<Source>> {
+    let Origin { bundle, rootfs, image } = origin;
     Ok(match (bundle, rootfs, image) {
         (Some(bundle), _, _) => Some(Source::Bundle(absolute(&bundle)?)),
         (None, Some(rootfs), _) => Some(Source::Rootfs(absolute(&rootfs)?)),

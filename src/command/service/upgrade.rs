@@ -7,7 +7,7 @@ use crate::control::life::{Upgrade, method};
 use crate::error::Result;
 
 pub(super) fn run(world: &World, arguments: Arguments) -> Result<()> {
-    let Arguments { service, to, allow_downgrade, wait, from, settings, output, command } = arguments;
-    let settings = settings::read(from, settings, command)?;
+    let Arguments { service, to, allow_downgrade, wait, program, output } = arguments;
+    let settings = settings::read(program)?;
     change(world, output, method::UPGRADE, &Upgrade { which: which(service), to, settings, allow_downgrade, wait })
 }
