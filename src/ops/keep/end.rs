@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use chrono::Utc;
 
+use super::family::{self, Family, First, Pace};
 use super::signal::effective;
 use super::stage::Stage;
 use super::watch::Keeper;
@@ -11,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ops::save::{self, Saved};
 use crate::runtime;
 use crate::service::message::{Outcome, Phase};
-use crate::sys::process::ExitStatus;
+use crate::sys::process::{ExitStatus, Identity};
 use crate::sys::signal::Signal;
 
 impl Keeper {
@@ -29,6 +30,8 @@ impl Keeper {
             self.holding.release();
         }
         self.enter(Stage::stopping(Instant::now()));
+        // Once their parent has ended, nobody can say whose they were.
+        self.look_for_family();
         let signal = effective(self.init.pid, self.order.definition.stop_signal);
         if let Err(error) = self.send(signal) {
             self.note(&error.to_string());
@@ -51,6 +54,8 @@ impl Keeper {
         if let Err(error) = killed {
             self.note(&error.to_string());
         }
+        self.look_for_family();
+        self.tell_family(&self.others());
     }
 
     fn send(&self, signal: Signal) -> Result<()> {
@@ -61,8 +66,96 @@ impl Keeper {
         }
     }
 
-    /// The instance's first process has ended: everything else of it does too, and its state is saved.
+    /// The instance's first process has ended: everything else of it does too.
     pub(super) fn end(&mut self) {
+        if !self.is_survived() {
+            self.complete();
+        }
+    }
+
+    /// Whether other processes of an adopted program are left. One that was not told to end goes on while one of them has a
+    /// socket of it, as a server does whose master has crashed; else they are told to end.
+    fn is_survived(&mut self) -> bool {
+        self.look_for_family();
+        let others = self.others();
+        let is_stopping = self.stage.phase() == Phase::Stopping;
+        if !is_stopping && self.is_inherited(&others) {
+            return true;
+        }
+        let Some(family) = self.family.as_mut().filter(|_| !others.is_empty()) else { return false };
+        family.first = First::Ended;
+        if !is_stopping {
+            self.enter(Stage::stopping(Instant::now()));
+        }
+        self.tell_family(&others);
+        // The next look is soon from now on.
+        self.look_for_family();
+        true
+    }
+
+    /// Puts one that has a socket in the place of the first process.
+    fn is_inherited(&mut self, others: &[Identity]) -> bool {
+        for heir in others {
+            let held =
+                self.holding.is_held_by(heir.pid).and_then(|held| if held { family::open(heir) } else { Ok(None) });
+            match held {
+                Ok(Some(process)) => {
+                    self.note(&format!("process {} has ended by itself, process {} goes on", self.init.pid, heir.pid));
+                    (self.init, self.process) = (heir.clone(), process);
+                    return true;
+                }
+                Ok(None) => {}
+                Err(error) => self.note(&error.to_string()),
+            }
+        }
+        false
+    }
+
+    /// What time brings to an adopted program: new processes, and the end of the last one.
+    pub(super) fn follow_family(&mut self) {
+        self.look_for_family();
+        let all_ended = |family: &Family| family.first == First::Ended && family.known().is_empty();
+        if self.family.as_ref().is_some_and(all_ended) {
+            self.complete();
+        }
+    }
+
+    /// Looks which processes an adopted program has. Those that come too late to end with the others are told at once.
+    pub(super) fn look_for_family(&mut self) {
+        let Some(family) = &mut self.family else { return };
+        let pace = if self.stage.phase() == Phase::Stopping { Pace::Often } else { Pace::Seldom };
+        let (looked, first) = (family.look(&self.init, pace), family.first);
+        match looked {
+            Ok(new) if first == First::Ended || self.is_killed() => self.tell_family(&new),
+            Ok(_) => {}
+            Err(error) => self.note(&error.to_string()),
+        }
+    }
+
+    fn others(&self) -> Vec<Identity> {
+        self.family.as_ref().map_or_else(Vec::new, |family| family.known().to_vec())
+    }
+
+    fn is_killed(&self) -> bool {
+        matches!(self.stage, Stage::Stopping { kill_at: None })
+    }
+
+    /// Tells these to end, in the way that the first process was told.
+    fn tell_family(&mut self, members: &[Identity]) {
+        for member in members {
+            let stop = self.order.definition.stop_signal;
+            let signal = if self.is_killed() { Signal::KILL } else { effective(member.pid, stop) };
+            let told =
+                family::open(member).and_then(|process| process.map(|process| process.signal(signal)).transpose());
+            if let Err(error) = told {
+                self.note(&error.to_string());
+            }
+        }
+    }
+
+    /// Nothing of the instance runs any more: its state is saved.
+    fn complete(&mut self) {
+        self.family = None;
         let status = self.process.reap().unwrap_or_else(|error| {
             self.note(&error.to_string());
             None

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::birth::Newborn;
 use super::connection::Connection;
-use super::family;
+use super::family::{self, Family, First};
 use super::holding::Holding;
 use super::home::Home;
 use super::proof::Proof;
@@ -48,6 +48,8 @@ pub(super) struct Keeper {
     pub(super) log: Writer,
     pub(super) process: Process,
     pub(super) init: Identity,
+    /// The other processes of an adopted program.
+    pub(super) family: Option<Family>,
     pub(super) holding: Holding,
     pub(super) stage: Stage,
     pub(super) proof: Proof,
@@ -127,6 +129,7 @@ impl Keeper {
             log,
             process,
             init,
+            family: order.adopt.as_ref().map(|_| Family::new(Instant::now())),
             holding,
             stage: Stage::Starting,
             proof,
@@ -200,6 +203,9 @@ impl Keeper {
         if self.stall.is_due(now) {
             self.look_into_stall(now);
         }
+        if self.family.as_ref().is_some_and(|family| now >= family.look_at) {
+            self.follow_family();
+        }
         match &mut self.stage {
             Stage::Starting => {
                 if self.proof.turn(&mut self.holding, now) {
@@ -256,9 +262,10 @@ impl Keeper {
     }
 
     /// All that belong to the instance.
-    fn processes(&self) -> Result<Vec<i32>> {
-        if self.order.adopt.is_some() {
-            return Ok(family::of(self.init.pid));
+    fn processes(&mut self) -> Result<Vec<i32>> {
+        self.look_for_family();
+        if let Some(family) = &self.family {
+            return Ok(std::iter::once(&self.init).chain(family.known()).map(|member| member.pid).collect());
         }
         match runtime::processes(&self.place.root, &self.order.instance) {
             Err(error) if error.kind() == Kind::Unsupported => Ok(family::of(self.init.pid)),
@@ -306,7 +313,8 @@ impl Keeper {
             Stage::Stopping { kill_at } => *kill_at,
             Stage::Ready | Stage::Serving | Stage::Ended => None,
         };
-        [stage, self.rest_until, self.stall.next()].into_iter().flatten().min()
+        let family = self.family.as_ref().map(|family| family.look_at);
+        [stage, family, self.rest_until, self.stall.next()].into_iter().flatten().min()
     }
 
     /// Waits for anything.
@@ -340,7 +348,8 @@ impl Keeper {
         for (index, caller) in self.callers.iter().enumerate() {
             add(Source::Caller(index), caller.as_fd());
         }
-        if self.stage.phase() != Phase::Ended {
+        let others_alone = self.family.as_ref().is_some_and(|family| family.first == First::Ended);
+        if self.stage.phase() != Phase::Ended && !others_alone {
             add(Source::End, self.process.as_fd());
         }
         if let Some((probe, flags)) = self.proof.watched().filter(|_| matches!(self.stage, Stage::Starting)) {

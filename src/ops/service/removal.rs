@@ -74,7 +74,8 @@ impl Core {
         let all = self.lock().services.get(key).map(|service| service.record.leaving.clone());
         for instance in all.unwrap_or_default() {
             self.kill(&instance)?;
-            self.look_after(&mut self.lock(), &instance);
+            // Where that was one of several processes that serve, the others have to be told, too.
+            self.part(&instance, Farewell::Stop, Duration::ZERO);
         }
         Ok(())
     }

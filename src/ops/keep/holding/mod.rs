@@ -21,7 +21,7 @@ use crate::service::message::Order;
 use crate::service::steer::{Prober, Reach, Serving, Steering};
 use crate::sys::process::Process;
 use crate::sys::socket::{Socket, Transport};
-use crate::sys::socket_table::{Network as Place, identity};
+use crate::sys::socket_table::{Network as Place, identity, sockets_of};
 
 /// What is held.
 #[derive(Debug)]
@@ -222,6 +222,20 @@ impl Holding {
             Sockets::Intercepted(sockets) => sockets.refresh()?,
         };
         if changed { self.steer_again() } else { Ok(()) }
+    }
+
+    /// Whether a process has one of the sockets.
+    ///
+    /// # Errors
+    /// Those of fstat(2) and of reading /proc.
+    pub(super) fn is_held_by(&self, pid: i32) -> Result<bool> {
+        let open = sockets_of(pid)?;
+        for (_, socket) in self.sockets.named() {
+            if open.contains(&socket.inode()?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The sockets at whose address there are others too.
