@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Listen};
 use super::definition::{Definition, milliseconds};
+use super::socket::Company;
 use crate::error::Error;
 use crate::ids::ContainerId;
 use crate::sys::process::Identity;
@@ -49,6 +50,10 @@ pub struct Order {
     /// The instance before this one, if it has a keeper: it serves at these addresses, and this one comes up beside it; or it
     /// has ended, and this one has its sockets. If both belong to one ring, it passes to this one.
     pub beside: Option<ContainerId>,
+    /// Another instance of the service that has sockets at these addresses, and is asked for nothing: it has no keeper, or is
+    /// on its way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbour: Option<ContainerId>,
     /// The running process to keep instead of a container of our own.
     pub adopt: Option<Identity>,
     /// The container starts from this entry of its ring, where that is not the ring's own choice.
@@ -63,6 +68,14 @@ pub struct Order {
     pub cgroup_manager: String,
     /// Where its log lies: a directory that is there.
     pub log: PathBuf,
+}
+
+impl Order {
+    /// Whether others of the service are at its addresses.
+    #[must_use]
+    pub fn company(&self) -> Company {
+        if self.beside.is_some() || self.neighbour.is_some() { Company::Beside } else { Company::Alone }
+    }
 }
 
 /// What the daemon asks of a keeper.

@@ -333,7 +333,9 @@ fn an_address_that_somebody_else_has_is_refused_by_name() {
     let world = World::new("taken");
     let other = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let mut order = world.order("a", GREETER);
-    order["listen"][0]["address"] = json!(format!("tcp://{}", other.local_addr().unwrap()));
+    let address = json!(format!("tcp://{}", other.local_addr().unwrap()));
+    order["listen"][0]["address"] = address.clone();
+    order["definition"]["listen"][0]["address"] = address;
     let (kept, reply) = world.keep(&order, &[]);
     assert_eq!(reply["error"]["kind"], "Busy", "{reply}");
     let cause = reply["error"]["cause"].as_str().unwrap();

@@ -11,6 +11,7 @@ mod crash;
 mod daemon;
 mod life;
 mod many;
+mod orphan;
 mod policy;
 mod registry;
 mod ring;

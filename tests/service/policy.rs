@@ -8,7 +8,7 @@ use super::life::{greeting, load};
 use crate::harness::{World, eventually};
 
 /// Ends a process, and waits until it has ended.
-fn end(pid: i32, signal: Signal) {
+pub fn end(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
     eventually("it has ended", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -219,7 +219,7 @@ impl Keeper {
 }
 
 /// It may end by itself at any time.
-fn gone_is_fine(result: Result<()>) -> Result<()> {
+pub(super) fn gone_is_fine(result: Result<()>) -> Result<()> {
     let gone = |error: &Error| matches!(error.kind(), Kind::State | Kind::NotFound);
     result.or_else(|error| if gone(&error) { Ok(()) } else { Err(error) })
 }

@@ -11,8 +11,8 @@
 //!
 //! The daemon may die and come back: it finds the keeper by its directory and asks how things are. A keeper whose instance
 //! ended stays, with the sockets that clients still connect to, until the daemon has another instance that has them. If
-//! somebody has killed the instance or deleted its container, it stays only as long as anybody is connected to it. One that is killed leaves a container that
-//! `delete --force` takes apart, and a directory that [`clear`] does.
+//! somebody has killed the instance or deleted its container, it stays only as long as anybody is connected to it. One that is killed leaves an instance
+//! that goes on, which [`stop`] and `delete --force` end, and a directory that [`clear`] takes away.
 
 mod answer;
 mod birth;
@@ -21,6 +21,7 @@ mod end;
 mod family;
 mod holding;
 mod home;
+mod orphan;
 mod phase;
 mod predecessor;
 mod proof;
@@ -33,6 +34,7 @@ use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 
 pub use home::clear;
+pub use orphan::stop;
 
 use birth::{Commission, bear, place};
 use home::Home;

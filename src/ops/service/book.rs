@@ -19,6 +19,7 @@ use crate::service::definition::Definition;
 use crate::service::keeper::Keeper;
 use crate::service::message::{Phase, Status};
 use crate::service::policy::Backoff;
+use crate::sys::process::Identity;
 
 /// Everything.
 #[derive(Debug, Default)]
@@ -69,6 +70,10 @@ pub(super) struct Seen {
     pub status: Option<Status>,
     /// Whether the keeper is gone.
     pub gone: bool,
+    /// Its first process, if that lives though the keeper is gone.
+    pub orphan: Option<Identity>,
+    /// Whether what is left of it is being taken away.
+    pub clearing: bool,
 }
 
 /// How the last old instance went.
@@ -110,6 +115,11 @@ impl Seen {
             (_, true) => Some(Found::Gone),
             (phase, false) => phase.map(Found::Kept),
         }
+    }
+
+    /// Whether it may have sockets: it has a keeper, or goes on without one.
+    pub(super) fn has_sockets(&self) -> bool {
+        !self.gone || self.orphan.is_some()
     }
 
     /// Whether clients can be sent there, or it is on its way to that.

@@ -92,7 +92,7 @@ fn attend(watch: &Watch, roster: &Roster) {
 fn enlist(roster: &Roster, News { instance, heard }: News) -> ContainerId {
     match heard {
         Heard::Status(status) if status.phase == Phase::Serving => roster.add(Member::from(&*status)),
-        Heard::Status(_) | Heard::Gone => roster.withdraw(&instance),
+        Heard::Status(_) | Heard::Gone | Heard::Ended => roster.withdraw(&instance),
     }
     instance
 }

@@ -12,6 +12,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use super::book::{Book, Seen};
 use super::core::{Claim, describe_end, has_come_up};
 use super::judge::Farewell;
 use super::plan::instance_id;
@@ -80,7 +81,9 @@ enum Old {
     Alive(ContainerId),
     /// It has ended, and its keeper holds its sockets.
     Ended(ContainerId),
-    /// Its keeper is gone, and nobody knows about it.
+    /// Its keeper is gone, and it serves without.
+    Orphan(ContainerId),
+    /// Its keeper is gone, and it has ended or has to end before it can have a successor.
     Lost(ContainerId),
 }
 
@@ -127,12 +130,14 @@ impl<'a, 'tell> Planned<'a, 'tell> {
         let mut book = core.lock();
         let service = book.get(&claim.key)?;
         let (current, mut generation) = (service.record.instance.clone(), service.record.generation);
-        let kept = service.record.listen.clone();
+        // With the ports that were chosen before, which are asked for again.
+        let listen = service.record.listen.clone();
         let old = match current {
             None => Old::None,
             Some(instance) => match book.instances.get(&instance) {
                 Some(seen) if seen.lives() => Old::Alive(instance),
                 Some(seen) if !seen.gone => Old::Ended(instance),
+                Some(seen) if seen.orphan.is_some() && !core.may_be_in_ring(&instance) => Old::Orphan(instance),
                 Some(_) | None => Old::Lost(instance),
             },
         };
@@ -144,11 +149,6 @@ impl<'a, 'tell> Planned<'a, 'tell> {
             if !taken && !book.instances.contains_key(&instance) && !book.strangers.contains(&instance) {
                 break instance;
             }
-        };
-        // A port that was chosen stays as long as somebody holds it.
-        let listen = match &old {
-            Old::Alive(_) | Old::Ended(_) => kept,
-            Old::None | Old::Lost(_) => goal.to.listen.clone(),
         };
         let (change, to) = (claim.change.clone(), goal.to.clone());
         let pending = Pending { change, to, instance: instance.clone(), handover: None };
@@ -213,6 +213,10 @@ impl Committed<'_, '_> {
                 claim.core.part(&old, Farewell::Release, Duration::ZERO);
                 None
             }
+            Old::Orphan(old) => {
+                claim.core.part(&old, Farewell::Clear, Duration::ZERO);
+                Some(old)
+            }
             Old::None | Old::Lost(_) => None,
         };
         Done { instance, listen, old }
@@ -225,7 +229,7 @@ impl Run<'_, '_> {
         let core = self.claim.core;
         core.give_back_what_is_left(&self.claim.key)?;
         if let Old::Lost(instance) = &self.old {
-            // Nobody could drain it, and it has the addresses.
+            // Nobody could drain it, and it has the addresses, or the ring.
             core.clear(instance)?;
         }
         let sockets = self.sockets()?;
@@ -247,7 +251,7 @@ impl Run<'_, '_> {
         let (instance, wanted): (_, fn(&Address) -> bool) = match &self.old {
             Old::Ended(instance) => (instance, |_| true),
             Old::Alive(instance) => (instance, |address| matches!(address, Address::Unix(UnixKind::Datagram, _))),
-            Old::None | Old::Lost(_) => return Ok(Vec::new()),
+            Old::None | Old::Orphan(_) | Old::Lost(_) => return Ok(Vec::new()),
         };
         if !self.listen.iter().any(|listen| wanted(&listen.address)) {
             return Ok(Vec::new());
@@ -268,7 +272,11 @@ impl Run<'_, '_> {
 
     fn order(&self, sockets: &[(usize, OwnedFd)]) -> Result<Order> {
         let core = self.claim.core;
-        let log = core.lock().get(&self.claim.key)?.record.log.clone();
+        let (log, neighbour) = {
+            let mut book = core.lock();
+            let record = book.get(&self.claim.key)?.record.clone();
+            (record.log, self.neighbour(&book, &record.leaving))
+        };
         let cgroup_manager = match core.cgroups {
             cgroup::Manager::Cgroupfs => "cgroupfs",
             cgroup::Manager::Systemd => "systemd",
@@ -276,7 +284,7 @@ impl Run<'_, '_> {
         };
         let beside = match &self.old {
             Old::Alive(instance) => Some(instance.clone()),
-            Old::None | Old::Ended(_) | Old::Lost(_) => None,
+            Old::None | Old::Orphan(_) | Old::Ended(_) | Old::Lost(_) => None,
         };
         Ok(Order {
             protocol: PROTOCOL,
@@ -285,6 +293,7 @@ impl Run<'_, '_> {
             listen: self.listen.clone(),
             inherited: sockets.iter().map(|(index, _)| *index).collect(),
             beside,
+            neighbour,
             adopt: self.goal.adopt.clone(),
             ring_entry: None,
             root: core.place.root.path().to_owned(),
@@ -293,6 +302,16 @@ impl Run<'_, '_> {
             cgroup_manager: cgroup_manager.to_owned(),
             log: core.log_directory(&log),
         })
+    }
+
+    /// An instance of the service that may have sockets at its addresses, beside the one that the new one succeeds.
+    fn neighbour(&self, book: &Book, leaving: &[ContainerId]) -> Option<ContainerId> {
+        match &self.old {
+            Old::Orphan(instance) => Some(instance.clone()),
+            Old::None | Old::Alive(_) | Old::Ended(_) | Old::Lost(_) => {
+                leaving.iter().find(|id| book.instances.get(*id).is_some_and(Seen::has_sockets)).cloned()
+            }
+        }
     }
 
     fn wait_until_ready(&mut self) -> Result<Status> {
@@ -309,7 +328,7 @@ impl Run<'_, '_> {
                 None => core.ask(instance, &Command::Status)?,
             }
         };
-        let ended = |seen: &super::book::Seen| seen.gone || seen.phase() == Some(Phase::Ended);
+        let ended = |seen: &Seen| seen.gone || seen.phase() == Some(Phase::Ended);
         if !come_up {
             core.wait_for(ENDING, |book| book.instances.get(instance).is_none_or(ended).then_some(()));
         }
@@ -325,7 +344,7 @@ impl Run<'_, '_> {
         let core = self.claim.core;
         let (instance, goal) = (&self.instance, &self.goal);
         let (old, leaves) = match &self.old {
-            Old::Alive(old) | Old::Ended(old) => (Some(old.clone()), true),
+            Old::Alive(old) | Old::Orphan(old) | Old::Ended(old) => (Some(old.clone()), true),
             Old::Lost(old) => (Some(old.clone()), false),
             Old::None => (None, false),
         };
@@ -352,8 +371,19 @@ impl Run<'_, '_> {
         }
         drop(book);
         core.news.notify_all();
+        self.tell_of_ports(status);
         tracing::info!("service '{}': instance '{instance}' serves", self.claim.key);
         Ok(())
+    }
+
+    /// A port that was chosen before may be somebody else's by now.
+    fn tell_of_ports(&self, status: &Status) {
+        for (before, now) in self.listen.iter().zip(&status.listen) {
+            if before.address != Address::Auto && before.address != now.address {
+                let (key, before, now) = (&self.claim.key, &before.address, &now.address);
+                tracing::warn!("service '{key}': somebody else has {before} now, so it listens on {now}");
+            }
+        }
     }
 
     /// After the switch could not be written down: the old instance gets the connections again.

@@ -150,7 +150,8 @@ impl Core {
         let there = keeper.is_some();
         let mut book = self.lock();
         let keeper = keeper.map(|keeper| self.watch.add(keeper)).transpose()?;
-        let seen = Seen { key: key.clone(), keeper, status: None, gone: !there };
+        let orphan = if there { None } else { self.find_orphan(instance) };
+        let seen = Seen { key: key.clone(), keeper, status: None, gone: !there, orphan, clearing: false };
         book.instances.insert(instance.clone(), seen);
         Ok(there)
     }
@@ -195,6 +196,7 @@ impl Core {
         }
         match book.current(key) {
             Some(seen) if seen.lives() => {}
+            Some(seen) if seen.orphan.is_some() => self.keep_orphan(book, key),
             Some(seen) => {
                 let outcome = seen.status.as_ref().and_then(|status| status.outcome.clone());
                 let served = served(seen.status.as_ref());

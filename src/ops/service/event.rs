@@ -45,7 +45,13 @@ impl Core {
         let Some(seen) = book.instances.get_mut(&instance) else { return };
         match heard {
             Heard::Status(status) => seen.status = Some(*status),
-            Heard::Gone => seen.gone = true,
+            Heard::Gone => {
+                seen.gone = true;
+                if seen.phase() != Some(Phase::Ended) {
+                    seen.orphan = self.find_orphan(&instance);
+                }
+            }
+            Heard::Ended => seen.orphan = None,
         }
         self.look_after(&mut book, &instance);
         drop(book);
@@ -90,7 +96,7 @@ impl Core {
                 if seen.phase() == Some(Phase::Ended) {
                     self.cross_out(book, key, instance);
                 } else {
-                    self.clear_soon(key.clone(), instance.clone());
+                    self.clear_soon(book, key.clone(), instance.clone());
                 }
             }
             Some(Found::Kept(_)) | None => {}
@@ -123,10 +129,15 @@ impl Core {
     }
 
     /// As [`Core::clear`], by the crew, for an instance that is to go.
-    fn clear_soon(self: &Arc<Self>, key: Key, instance: ContainerId) {
+    fn clear_soon(self: &Arc<Self>, book: &mut Book, key: Key, instance: ContainerId) {
+        if let Some(seen) = book.instances.get_mut(&instance)
+            && std::mem::replace(&mut seen.clearing, true)
+        {
+            return;
+        }
         let core = Arc::clone(self);
         self.crew.submit(move || {
-            if let Err(error) = core.clear(&instance) {
+            if let Err(error) = core.end_orphan(&instance).and_then(|()| core.clear(&instance)) {
                 tracing::error!("{error}");
             }
             let mut book = core.lock();
@@ -211,6 +222,7 @@ impl Core {
         service.retry = Some(Instant::now() + wait);
         if wait > SOON
             && let Some(instance) = &service.record.instance
+            && book.instances.get(instance).is_none_or(|seen| seen.orphan.is_none())
         {
             self.roster.withdraw(instance);
         }

@@ -4,7 +4,7 @@
 //! pending, and the new instance serves      ──> committed, the old one goes
 //! pending, and it does not                  ──> the new one goes, everything is as before, its ring the old one's
 //! the instance serves                       ──> clients are sent to it
-//! it has ended, or its keeper is gone       ──> as the service's policy says
+//! it has ended, or its keeper is gone       ──> as the service's policy says; without a keeper it serves until then
 //! another boot                              ──> started anew, whatever the policy
 //! on its way out                            ──> it goes on, or begins again
 //! ```

@@ -23,6 +23,7 @@ mod crew;
 mod event;
 mod farewell;
 mod judge;
+mod orphan;
 mod plan;
 mod record;
 mod recover;

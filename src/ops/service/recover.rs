@@ -52,7 +52,8 @@ impl Core {
             if *boot == Boot::Another || followed.is_err() {
                 // One that is stuck keeps an instance that may well serve: that is left alone.
                 let stuck = followed.is_err_and(|error| error.kind() == Kind::Busy);
-                let gone = Seen { key: key.clone(), keeper: None, status: None, gone: !stuck };
+                let (key, gone) = (key.clone(), !stuck);
+                let gone = Seen { key, keeper: None, status: None, gone, orphan: None, clearing: false };
                 self.lock().instances.insert(instance.clone(), gone);
             }
         }

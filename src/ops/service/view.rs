@@ -114,7 +114,7 @@ impl Book {
             since: status.filter(|_| state == State::Serving).and_then(|status| status.serving_since),
             restarts: record.restarts,
             change: service.running.as_ref().map(|running| running.change.clone()),
-            error: service.failure.clone().filter(|_| state != State::Serving),
+            error: service.failure.clone().filter(|_| state != State::Serving || current.is_some_and(is_orphan)),
         }
     }
 
@@ -145,12 +145,27 @@ impl Book {
             keeper: seen.filter(|seen| !seen.gone).and(status).map(|status| status.keeper.pid),
             started: status.map(|status| status.started),
             text: status.and_then(|status| status.text.clone()),
-            notes: status.map(|status| status.notes.clone()).unwrap_or_default(),
+            notes: notes(seen),
         }
     }
 }
 
+fn is_orphan(seen: &Seen) -> bool {
+    seen.orphan.is_some()
+}
+
+fn notes(seen: Option<&Seen>) -> Vec<String> {
+    let mut notes = seen.and_then(|seen| seen.status.as_ref()).map(|status| status.notes.clone()).unwrap_or_default();
+    if seen.is_some_and(is_orphan) {
+        notes.push("its keeper is gone".to_owned());
+    }
+    notes
+}
+
 fn pid(seen: &Seen) -> Option<i32> {
+    if let Some(orphan) = &seen.orphan {
+        return Some(orphan.pid);
+    }
     let status = seen.status.as_ref().filter(|_| seen.lives())?;
     status.init.as_ref().map(|init| init.pid)
 }
@@ -163,6 +178,7 @@ fn state(service: &Service, current: Option<&Seen>) -> State {
         return State::Removing;
     }
     match (current.filter(|seen| !seen.gone).and_then(Seen::phase), current) {
+        (_, Some(seen)) if seen.orphan.is_some() => State::Serving,
         (Some(Phase::Serving), _) => State::Serving,
         (Some(Phase::Starting | Phase::Ready), _) => State::Starting,
         (None, Some(seen)) if !seen.gone => State::Unknown,
@@ -198,7 +214,7 @@ mod tests {
             }))
             .unwrap()
         });
-        Seen { key, keeper: None, status, gone: false }
+        Seen { key, keeper: None, status, gone: false, orphan: None, clearing: false }
     }
 
     fn running(kind: ChangeKind) -> Option<Running> {
@@ -212,6 +228,12 @@ mod tests {
         let waiting = Service { retry: Some(Instant::now()), ..service() };
         assert_eq!(state(&waiting, Some(&seen(Some("ended")))), State::Waiting);
         assert_eq!(state(&waiting, Some(&Seen { gone: true, ..seen(Some("serving")) })), State::Waiting);
+        let orphan = Seen {
+            gone: true,
+            orphan: Some(serde_json::from_str(r#"{"pid": 9, "start_time": 1, "boot_id": "b"}"#).unwrap()),
+            ..seen(Some("serving"))
+        };
+        assert_eq!((state(&waiting, Some(&orphan)), pid(&orphan)), (State::Serving, Some(9)));
         let started = Service { running: running(ChangeKind::Recover), ..service() };
         assert_eq!(state(&started, None), State::Starting);
         let restarted = Service { running: running(ChangeKind::Restart), ..service() };

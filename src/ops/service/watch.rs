@@ -15,6 +15,7 @@ use crate::error::{Context, Kind, Result};
 use crate::ids::ContainerId;
 use crate::service::keeper::Keeper;
 use crate::service::message::{Command, Status};
+use crate::sys::process::Process;
 
 /// What wakes the one who waits, beside keepers.
 const BELL: u64 = 0;
@@ -26,8 +27,16 @@ const ROUND: usize = 64;
 pub(super) struct Watch {
     epoll: OwnedFd,
     bell: OwnedFd,
-    watched: Mutex<HashMap<u64, Arc<Keeper>>>,
+    watched: Mutex<HashMap<u64, Watched>>,
     next: AtomicU64,
+}
+
+/// Whoever is waited for.
+#[derive(Debug, Clone)]
+enum Watched {
+    Keeper(Arc<Keeper>),
+    /// The first process of an instance without a keeper.
+    Orphan(ContainerId, Arc<Process>),
 }
 
 /// Something that happened to an instance.
@@ -44,6 +53,8 @@ pub(super) enum Heard {
     Status(Box<Status>),
     /// Its keeper is gone.
     Gone,
+    /// It had no keeper, and has ended.
+    Ended,
 }
 
 impl Watch {
@@ -62,13 +73,25 @@ impl Watch {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let keeper = Arc::new(keeper);
         // Known before it can be heard.
-        self.lock().insert(token, Arc::clone(&keeper));
+        self.lock().insert(token, Watched::Keeper(Arc::clone(&keeper)));
         let added = epoll::add(&self.epoll, &*keeper, EventData::new_u64(token), EventFlags::IN);
         if added.is_err() {
             self.lock().remove(&token);
         }
         added.context(|| "watch a keeper")?;
         Ok(keeper)
+    }
+
+    /// From now on the end of an instance without a keeper is heard.
+    pub(super) fn add_orphan(&self, instance: &ContainerId, process: Process) -> Result<()> {
+        let token = self.next.fetch_add(1, Ordering::Relaxed);
+        let process = Arc::new(process);
+        self.lock().insert(token, Watched::Orphan(instance.clone(), Arc::clone(&process)));
+        let added = epoll::add(&self.epoll, &*process, EventData::new_u64(token), EventFlags::IN);
+        if added.is_err() {
+            self.lock().remove(&token);
+        }
+        added.context(|| format!("watch process {}", process.pid()))
     }
 
     /// Wakes whoever waits.
@@ -94,7 +117,12 @@ impl Watch {
     }
 
     fn hear(&self, token: u64) -> Option<News> {
-        let keeper = self.lock().get(&token).cloned()?;
+        // The lock is given back before anything is done.
+        let watched = self.lock().get(&token).cloned()?;
+        let keeper = match watched {
+            Watched::Keeper(keeper) => keeper,
+            Watched::Orphan(instance, process) => return Some(self.hear_end(token, instance, &process)),
+        };
         let heard = match keeper.next() {
             Ok(Some(answer)) => Heard::Status(Box::new(Keeper::status(answer)?)),
             Ok(None) => Heard::Gone,
@@ -116,7 +144,13 @@ impl Watch {
         Some(News { instance: keeper.instance().clone(), heard })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Keeper>>> {
+    fn hear_end(&self, token: u64, instance: ContainerId, process: &Process) -> News {
+        let _ = epoll::delete(&self.epoll, process);
+        self.lock().remove(&token);
+        News { instance, heard: Heard::Ended }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Watched>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,11 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::runtime;
-use crate::service::address::Listen;
+use crate::service::address::{Address, Listen};
 use crate::service::message::Order;
-use crate::service::socket::{Company, Listener};
+use crate::service::socket::Listener;
 use crate::sys::socket::Socket;
 use crate::sys::socket_table::{Descriptor, descriptor_of};
 
@@ -21,12 +21,11 @@ pub(super) struct Given {
 impl Given {
     /// Takes what was inherited, by the index of its address, and makes what is missing.
     pub(super) fn prepare(order: &Order, mut inherited: Vec<(usize, Socket)>) -> Result<Self> {
-        let company = if order.beside.is_some() { Company::Beside } else { Company::Alone };
         let mut listeners = Vec::new();
         for (index, listen) in order.listen.iter().enumerate() {
             listeners.push(match inherited.iter().position(|(of, _)| *of == index) {
                 Some(place) => Listener::inherit(listen, inherited.swap_remove(place).1)?,
-                None => Listener::make(listen, company)?,
+                None => make(order, index, listen)?,
             });
         }
         Ok(Self { listeners, program: 0 })
@@ -93,5 +92,14 @@ impl Given {
             first = first.and(listener.withdraw());
         }
         first
+    }
+}
+
+/// A socket for an address. A port that was chosen is asked for again; if somebody else has it by now, another one is chosen.
+fn make(order: &Order, index: usize, listen: &Listen) -> Result<Listener> {
+    let chosen = order.definition.listen.get(index).filter(|declared| declared.address == Address::Auto);
+    match (Listener::make(listen, order.company()), chosen) {
+        (Err(error), Some(auto)) if error.kind() == Kind::Busy => Listener::make(auto, order.company()),
+        (made, _) => made,
     }
 }

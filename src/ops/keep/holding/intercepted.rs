@@ -48,7 +48,7 @@ pub(super) struct Answered {
 impl Intercepted {
     /// Makes what the program will not make, and sees whether it can make the rest.
     pub(super) fn prepare(order: &Order, mut inherited: Vec<(usize, Socket)>) -> Result<Self> {
-        let company = if order.beside.is_some() { Company::Beside } else { Company::Alone };
+        let company = order.company();
         let mut paths = Vec::new();
         for (index, listen) in order.listen.iter().enumerate() {
             let place = inherited.iter().position(|(of, _)| *of == index);

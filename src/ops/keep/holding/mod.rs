@@ -75,7 +75,8 @@ impl Holding {
     /// As [`crate::service::socket::Listener::make`] and [`crate::service::socket::Listener::inherit`].
     pub(super) fn prepare(order: &Order, inherited: Vec<OwnedFd>) -> Result<Self> {
         // Asked before there is another socket: an answer by the order of sockets is made anew for that.
-        let before = order.beside.as_ref().map_or(Before::Nobody, |other| {
+        let nobody = if order.neighbour.is_some() { Before::Hidden } else { Before::Nobody };
+        let before = order.beside.as_ref().map_or(nobody, |other| {
             predecessor::serving(&order.root, other).map_or_else(
                 |error| {
                     tracing::debug!("probes cannot pass who serves: {error}");
