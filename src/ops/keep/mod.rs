@@ -9,10 +9,11 @@
 //!            commands ──> serve, drain, stop, hand out, release                      answer
 //! ```
 //!
-//! The daemon may die and come back: it finds the keeper by its directory and asks how things are. A keeper whose instance
-//! ended stays, with the sockets that clients still connect to, until the daemon has another instance that has them. If
-//! somebody has killed the instance or deleted its container, it stays only as long as anybody is connected to it. One that is killed leaves an instance
-//! that goes on, which [`stop`] and `delete --force` end, and a directory that [`clear`] takes away.
+//! The daemon may die and come back: it finds the keeper by its directory and asks how things are. A keeper whose
+//! instance ended stays, with the sockets that clients still connect to, until the daemon has another instance that has
+//! them. If somebody has killed the instance or deleted its container, it stays only as long as anybody is connected to
+//! it. One that is killed leaves an instance that goes on, which [`stop`] and `delete --force` end, and a directory
+//! that [`clear`] takes away.
 
 mod answer;
 mod birth;
