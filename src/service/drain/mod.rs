@@ -5,7 +5,7 @@
 //! are known by the numbers of sockets, in `/proc/PID/fd` of the instance and in the tables of its network.
 //!
 //! One look proves nothing: a connection may be on its way from a queue to the program. And before the queue there is the
-//! handshake, which belongs to the listener that got its first packet, whoever gets what is new since: see [`handshake`].
+//! handshake, which belongs to the listener that got its first packet, whoever gets what is new since: see `handshake`.
 
 mod connection;
 mod handshake;
