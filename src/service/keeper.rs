@@ -9,14 +9,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::address::Listen;
-use super::message::{Command, KEEPERS, Reply, Status};
+use super::message::{Command, KEEPERS, Order, Reply, Status};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::sys::channel::Channel;
-use crate::sys::fs::open_path;
+use crate::sys::fs::{open_path, read_capped};
 
 /// The socket in a keeper's directory.
 pub const CONTROL: &str = "control";
+/// What it was told to keep, in its directory.
+pub const ORDER: &str = "order.json";
+/// The longest order that is read: each came in one message, which is shorter.
+const ORDER_CAP: u64 = 1 << 20;
 /// A keeper answers at once: it does nothing that takes time while somebody asks.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,6 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn directory(root: &Path, instance: &ContainerId) -> PathBuf {
     root.join(KEEPERS).join(instance.as_str())
+}
+
+/// What the keeper of an instance was told to keep, whether or not it still is there.
+///
+/// # Errors
+/// Those of reading the file, and of a text that is no order.
+pub fn order(root: &Path, instance: &ContainerId) -> Result<Order> {
+    let operation = || format!("read what the keeper of instance '{instance}' keeps");
+    let text = read_capped(&directory(root, instance).join(ORDER), ORDER_CAP);
+    serde_json::from_slice(&text.context(operation)?).context(operation)
 }
 
 /// The instances that have a keeper's directory, sorted, whether or not there still is a keeper.

@@ -163,6 +163,16 @@ pub fn get(address: SocketAddr) -> String {
     answer.rsplit("\r\n\r\n").next().unwrap().to_owned()
 }
 
+/// The old one ends, and all that comes then reaches the new one, whose binds gave no reason for a note.
+pub fn gives_way(mut old: Instance, new: &Instance, address: SocketAddr) {
+    old.interceptor.release();
+    drop(old);
+    for _ in 0..20 {
+        assert_eq!(get(address), "new");
+    }
+    assert_eq!(new.notes, Vec::<String>::new());
+}
+
 /// A directory with a file `body`.
 pub fn site(body: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();

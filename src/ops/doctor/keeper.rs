@@ -5,12 +5,8 @@ use crate::error::Result;
 use crate::ids::ContainerId;
 use crate::ops::Place;
 use crate::service::definition::Handover;
-use crate::service::keeper::{Keeper, directory, list};
+use crate::service::keeper::{Keeper, directory, list, order};
 use crate::service::message::Order;
-use crate::sys::fs::read_capped;
-
-/// The longest order that is read.
-const ORDER: u64 = 1 << 20;
 
 pub(super) fn examine(place: &Place) -> Vec<Finding> {
     match look(place) {
@@ -32,13 +28,12 @@ fn look(place: &Place) -> Result<Vec<Left>> {
     let root = place.root.path();
     let mut left = Vec::new();
     for instance in list(root)? {
-        let home = directory(root, &instance);
         // One that ends just now takes its directory away.
-        if Keeper::connect(root, &instance)?.is_some() || !home.exists() {
+        if Keeper::connect(root, &instance)?.is_some() || !directory(root, &instance).exists() {
             continue;
         }
-        let text = read_capped(&home.join("order.json"), ORDER).ok();
-        left.push(Left { instance, order: text.and_then(|text| serde_json::from_slice(&text).ok()) });
+        let order = order(root, &instance).ok();
+        left.push(Left { instance, order });
     }
     Ok(left)
 }

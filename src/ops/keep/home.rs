@@ -17,14 +17,13 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
+use crate::service::keeper::{CONTROL, ORDER};
 use crate::service::message::{KEEPERS, Order, Outcome};
 use crate::service::ready::notify;
 use crate::sys::channel::Listener;
 use crate::sys::fs::{Durability, by_descriptor, open_path, replace_file};
 
-const CONTROL: &str = "control";
 const NOTIFY: &str = "notify";
-const ORDER: &str = "order.json";
 const OUTCOME: &str = "outcome.json";
 
 /// A keeper's directory, made by this process.

@@ -3,17 +3,12 @@
 use super::end::gone_is_fine;
 use super::signal::effective;
 use super::stage::PATIENCE;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::ids::ContainerId;
 use crate::runtime::{self, StateRoot};
 use crate::service::keeper;
-use crate::service::message::Order;
-use crate::sys::fs::read_capped;
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
-
-/// The longest order that is read.
-const ORDER_CAP: u64 = 4 << 20;
 
 /// Tells an instance without a keeper to end, in its own way, and waits ten seconds at most for that. What is left of it
 /// then is for `delete --force`.
@@ -21,7 +16,7 @@ const ORDER_CAP: u64 = 4 << 20;
 /// # Errors
 /// Those of sending the signal and of waiting.
 pub fn stop(root: &StateRoot, instance: &ContainerId, process: &Process) -> Result<()> {
-    let meant = order(root, instance).map_or_else(
+    let meant = keeper::order(root.path(), instance).map_or_else(
         |error| {
             tracing::warn!("{error}");
             Signal::TERM
@@ -31,12 +26,4 @@ pub fn stop(root: &StateRoot, instance: &ContainerId, process: &Process) -> Resu
     let signal = effective(process.pid(), meant);
     gone_is_fine(runtime::kill(root, instance, signal, false))?;
     process.wait_end(PATIENCE).map(drop)
-}
-
-/// What its keeper was to keep.
-fn order(root: &StateRoot, instance: &ContainerId) -> Result<Order> {
-    let path = keeper::directory(root.path(), instance).join("order.json");
-    let operation = || format!("read how instance '{instance}' is told to end");
-    let text = read_capped(&path, ORDER_CAP).map_err(|error| error.during(operation()))?;
-    serde_json::from_slice(&text).context(operation)
 }
