@@ -92,7 +92,7 @@ fn policy_no_leaves_an_instance_without_a_keeper_as_it_is_and_says_so() {
     let world = World::new("svc-orphan-no");
     let mut daemon = world.daemon();
     let name = daemon.name("web");
-    daemon.add(&name, "1.0.0", &["--restart", "no", "--ready", "none"]);
+    daemon.add(&name, "1.0.0", &["--restart", "no"]);
     let (port, pid) = (daemon.port(&name), daemon.instance_pid(&name));
     kill_keeper(&daemon, &name);
     let serves = |daemon: &Daemon<'_>| {
