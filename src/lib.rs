@@ -31,6 +31,7 @@ pub mod store;
 pub mod ring;
 pub mod runtime;
 pub mod service;
+pub mod template;
 
 // rank 4: where they meet
 pub mod ops;

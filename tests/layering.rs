@@ -29,6 +29,7 @@ const RANKS: &[(&str, u8)] = &[
     ("ring", 3),
     ("runtime", 3),
     ("service", 3),
+    ("template", 3),
     ("ops", 4),
     ("control", 5),
     ("cli", 6),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::StatVfs;
+use rustix::fs::{SealFlags, StatVfs};
 
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::mount_table;
@@ -254,6 +254,20 @@ pub fn memory_file(name: &str, content: &[u8]) -> Result<File> {
     let descriptor = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).context(operation)?;
     let mut file = File::from(descriptor);
     file.write_all(content).and_then(|()| file.seek(SeekFrom::Start(0))).context(operation)?;
+    Ok(file)
+}
+
+/// As [`memory_file`], and nobody can change it, its length, or that, any more.
+///
+/// # Errors
+/// Those of memfd_create(2), write(2) and fcntl(F_ADD_SEALS).
+pub fn sealed_file(name: &str, content: &[u8]) -> Result<File> {
+    let operation = || format!("make '{name}' in memory");
+    let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create(name, flags).context(operation)?);
+    file.write_all(content).and_then(|()| file.seek(SeekFrom::Start(0))).context(operation)?;
+    let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, all).context(operation)?;
     Ok(file)
 }
 
