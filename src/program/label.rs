@@ -70,6 +70,11 @@ pub(super) fn plan(process: &Process, modules: Modules) -> Result<Labels> {
 }
 
 impl Labels {
+    /// Whether nothing is asked for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.apparmor.is_none() && self.selinux.is_none()
+    }
+
     /// Gives them to what the calling process executes next. With its first rights: the kernel wants the writer to be
     /// the one that opened the file.
     pub(super) fn apply(&self) -> Result<()> {

@@ -72,6 +72,11 @@ impl Limits {
         }
     }
 
+    /// What is to be set by prlimit(2).
+    pub(super) fn planned(&self) -> Vec<(Resource, Rlimit)> {
+        self.resources.iter().map(|(kind, limit)| (resource(*kind), *limit)).collect()
+    }
+
     fn bound(&self, process: Option<Pid>) -> Result<()> {
         for (kind, limit) in &self.resources {
             prlimit(process, resource(*kind), *limit).context(|| {

@@ -32,6 +32,7 @@ mod label;
 mod limit;
 mod lookup;
 mod null;
+mod persona;
 mod schedule;
 mod seccomp;
 mod user;
@@ -47,6 +48,7 @@ pub use feature::{FilterFeatures, filter_features};
 pub use intercept::Intercept;
 pub use label::mount_label;
 pub use null::reopen_null;
+pub use persona::{Confinement, Persona, Rights, persona};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::seccomp::load_filter;
@@ -105,21 +107,36 @@ pub struct Given {
     pub activation: Option<Activation>,
     /// Which of its calls its maker answers.
     pub intercept: Intercept,
+    /// When it gives up its maker's rights.
+    pub surrender: Surrender,
 }
 
 impl Given {
     /// What the caller of the runtime passes on by its environment.
     #[must_use]
     pub fn of_environment() -> Self {
-        Self { activation: Activation::of_environment(), intercept: Intercept::No }
+        Self { activation: Activation::of_environment(), ..Self::default() }
     }
 }
 
 /// Whether the process may gain privileges by executing a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gain {
+pub enum Gain {
+    /// It may.
     Allowed,
+    /// It may not (`no_new_privs`).
     Forbidden,
+}
+
+/// When a process gives up the rights of its maker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Surrender {
+    /// By itself, before it executes its program.
+    #[default]
+    Itself,
+    /// Never: whoever traces it takes them, or keeps it from running. User, groups, capabilities, limits, filter and
+    /// `no_new_privs` stay those of the maker.
+    Traced,
 }
 
 /// Everything that is decided before the child exists.
@@ -138,6 +155,7 @@ pub struct Plan {
     reporter: Option<seccomp::Filter>,
     command: lookup::Command,
     image: Option<lookup::Image>,
+    surrender: Surrender,
 }
 
 /// Decides, and compiles the seccomp filter; the process is not touched. The filter is that of `linux`, which is the
@@ -169,6 +187,7 @@ pub fn plan(process: &Process, linux: Option<&Linux>, role: Role<'_>, kernel: &K
         filter,
         command: lookup::plan(process, given.activation)?,
         image: None,
+        surrender: given.surrender,
     })
 }
 
@@ -228,6 +247,24 @@ impl Plan {
     /// # Errors
     /// [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for the program, else what was refused.
     pub fn prepare(&mut self) -> Result<Option<OwnedFd>> {
+        match self.surrender {
+            Surrender::Itself => self.prepare_as_user(),
+            Surrender::Traced => self.prepare_as_maker().map(|()| None),
+        }
+    }
+
+    /// Only what has nothing to do with rights.
+    fn prepare_as_maker(&mut self) -> Result<()> {
+        let directory = self.command.directory();
+        let entry = directory::enter(directory)?;
+        directory::enter_as_user(directory, entry)?;
+        directory::check_inside()?;
+        self.filter = None;
+        self.image = Some(self.command.resolve(directory::home_of(self.credentials.uid()).as_deref())?);
+        Ok(())
+    }
+
+    fn prepare_as_user(&mut self) -> Result<Option<OwnedFd>> {
         self.labels.apply()?;
         if self.gain == Gain::Forbidden {
             set_no_new_privs(true).context(|| "set no_new_privs")?;

@@ -46,6 +46,21 @@ impl Credentials {
         self.uid.as_raw()
     }
 
+    /// The group's number.
+    pub(super) fn gid(&self) -> u32 {
+        self.gid.as_raw()
+    }
+
+    /// The numbers of the additional groups.
+    pub(super) fn groups(&self) -> Vec<u32> {
+        self.groups.iter().map(|group| group.as_raw()).collect()
+    }
+
+    /// The mask for the files that the process makes.
+    pub(super) fn umask(&self) -> u32 {
+        self.umask.as_raw_mode()
+    }
+
     /// Sets the mask for the files that the process makes.
     pub(super) fn set_umask(&self) {
         umask(self.umask);

@@ -268,7 +268,7 @@ fn plan(request: &CreateRequest, record: &Record) -> Result<Plan> {
     let pivot = if request.no_pivot { Pivot::Move } else { Pivot::Pivot };
     let given = match Activation::of_names(request.listen.iter().map(|listen| listen.name.as_str()))? {
         None => Given { intercept: request.intercept, ..Given::of_environment() },
-        activation => Given { intercept: request.intercept, activation },
+        activation => Given { intercept: request.intercept, activation, ..Given::default() },
     };
     let around = Around { bundle: &request.bundle, rootfs: &record.rootfs, cgroups: &cgroups, pivot };
     spawn::plan(&request.spec, &around, given)

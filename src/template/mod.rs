@@ -12,3 +12,4 @@
 pub mod definition;
 pub mod job;
 pub mod message;
+pub mod proxy;
