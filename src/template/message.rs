@@ -20,9 +20,11 @@
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
+use oci_spec::runtime::{LinuxSeccomp, Process};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, Name};
 use crate::sys::channel;
@@ -52,28 +54,31 @@ pub enum Request {
     Take(Box<Take>),
 }
 
-/// A clone in a container of somebody else's.
+/// A clone in a container of somebody else's, whose first process shelters it or is about to.
 ///
-/// Its descriptors, in order: pidfd of the container's init, the job ([`super::job::Job::seal`]), standard input, output and
-/// error, the working directory (`O_PATH`), and those of [`Self::entrances`].
+/// Its descriptors, in order: the job ([`super::job::Job::seal`]), standard input, output and error, and the working
+/// directory (`O_PATH`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Enter {
     /// The container, for messages.
     pub container: ContainerId,
-    /// Who the clone is to be: a `Persona`, as that writes itself.
-    pub persona: serde_json::Value,
+    /// Its first process, whose namespaces are the clone's.
+    pub init: Identity,
+    /// Its cgroups.
+    pub cgroup: Cgroup,
+    /// `process` of its specification: user, capabilities, limits. Arguments and environment are the job's, and are better
+    /// left out here.
+    pub process: Process,
+    /// `linux.seccomp` of its specification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<LinuxSeccomp>,
     /// Whether standard input is a terminal that becomes the clone's controlling terminal.
     #[serde(default)]
     pub terminal: Terminal,
-    /// The namespaces to enter, as in `/proc/PID/ns`: `pid`, `mnt`, …
-    pub namespaces: Vec<String>,
-    /// How many descriptors of cgroups follow: files to which `0` is written to get in.
-    #[serde(default)]
-    pub entrances: usize,
 }
 
-/// The descriptors of [`Enter`] before the entrances.
-pub const ENTER_DESCRIPTORS: usize = 6;
+/// How many descriptors [`Enter`] has.
+pub const ENTER_DESCRIPTORS: usize = 5;
 
 /// Whether standard input is the clone's controlling terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,6 +296,9 @@ pub struct Status {
     pub sandboxes: u32,
     /// How many are to wait: the pool, or fewer where they would need more memory than they may have.
     pub wanted: u32,
+    /// Why it makes no more clones, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Clones that were made.
     pub clones: u64,
     /// Clones that could not be made.
@@ -330,7 +338,8 @@ pub enum Phase {
     Loading,
     /// It can be cloned.
     Ready,
-    /// A newer keeper has its name; it finishes what it was asked for.
+    /// It makes no more clones: a newer keeper has its name, or its program ended. It sees those to their end that it has to
+    /// remove.
     Retiring,
     /// It is no more.
     Ended,
