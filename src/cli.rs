@@ -16,6 +16,7 @@ pub mod ps;
 pub mod resolve;
 pub mod ring;
 pub mod service;
+pub mod template;
 pub mod update;
 
 use std::path::PathBuf;
@@ -147,6 +148,12 @@ pub enum Command {
     Ring(ring::Ring),
     /// Run services, and replace their instances without losing a connection
     Service(service::Service),
+    /// Keep containers warm, to be cloned
+    Template(template::Template),
+    /// Make a container from a template, in the time of a fork
+    Clone(template::Clone),
+    /// Call a function in a clone of a template, and print what it returns
+    Invoke(template::Invoke),
     /// Run the daemon
     Serve(daemon::Serve),
     /// Call a method of the daemon

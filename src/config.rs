@@ -25,6 +25,8 @@ pub struct Config {
     pub ring: Ring,
     /// `[image]`
     pub image: Image,
+    /// `[template]`
+    pub template: Template,
 }
 
 /// `[store]`: the directory that holds layers and rings.
@@ -59,6 +61,14 @@ pub struct Image {
     pub max_layer_bytes: Size,
 }
 
+/// `[template]`: containers that are kept warm.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Template {
+    /// Bytes that a function's tar file may unpack to.
+    pub max_function_bytes: Size,
+}
+
 impl Default for Store {
     fn default() -> Self {
         Self { min_free: Floor::Percent(5) }
@@ -74,6 +84,12 @@ impl Default for Ring {
 impl Default for Image {
     fn default() -> Self {
         Self { max_layer_bytes: Size(10 << 30) }
+    }
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        Self { max_function_bytes: Size(1 << 30) }
     }
 }
 

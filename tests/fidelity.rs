@@ -12,14 +12,14 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use regen::error::Kind;
-use regen::pack::{Compression, Expected, Limits, Packed, Unpacked, pack_layer, unpack_layer};
+use regen::pack::{Compression, Expected, Files, Limits, Packed, Unpacked, pack_layer, unpack_layer};
 use regen::sys::xattr::OverlayClass;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat};
 
 use tree::overlay::Overlay;
 use tree::step::{self, Step};
 
-const LIMITS: Limits = Limits { max_bytes: 1 << 30, max_entries: 100_000 };
+const LIMITS: Limits = Limits { max_bytes: 1 << 30, max_entries: 100_000, files: Files::Layer };
 
 fn pack(layer: &Path, compression: Compression) -> (File, Packed) {
     let mut blob = tempfile::tempfile().unwrap();

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use regen::error::{Kind, Result};
 use regen::ids::Digest;
-use regen::pack::{Compression, Expected, Limits, Unpacked, unpack_layer};
+use regen::pack::{Compression, Expected, Files, Limits, Unpacked, unpack_layer};
 use regen::sys::xattr::OverlayClass;
 use sha2::Digest as _;
 use tar::{EntryType, Header};
 
-const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_entries: 100 };
+const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_entries: 100, files: Files::Layer };
 const FILE: EntryType = EntryType::Regular;
 const DIRECTORY: EntryType = EntryType::Directory;
 

@@ -4,8 +4,10 @@
 //! entry in that file; the exit status is in [`crate::error::Error::exit_code`].
 
 mod answer;
+mod argument;
 mod call;
 mod checkpoint;
+mod clone;
 mod completions;
 mod create;
 mod delete;
@@ -15,6 +17,7 @@ mod exec;
 mod features;
 mod handover;
 mod install;
+mod invoke;
 mod keeper;
 mod kill;
 mod list;
@@ -35,6 +38,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod template;
 mod update;
 mod waker;
 mod worker;
@@ -159,6 +163,9 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Ring(arguments) => ring::run(&world()?, arguments),
         Command::Serve(_) => serve::run(&world()?).map(|()| 0),
         Command::Service(arguments) => service::run(&world()?, arguments.clone()).map(|()| 0),
+        Command::Template(arguments) => template::run(&world()?, arguments.clone()).map(|()| 0),
+        Command::Clone(arguments) => clone::run(&world()?, arguments),
+        Command::Invoke(arguments) => invoke::run(&world()?, arguments),
         Command::Call(arguments) => call::run(&world()?, arguments).map(|()| 0),
         Command::Resolve(arguments) => resolve::run(&world()?, arguments).map(|()| 0),
         Command::Install(arguments) => install::run(&world()?, &cli.global, arguments).map(|()| 0),

@@ -72,6 +72,9 @@ fn need(command: &Command) -> Need<'_> {
         | Command::Features
         | Command::Serve(_)
         | Command::Service(_)
+        | Command::Template(_)
+        | Command::Clone(_)
+        | Command::Invoke(_)
         | Command::Call(_)
         | Command::Resolve(_)
         | Command::Install(_)

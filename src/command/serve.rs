@@ -10,9 +10,10 @@ use chrono::Utc;
 use super::world::absolute;
 use crate::command::World;
 use crate::control::door::{Door, Opened};
-use crate::control::{Catalog, Control, Gauge, Limits, Server, Service};
+use crate::control::{Catalog, Control, Gauge, Limits, Server, Service, Template};
 use crate::error::{Error, Kind, Result};
 use crate::ops::service::{Bystander, Manager};
+use crate::ops::template;
 use crate::sys::signal::{Blocked, Signal};
 use crate::sys::supervisor::{notify, replace_process, take_passed};
 use crate::sys::{exe, open_files};
@@ -54,7 +55,9 @@ pub(super) fn run(world: &World) -> Result<()> {
         Service::Managed(_) => "READY=1\nSTATUS=Serving",
         Service::Watched(_) => "READY=1\nSTATUS=Serving without the registry of services, see the log",
     };
-    let mut server = Server::new(listener, Catalog::new(vec![Box::new(status), Box::new(services)]), &gauge)?;
+    let templates = open_templates(world, &services);
+    let catalog = Catalog::new(vec![Box::new(status), Box::new(services), Box::new(templates)]);
+    let mut server = Server::new(listener, catalog, &gauge)?;
     tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
     connections.into_iter().for_each(|connection| server.admit(connection));
     tell(state);
@@ -94,6 +97,22 @@ fn open_services(world: &World) -> Result<Service> {
             Ok(Service::Watched(bystander))
         }
     }
+}
+
+/// Templates as they are written down, beside the services. Without them clones are made all the same by keepers that are
+/// there.
+fn open_templates(world: &World, services: &Service) -> Template {
+    let opened = match services {
+        Service::Managed(manager) => template::Manager::open(&world.place, world.cgroups, manager.registry()),
+        Service::Watched(bystander) => Err(bystander.reason()),
+    };
+    opened.map_or_else(
+        |error| {
+            tracing::error!("{error}");
+            Template::Unmanaged(error)
+        },
+        Template::Managed,
+    )
 }
 
 /// The last wish that arrived; an end is final.

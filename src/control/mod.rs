@@ -21,6 +21,7 @@ mod peer;
 mod server;
 mod service;
 mod status;
+pub mod template;
 pub mod version;
 mod wire;
 
@@ -32,6 +33,7 @@ pub use peer::{Access, GROUP, Peer};
 pub use server::{Gauge, Server};
 pub use service::{SERVICE, Service};
 pub use status::{Control, Status};
+pub use template::{TEMPLATE, Template};
 
 /// The socket's name below the state root. While it is there, no container can have that id.
 pub const SOCKET: &str = "run.regen.Control";

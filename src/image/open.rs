@@ -1,6 +1,7 @@
 //! From a reference to an image whose documents are read and checked.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::archive::Archive;
@@ -63,6 +64,26 @@ pub fn open_image(source: &ImageSource, scratch: &Path) -> Result<Image> {
     }
     .context(operation)?;
     place.image(source.tag(), scratch.to_owned()).context(operation)
+}
+
+/// A word that is another one if another image is there now, without a look at the image: the digest that the tag leads to,
+/// or what the archive's file is known by. Cheap enough to be asked again and again.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such place or tag; [`Kind::Invalid`] if the tag does not say which image is meant.
+pub fn identify(source: &ImageSource) -> Result<String> {
+    let operation = || format!("look at image '{source}'");
+    match source {
+        ImageSource::Layout { directory, tag } => {
+            let entry = Layout::open(directory).and_then(|layout| choose(&layout.index()?, tag.as_deref()));
+            Ok(entry.and_then(|entry| entry.digest()).context(operation)?.to_string())
+        }
+        ImageSource::Archive { file, .. } => {
+            let metadata = std::fs::metadata(file).context(operation)?;
+            let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+            Ok(format!("file:{}#{}@{seconds}.{nanoseconds:09}", metadata.ino(), metadata.size()))
+        }
+    }
 }
 
 impl Image {

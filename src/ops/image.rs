@@ -8,7 +8,7 @@ use crate::ids::LayerId;
 use crate::image::config::ImageConfig;
 use crate::image::open::{Image, LayerBlob, open_image};
 use crate::image::reference::ImageSource;
-use crate::pack::{Compression, Expected, Limits, unpack_layer};
+use crate::pack::{Compression, Expected, Files, Limits, unpack_layer};
 use crate::ring::Base;
 use crate::store::Store;
 
@@ -44,7 +44,7 @@ fn unpack_one(store: &Store, image: &Image, layer: &LayerBlob, config: &Config) 
     let blob = image.open_layer(layer)?;
     let expected = Expected { digest: layer.digest.clone(), diff_id: Some(layer.diff_id.clone()) };
     let compression = Compression::from_media_type(layer.media_type.media_type())?;
-    let limits = Limits { max_bytes: config.image.max_layer_bytes.0, max_entries: MAX_ENTRIES };
+    let limits = Limits { max_bytes: config.image.max_layer_bytes.0, max_entries: MAX_ENTRIES, files: Files::Layer };
     unpack_layer(&blob, &expected, compression, store.class(), &limits, &content)?;
     // Image layers are shared by everything that comes from the image: on disk before anything refers to them.
     crate::sys::fs::sync_file_system(&content)?;

@@ -5,15 +5,21 @@
 //! save    stop ── seal ── remove                   its end, and what becomes of its upper
 //! snapshot copy ── freeze ── copy ── thaw ── seal  an entry of a container that goes on
 //! handover snapshot ── step aside                  its ring is free for a successor, while it goes on
+//! clone   function ── job ── ask                     a container from a template, for who wants one
+//! function open ── unpack ── mount                  what is dropped into a clone
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
+//! template start ── watch ── start again ── stop   that templates have keepers: the daemon's part
 //! ```
 
 mod base;
+pub mod clone;
 pub mod doctor;
+pub mod function;
 pub mod handover;
 mod image;
+pub mod invoke;
 pub mod keep;
 pub mod load;
 mod notify;
@@ -21,6 +27,7 @@ pub mod request;
 pub mod save;
 pub mod service;
 pub mod snapshot;
+pub mod template;
 pub mod worker;
 
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Place;
+use super::{Place, function};
 use crate::error::{Context, Result};
 use crate::ids::RingName;
 use crate::ring::{PackOptions, Progress, Ring, gc};
@@ -141,7 +141,7 @@ fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut 
             first_failure.get_or_insert(error);
         }
     }
-    let collected = gc::collect(store);
+    let collected = gc::collect(store).and_then(|()| function::collect(store));
     match (first_failure, only) {
         (Some(error), _) => Err(error),
         (None, None) => collected,
@@ -188,6 +188,7 @@ pub fn recover(store: &Store) -> Result<Recovery> {
         }
     }
     gc::collect(store)?;
+    function::collect(store)?;
     Ok(recovery)
 }
 

@@ -48,6 +48,12 @@ impl Detached {
         Ok(Self(copy))
     }
 
+    /// What holds the mount, for whoever attaches it.
+    #[must_use]
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.0
+    }
+
     /// Attaches the mount at `directory`, in the caller's mount namespace.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ use rustix::fs::{CWD, Mode, openat};
 
 pub use self::change::{Ignore, has_changes, has_changes_over};
 pub use self::copy::{LayerCopy, Passed, Room, Upper};
-pub use self::unpack::{Expected, Limits, Unpacked, unpack_layer};
+pub use self::unpack::{Expected, Files, Limits, Unpacked, unpack_layer};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::Digest;
 use crate::sys::xattr::OverlayClass;

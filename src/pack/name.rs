@@ -80,6 +80,15 @@ pub(super) fn parse_path(path: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(clean)
 }
 
+/// Whether a symbolic link at `path` may lead above the root: its target is absolute, or goes up further than it is deep, or goes
+/// up from a name, which may itself be a link to somewhere less deep.
+pub(super) fn leads_out(path: &[u8], target: &[u8]) -> bool {
+    let depth = components(split(path).0).count();
+    let mut rest = components(target).filter(|name| *name != b".").skip_while(|name| *name == b"..");
+    let ups = components(target).filter(|name| *name != b".").take_while(|name| *name == b"..").count();
+    target.starts_with(b"/") || ups > depth || rest.any(|name| name == b"..")
+}
+
 /// Reads what an entry stored as `stored` means; `real` is its `REGEN.path`, if it has one.
 pub(super) fn parse_meaning(stored: &[u8], real: Option<&[u8]>) -> Result<Meaning, Refusal> {
     let stored = parse_path(stored)?;
@@ -168,6 +177,16 @@ mod tests {
 
     fn entry(path: &str) -> Result<Meaning, Refusal> {
         Ok(Meaning::Entry(path.into()))
+    }
+
+    #[test]
+    fn a_link_leads_out_if_it_could() {
+        for (path, target) in [("a", "b"), ("a/b", "../c"), ("a/b/c", "./../../d/e"), ("a", ""), ("a", "./.")] {
+            assert!(!leads_out(path.as_bytes(), target.as_bytes()), "{path} -> {target}");
+        }
+        for (path, target) in [("a", "/b"), ("a", ".."), ("a/b", "../../c"), ("a", "b/.."), ("a/b", "../c/../d")] {
+            assert!(leads_out(path.as_bytes(), target.as_bytes()), "{path} -> {target}");
+        }
     }
 
     #[test]

@@ -34,6 +34,17 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Of headers: files, directories, links, marks.
     pub max_entries: u64,
+    /// Which sorts of files.
+    pub files: Files,
+}
+
+/// Which sorts of files there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// All that a root file system has, and the marks of a layer.
+    Layer,
+    /// Files, directories, and links that stay inside: what may be shown anywhere, and to anybody.
+    Inside,
 }
 
 /// What a blob has to be.
@@ -84,7 +95,7 @@ pub fn unpack_layer(
         let (empty, recycled) = channel();
         let inflater = threads.spawn(move || inflate(blob, compression, &full, &recycled));
         let stream = Stream { chunks, recycle: empty, chunk: Vec::new(), at: 0 };
-        let placed = place_all(Reader::new(stream, limits.max_entries), place, limits.max_bytes);
+        let placed = place_all(Reader::new(stream, limits.max_entries), place, limits);
         let inflated = inflater.join().map_err(|_| Error::new(Kind::System, "decompress it", "a thread panicked"))?;
         let content_bytes = placed?;
         let (diff_id, tar_bytes) = inflated;
@@ -210,24 +221,28 @@ impl BufRead for Stream {
 }
 
 /// The bytes of content.
-fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, max_bytes: u64) -> Result<u64> {
-    let mut content_bytes = 0;
+fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, limits: &Limits) -> Result<u64> {
+    let (mut content_bytes, max_bytes) = (0, limits.max_bytes);
     while let Some(entry) = reader.next()? {
         let operation = || format!("place {}", quote(std::ffi::OsStr::from_bytes(&entry.stored)));
         if entry.data > max_bytes - content_bytes {
             let cause = format!("the layer's content would be more than the {max_bytes} bytes that are allowed");
             return Err(Error::new(Kind::Invalid, operation(), cause));
         }
-        place_entry(&mut reader, &mut place, &entry).context(operation)?;
+        place_entry(&mut reader, &mut place, &entry, limits.files).context(operation)?;
         content_bytes += entry.data;
     }
     place.finish().context(|| "finish its directories")?;
     Ok(content_bytes)
 }
 
-fn place_entry<R: BufRead>(reader: &mut Reader<R>, place: &mut Place, entry: &Entry) -> Result<()> {
+fn place_entry<R: BufRead>(reader: &mut Reader<R>, place: &mut Place, entry: &Entry, files: Files) -> Result<()> {
     let refused = |cause: Refusal| Error::new(Kind::Invalid, "check its name", cause);
-    let path = match name::parse_meaning(&entry.stored, entry.real.as_deref()).map_err(refused)? {
+    let meaning = name::parse_meaning(&entry.stored, entry.real.as_deref()).map_err(refused)?;
+    if files == Files::Inside {
+        check_inside(&meaning, entry).map_err(|cause| Error::new(Kind::Invalid, "check it", cause))?;
+    }
+    let path = match meaning {
         Meaning::Nothing => return Ok(()),
         Meaning::Whiteout(path) => return place.whiteout(&path),
         Meaning::Opaque(path) => return place.opaque(&path),
@@ -246,6 +261,21 @@ fn place_entry<R: BufRead>(reader: &mut Reader<R>, place: &mut Place, entry: &En
             place.hard_link(&path, &target)
         }
         _ => place.special(&path, entry),
+    }
+}
+
+/// Whether an entry is one of [`Files::Inside`].
+fn check_inside(meaning: &Meaning, entry: &Entry) -> Result<(), Refusal> {
+    let path = match meaning {
+        Meaning::Nothing => return Ok(()),
+        Meaning::Whiteout(_) | Meaning::Opaque(_) => return Err("a mark for the layers below, where there are none"),
+        Meaning::Entry(path) => path,
+    };
+    match entry.kind {
+        EntryType::Symlink if name::leads_out(path, &entry.link) => Err("a symbolic link that leads out"),
+        EntryType::Block | EntryType::Char => Err("a device"),
+        EntryType::Fifo => Err("a fifo"),
+        _ => Ok(()),
     }
 }
 

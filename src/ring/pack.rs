@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
 use crate::image::layout::Layout;
 use crate::image::manifest::Descriptor;
-use crate::pack::{Compression, Expected, Limits, pack_layer, unpack_layer};
+use crate::pack::{Compression, Expected, Files, Limits, pack_layer, unpack_layer};
 use crate::store::{Layers, Stage};
 use crate::sys::fs::{disk_usage, space, sync_file_system};
 use crate::sys::process::boot_id;
@@ -220,7 +220,7 @@ impl Locked {
             let expected = Expected { digest: pack.digest.clone(), diff_id: Some(pack.diff_id.clone()) };
             let compression = Compression::from_media_type(&pack.media_type)?;
             // Its own pack cannot be a bomb: the digest was written by this store.
-            let limits = Limits { max_bytes: u64::MAX, max_entries: u64::MAX };
+            let limits = Limits { max_bytes: u64::MAX, max_entries: u64::MAX, files: Files::Layer };
             unpack_layer(&blob, &expected, compression, store.class(), &limits, stage.directory())?;
             stages.push(stage);
         }

@@ -21,6 +21,12 @@ impl Layers {
         Self { directory }
     }
 
+    /// The directory itself.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where the content of a layer is, if it is there.
     #[must_use]
     pub fn content(&self, id: &LayerId) -> PathBuf {

@@ -9,6 +9,8 @@
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
 //! ├── registry.db            services, as the daemon remembers them (see the registry)
+//! ├── functions/ID/diff/     an unpacked function, named by the digest of its tar file; goes once it was not used for a while
+//! ├── templates/OWNER/NAME/  a template's sockets (see its keeper)
 //! ├── services/NAME-…/       the log of a service (see the log of services)
 //! └── rings/OWNER/NAME/      an OCI image layout with ring.json beside it
 //! ```
@@ -103,6 +105,12 @@ impl Store {
     #[must_use]
     pub fn layers(&self) -> Layers {
         Layers::new(self.directory.join("layers"))
+    }
+
+    /// The unpacked functions, each named as a layer by the digest of its tar file. The directory may not be there yet.
+    #[must_use]
+    pub fn functions(&self) -> Layers {
+        Layers::new(self.directory.join("functions"))
     }
 
     /// Where the rings are, a directory per owner.

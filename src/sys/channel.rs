@@ -3,7 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -59,16 +59,53 @@ impl Channel {
     /// Those of connect(2): [`Kind::NotFound`] if there is no such socket, ECONNREFUSED if nobody listens; [`Kind::Busy`] if
     /// those who connected before wait too.
     pub fn connect(directory: impl AsFd, name: &str) -> Result<Self> {
+        Self::connect_within(directory, name, PATIENCE)
+    }
+
+    /// As [`Channel::connect`], for who waits longer, or less long, to be let in.
+    ///
+    /// # Errors
+    /// As [`Channel::connect`].
+    pub fn connect_within(directory: impl AsFd, name: &str, patience: Duration) -> Result<Self> {
         let operation = || format!("connect to socket '{name}'");
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context(operation)?;
-        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).context(operation)?;
-        match connect(&socket, &address(&directory, name)?) {
-            Err(Errno::AGAIN) => {
-                let cause = format!("it does not answer: nobody was let in for {} s", PATIENCE.as_secs());
-                Err(Error::new(Kind::Busy, operation(), cause))
+        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(patience)).context(operation)?;
+        let begun = Instant::now();
+        loop {
+            match connect(&socket, &address(&directory, name)?) {
+                // The kernel begins anew, and so does the time.
+                Err(Errno::INTR) if begun.elapsed() < patience => {}
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    let cause = format!("it does not answer: nobody was let in for {} s", patience.as_secs());
+                    return Err(Error::new(Kind::Busy, operation(), cause));
+                }
+                other => {
+                    // Messages are not to be given up in the middle.
+                    sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).context(operation)?;
+                    return other.map(|()| Self(socket)).context(operation);
+                }
             }
-            other => other.map(|()| Self(socket)).context(operation),
+        }
+    }
+
+    /// Waits for something to receive, or the end; `false` if the time is over before. Without a limit it waits for ever.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn wait(&self, limit: Option<Duration>) -> Result<bool> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.map(|left| Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            });
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], left.as_ref()) {
+                Ok(count) => return Ok(count > 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).context(|| "wait for a message"),
+            }
         }
     }
 

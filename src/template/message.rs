@@ -106,6 +106,9 @@ pub struct Take {
     /// What becomes of the container.
     #[serde(default)]
     pub cleanup: Cleanup,
+    /// Its working directory inside, absolute; without it, [`super::program::Program::cwd`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<PathBuf>,
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
@@ -393,6 +396,7 @@ mod tests {
             id: Some("web1".parse().unwrap()),
             extra: vec![Extra::Status, Extra::Function],
             cleanup: Cleanup::WithConnection,
+            workdir: None,
             limits: Limits { memory: Some(1 << 20) },
             terminal: Terminal::None,
         };

@@ -9,7 +9,9 @@
 //! A clone is an ordinary container. What is kept of a template beside its definition is only speed: without its keeper
 //! everything starts as it always does.
 
+pub mod client;
 pub mod definition;
 pub mod job;
 pub mod message;
+pub mod program;
 pub mod proxy;

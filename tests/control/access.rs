@@ -130,6 +130,7 @@ fn members_may_call_what_only_looks_of_all_that_there_is() {
         "run.regen.Service.List",
         "run.regen.Service.Resolve",
         "run.regen.Service.Watch",
+        "run.regen.Template.List",
     ];
     assert_eq!(allowed, expected);
     assert_eq!(daemon.status()["connections"], 2);

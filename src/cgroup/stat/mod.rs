@@ -259,6 +259,26 @@ impl Cgroup {
             None => v1::read(self).context(operation),
         }
     }
+
+    /// How many of its processes the kernel has killed for want of memory; nothing where memory is not counted. (Version 1
+    /// counts them since Linux 4.13.)
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn memory_kills(&self) -> Result<u64> {
+        let operation = || format!("read the numbers of cgroup {}", quote(&self.path));
+        let text = match (self.unified(), self.directory("memory")) {
+            (Some(directory), _) => text(&directory.join("memory.events")),
+            (None, Some(directory)) => text(&directory.join("memory.oom_control")),
+            (None, None) => return Ok(0),
+        };
+        Ok(parse_memory_kills(&text.context(operation)?))
+    }
+}
+
+/// Both versions write it as a line of its own.
+fn parse_memory_kills(text: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The text of a file; empty where the kernel has none. A cgroup that vanishes meanwhile counts nothing.
@@ -340,6 +360,13 @@ fn page_sizes() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kills_for_want_of_memory_are_counted_in_both_versions() {
+        assert_eq!(parse_memory_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"), 2);
+        assert_eq!(parse_memory_kills("low 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n"), 1);
+        assert_eq!(parse_memory_kills(""), 0);
+    }
 
     #[test]
     fn files_are_read_as_the_kernel_writes_them() {

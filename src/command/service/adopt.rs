@@ -1,9 +1,9 @@
 //! `service adopt`
 
 use super::change;
-use super::settings::milliseconds;
 use crate::cli::service::Adopt;
 use crate::command::World;
+use crate::command::argument::milliseconds;
 use crate::control::life::{Addition, Adoption, method};
 use crate::error::Result;
 use crate::service::settings::{Settings, StopSignal};

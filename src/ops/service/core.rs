@@ -29,7 +29,7 @@ pub(super) struct Core {
     pub place: Place,
     pub cgroups: cgroup::Manager,
     pub boot: String,
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     pub roster: Arc<Roster>,
     pub watch: Watch,
     pub crew: Crew,

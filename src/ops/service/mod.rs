@@ -115,7 +115,7 @@ impl Manager {
             place: place.clone(),
             cgroups,
             boot: boot_id()?,
-            registry: Registry::open(store.directory())?,
+            registry: Arc::new(Registry::open(store.directory())?),
             roster: Roster::new(),
             watch: Watch::new()?,
             crew: crew::Crew::default(),
@@ -129,6 +129,12 @@ impl Manager {
         thread.spawn(move || watcher.attend()).context(|| "start the thread that watches keepers")?;
         core.go_on();
         Ok(Self(core))
+    }
+
+    /// What is remembered, for others who remember something.
+    #[must_use]
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.0.registry)
     }
 
     /// Whom clients can be sent to.

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use regen::ids::Digest;
 use regen::image::layout::digest_of;
-use regen::pack::{Compression, Expected, Limits, unpack_layer};
+use regen::pack::{Compression, Expected, Files, Limits, unpack_layer};
 use regen::sys::fs::memory_file;
 use regen::sys::xattr::OverlayClass;
 
 const BLOCK: usize = 512;
-const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_entries: 1 << 10 };
+const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_entries: 1 << 10, files: Files::Layer };
 
 thread_local! {
     /// A directory with things in it that a layer might reach for.

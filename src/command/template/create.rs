@@ -1,0 +1,78 @@
+//! `template create`
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use crate::cli::template::{self, Create};
+use crate::command::World;
+use crate::command::answer::print;
+use crate::command::argument::{absolute_image, milliseconds};
+use crate::command::world::absolute;
+use crate::config::human_bytes;
+use crate::control::client::Client;
+use crate::control::template::{Creation, Progress, method};
+use crate::error::{Error, Kind, Result};
+use crate::ops::template::Summary;
+use crate::template::definition::{Mode, Source};
+
+/// How often something moves, so that one sees that it goes on.
+const TICK: Duration = Duration::from_millis(200);
+
+pub(super) fn run(world: &World, arguments: Create) -> Result<()> {
+    let output = arguments.output;
+    let creation = read(arguments)?;
+    let line = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
+    let mut ready = None;
+    let answered = Client::connect(world.place.root.path())?.stream(method::CREATE, &creation, |progress: Progress| {
+        if let (Some(line), Some(step)) = (&line, progress.step) {
+            line.set_message(step);
+            line.enable_steady_tick(TICK);
+        }
+        ready = progress.template;
+        Ok(())
+    });
+    if let Some(line) = line {
+        line.finish_and_clear();
+    }
+    answered?;
+    let template: Summary = ready.ok_or_else(|| {
+        let cause = "the daemon does not say what came of it";
+        Error::new(Kind::Damaged, format!("call {}", method::CREATE), cause)
+    })?;
+    print(output, &template, || text(&template))
+}
+
+/// The daemon works in another directory, so paths become absolute.
+fn read(arguments: Create) -> Result<Creation> {
+    let mode = match arguments.mode {
+        template::Mode::Zygote => Mode::Zygote,
+        template::Mode::Snapshot => Mode::Snapshot,
+    };
+    let source = match (arguments.bundle, arguments.rootfs, arguments.image) {
+        (Some(bundle), _, _) => Some(Source::Bundle(absolute(&bundle)?)),
+        (None, Some(rootfs), _) => Some(Source::Rootfs(absolute(&rootfs)?)),
+        (None, None, Some(image)) => Some(Source::Image(absolute_image(&image)?)),
+        (None, None, None) => None,
+    };
+    Ok(Creation {
+        name: arguments.name,
+        source,
+        ring: arguments.ring,
+        mode,
+        command: arguments.command,
+        env: arguments.env,
+        workdir: arguments.workdir,
+        user: arguments.user,
+        pool: Some(arguments.pool),
+        pool_memory: Some(arguments.pool_memory),
+        ready_timeout_ms: Some(milliseconds(arguments.ready_timeout)),
+    })
+}
+
+fn text(template: &Summary) -> String {
+    let memory = template.memory.process.map(|bytes| format!(", {}", human_bytes(bytes))).unwrap_or_default();
+    let language = template.language.as_deref().unwrap_or("its program");
+    format!("{} is ready: {language}{memory}\n", template.name)
+}

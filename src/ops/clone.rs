@@ -1,0 +1,252 @@
+//! A clone of a template, for who wants one: neither the daemon nor the registry is asked.
+//!
+//! ```text
+//! Wish ── function ── job ── the keeper's socket ──> Taken ── status: how it ended
+//!                                                         └── result: what a call gave
+//! ```
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::{Place, function, save};
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::{ContainerId, Name};
+use crate::runtime;
+use crate::sys::signal::{Arrived, Blocked, Signal};
+use crate::template::client::Requester;
+use crate::template::definition::directory;
+use crate::template::job::{Call, Job};
+use crate::template::message::{Answer, Cleanup, Extra, Limits, Request, Take, Terminal};
+use crate::template::program::Program;
+
+/// How a clone's init tells of the clone's end takes no more than this.
+const STATUS_CAP: usize = 64;
+/// A keeper deletes a container as soon as it hears that nobody wants it any more; without a keeper, nobody does.
+const LEAVING: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A clone that somebody wants.
+#[derive(Debug)]
+pub struct Wish {
+    /// Of which template.
+    pub template: Name,
+    /// What its container is to be called; without it, it is called after the template.
+    pub id: Option<ContainerId>,
+    /// What it finds at `/function`.
+    pub function: Option<PathBuf>,
+    /// What to run; the function's call if that is given.
+    pub command: Vec<String>,
+    /// The function's call.
+    pub call: Option<Call>,
+    /// `NAME=VALUE`, each added to the template's or in place of the one of that name.
+    pub env: Vec<String>,
+    /// The working directory inside.
+    pub workdir: Option<String>,
+    /// The most memory, in bytes.
+    pub memory: Option<u64>,
+    /// What becomes of the container.
+    pub cleanup: Cleanup,
+}
+
+/// A clone that runs.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its container.
+    pub container: ContainerId,
+    /// Its pid.
+    pub pid: i32,
+    /// The connection that it was asked for by, which it may end with.
+    pub requester: Requester,
+    /// Where its init says how it ended.
+    pub status: File,
+    /// What a call gives.
+    pub result: Option<File>,
+}
+
+/// How a clone ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this.
+    Exit(u8),
+    /// It was killed by this signal.
+    Signal(i32),
+    /// Its container was killed as a whole before that could be told.
+    Unknown,
+}
+
+impl End {
+    /// Reads what a container's init wrote.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
+        let text = std::str::from_utf8(text).unwrap_or_default().trim_end();
+        match text.split_once(' ') {
+            Some(("exit", code)) => code.parse().map_or(Self::Unknown, Self::Exit),
+            Some(("signal", number)) => number.parse().map_or(Self::Unknown, Self::Signal),
+            Some(_) | None => Self::Unknown,
+        }
+    }
+
+    /// The exit status of who stands for it, as shells have it.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Exit(code) => code,
+            Self::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
+            Self::Unknown => 137,
+        }
+    }
+}
+
+/// Has a clone made, and returns once it runs. `patience` is for the wait while others are served.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such template, or it is not ready; those of the function; what the keeper says against it.
+pub fn take(place: &Place, wish: &Wish, stdio: [BorrowedFd<'_>; 3], patience: Duration) -> Result<Taken> {
+    let directory = directory(&place.store, &place.owner, &wish.template);
+    let operation = || format!("clone template '{}'", wish.template);
+    // First of all: without a template nothing else has to be done.
+    let requester = Requester::connect(&directory, wish.template.as_str(), patience)?;
+    let function = wish.function.as_deref().map(|function| function::open(place, function)).transpose()?;
+    let program = Program::read(&directory).context(operation)?;
+    let job = Job { args: wish.command.clone(), env: program.environment(&wish.env), call: wish.call.clone() };
+    let job = job.seal().context(operation)?;
+    let (status, status_end) = pipe().context(operation)?;
+    let (result, result_end) = match &wish.call {
+        Some(_) => pipe().context(operation).map(|(near, far)| (Some(near), Some(far)))?,
+        None => (None, None),
+    };
+    let mut extra = vec![Extra::Status];
+    let mut descriptors = vec![job.as_fd(), stdio[0], stdio[1], stdio[2], status_end.as_fd()];
+    if let Some(end) = &result_end {
+        extra.push(Extra::Result);
+        descriptors.push(end.as_fd());
+    }
+    if let Some(function) = &function {
+        extra.push(Extra::Function);
+        descriptors.push(function.as_fd());
+    }
+    let take = Take {
+        id: wish.id.clone(),
+        extra,
+        cleanup: wish.cleanup,
+        workdir: wish.workdir.clone().map(PathBuf::from),
+        limits: Limits { memory: wish.memory },
+        terminal: Terminal::None,
+    };
+    requester.ask(&Request::Take(Box::new(take)), &descriptors)?;
+    match requester.answer(Some(patience))? {
+        Answer::Taken { container, pid } => Ok(Taken { container, pid, requester, status, result }),
+        Answer::Failed { error, .. } => Err(error.during(operation())),
+        Answer::Unfit { reason } => Err(Error::new(Kind::Unsupported, operation(), reason)),
+        Answer::Fits(_) | Answer::Entered { .. } => {
+            Err(Error::new(Kind::Damaged, operation(), "its keeper answers something else"))
+        }
+    }
+}
+
+/// The near end, from which is read without waiting, and the far one.
+fn pipe() -> Result<(File, OwnedFd)> {
+    let operation = || "make a pipe";
+    let (near, far) = pipe_with(PipeFlags::CLOEXEC).context(operation)?;
+    let flags = rustix::fs::fcntl_getfl(&near).context(operation)?;
+    rustix::fs::fcntl_setfl(&near, flags | rustix::fs::OFlags::NONBLOCK).context(operation)?;
+    Ok((File::from(near), far))
+}
+
+impl Taken {
+    /// How it ended, if that was told by now; `None` while nothing was.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub fn end(&mut self) -> Result<Option<End>> {
+        let mut text = [0; STATUS_CAP];
+        match std::io::Read::read(&mut self.status, &mut text) {
+            Ok(count) => Ok(Some(End::parse(&text[..count]))),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error).context(|| format!("read how container '{}' ended", self.container)),
+        }
+    }
+
+    /// Stays with a clone until it ends, passes signals on to it, and returns when its container is gone.
+    ///
+    /// # Errors
+    /// Those of poll(2), and of deleting the container.
+    pub fn attend(mut self, place: &Place, signals: &Blocked) -> Result<End> {
+        let mut kept = true;
+        let end = loop {
+            let mut sources = vec![PollFd::new(&self.status, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            if kept {
+                // No event but those that are always told: nothing more is said.
+                sources.push(PollFd::new(&self.requester, PollFlags::empty()));
+            }
+            match poll(&mut sources, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).context(|| format!("wait for container '{}'", self.container)),
+            }
+            kept = kept && sources[2].revents().is_empty();
+            drop(sources);
+            while let Some(Arrived { signal, .. }) = signals.take()? {
+                if !matches!(signal, Signal::CHLD | Signal::PIPE | Signal::WINCH) {
+                    self.forward(place, signal);
+                }
+            }
+            if let Some(end) = self.end()? {
+                break end;
+            }
+        };
+        self.leave(place)?;
+        Ok(end)
+    }
+
+    fn forward(&self, place: &Place, signal: Signal) {
+        match runtime::kill(&place.root, &self.container, signal, false) {
+            // It is just ending.
+            Err(error) if matches!(error.kind(), Kind::State | Kind::NotFound) => {}
+            Err(error) => tracing::warn!("{error}"),
+            Ok(()) => {}
+        }
+    }
+
+    /// Ends a clone that ends with its connection, and returns when its container is gone.
+    ///
+    /// # Errors
+    /// Those of deleting the container, if its keeper has not.
+    pub fn leave(self, place: &Place) -> Result<()> {
+        let Self { container, requester, .. } = self;
+        drop(requester);
+        let deadline = Instant::now() + LEAVING;
+        while place.root.container(&container).exists() {
+            if Instant::now() > deadline {
+                // Whoever should have done it is gone.
+                return match save::delete(place, &container, true, None) {
+                    Err(error) if error.kind() != Kind::NotFound => Err(error),
+                    Ok(_) | Err(_) => Ok(()),
+                };
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_read_as_init_writes_it() {
+        let of = |text: &str| (End::parse(text.as_bytes()), End::parse(text.as_bytes()).code());
+        assert_eq!(of("exit 3\n"), (End::Exit(3), 3));
+        assert_eq!(of("signal 9\n"), (End::Signal(9), 137));
+        for nothing in ["", "\n", "exit", "exit 256\n", "gone 1\n"] {
+            assert_eq!(of(nothing), (End::Unknown, 137), "{nothing:?}");
+        }
+    }
+}
