@@ -131,6 +131,55 @@ pub fn create(place: &Place, wish: Wish, adjust: impl FnOnce(&mut CreateRequest)
     Ok(Live { created: created?, handover })
 }
 
+/// What a container of a template has that others lack: it is made apart from what it is made from, on a scratch upper even
+/// where that is a bundle, and in no ring.
+#[derive(Debug, Default)]
+pub(super) struct Apart {
+    /// The specification in place of the source's.
+    pub spec: Option<Spec>,
+    /// What the base has to be: its fingerprint.
+    pub base: Option<String>,
+}
+
+/// Creates a container of a template, as [`create`] does others.
+///
+/// # Errors
+/// As [`create`]; [`Kind::State`] if the base is another one, [`Kind::Unsupported`] for a ring.
+pub(super) fn create_apart(
+    place: &Place,
+    wish: Wish,
+    apart: Apart,
+    adjust: impl FnOnce(&mut CreateRequest),
+) -> Result<Created> {
+    let operation = format!("create container '{}'", wish.id);
+    let mut plan = plan_apart(place, wish, apart).context(|| operation.clone())?;
+    check_mount_namespace(plan.spec.as_ref()).context(|| operation)?;
+    claim_and_create(place, &mut plan, adjust)
+}
+
+fn plan_apart(place: &Place, wish: Wish, apart: Apart) -> Result<Plan> {
+    let mut plan = plan(place, wish)?;
+    if let Some(ring) = &plan.wish.ring {
+        let cause = format!("containers of templates are in none, and this one would be in '{}'", ring.ring);
+        return Err(Error::new(Kind::Unsupported, "leave rings out", cause));
+    }
+    let base = match (plan.base.take(), plan.spec.as_ref().and_then(|spec| spec.root().as_ref())) {
+        (Some(base), _) => base,
+        (None, root) => {
+            let root = root.map_or(Path::new("rootfs"), |root| root.path().as_path());
+            base::of_directory(&plan.bundle.join(root))?
+        }
+    };
+    if apart.base.is_some_and(|expected| expected != base.fingerprint) {
+        return Err(Error::new(Kind::State, "look at its root file system", "it is not the one that was saved"));
+    }
+    plan.base = Some(base);
+    if apart.spec.is_some() {
+        plan.spec = apart.spec;
+    }
+    Ok(plan)
+}
+
 /// Frees the ring that is wished for, if the container before has it.
 fn follow(place: &Place, wish: &Wish) -> Result<Option<HandOver>> {
     match (&wish.follows, &wish.ring) {

@@ -11,6 +11,7 @@
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
 //! template start ── watch ── start again ── stop   that templates have keepers: the daemon's part
+//! warm    start ── ready ── save ── restore        containers that begin where another one was
 //! ```
 
 mod base;
@@ -28,6 +29,7 @@ pub mod save;
 pub mod service;
 pub mod snapshot;
 pub mod template;
+pub mod warm;
 pub mod worker;
 
 use std::path::PathBuf;

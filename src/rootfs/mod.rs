@@ -23,6 +23,7 @@ mod file_system;
 mod mask;
 mod mount;
 pub mod option;
+mod place;
 mod plan;
 mod root;
 mod source;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 pub use enter::Entered;
 pub use mount::Mounted;
 pub use option::words as mount_options;
+pub use place::make_places;
 pub use plan::{Plan, plan};
 
 /// What the specification does not say.

@@ -16,8 +16,10 @@ use crate::criu::{self, Afterwards, Allowed, CgroupMode, Dump, PageServer, Resto
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::overlay::{Detached, PrivateNamespace};
+use crate::rootfs;
 use crate::runtime::record::{self, Record};
-use crate::runtime::{StateRoot, Status, hook, state};
+use crate::runtime::{StateRoot, Status, Stdio, hook, state};
+use crate::sys::clone::Passed;
 use crate::sys::fs::read_capped;
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
@@ -182,12 +184,29 @@ fn inherited(images: &Path) -> Result<Vec<(i32, String)>> {
     Ok(pipes.collect())
 }
 
+/// What the caller gave for the standard streams, if anything, as criu gets it.
+fn pass(given: &Stdio) -> Result<Vec<Passed>> {
+    match given {
+        Stdio::Inherit | Stdio::Pty => Ok(Vec::new()),
+        Stdio::Files { stdin, stdout, stderr } => [stdin, stdout, stderr].into_iter().map(Passed::new).collect(),
+    }
+}
+
 /// Brings the processes back, stopped, into the cgroups that were made for them. The root file system is on the path
 /// of the record. Gives the first process.
-pub(super) fn revive(record: &mut Record, spec: &Spec, directory: &Path, request: &RestoreRequest) -> Result<Process> {
+pub(super) fn revive(
+    record: &mut Record,
+    spec: &Spec,
+    directory: &Path,
+    (request, stdio): (&RestoreRequest, &Stdio),
+) -> Result<Process> {
     let images = &request.images;
-    let inherited = inherited(&images.path)?;
+    let passed = pass(stdio)?;
+    let number = |stream: i32| usize::try_from(stream).ok().and_then(|index| passed.get(index)).map(Passed::number);
+    let inherited = inherited(&images.path)?.into_iter();
+    let inherited = inherited.map(|(stream, name)| (number(stream).unwrap_or(stream), name)).collect();
     images.make()?;
+    rootfs::make_places(&record.rootfs, spec, &record.bundle)?;
     // criu wants a mount at the root, which nobody else has to see.
     let point = directory.join("root");
     fs::DirBuilder::new().mode(0o700).create(&point).context(|| format!("make directory {}", quote(&point)))?;

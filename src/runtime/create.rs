@@ -302,7 +302,8 @@ fn build(
 ) -> Result<Created> {
     let id = request.id.clone();
     if let Some(restore) = &request.restore {
-        let process = checkpoint::revive(record, &request.spec, &root.container(&id), restore)?;
+        let from = (restore, &request.stdio);
+        let process = checkpoint::revive(record, &request.spec, &root.container(&id), from)?;
         return complete(root, record, request, (process, None, None), Way::Restored);
     }
     let starter = match request.starter {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sched::CloneFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::Process;
@@ -162,6 +162,28 @@ pub fn replace_stream(source: BorrowedFd<'_>, stream: i32) -> Result<()> {
 /// Those of fcntl(F_DUPFD_CLOEXEC).
 pub fn lift(descriptor: impl AsFd, above: i32) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(descriptor, above).context(|| "duplicate a descriptor")
+}
+
+/// Another name for a descriptor that programs which are executed get too: for one that is told its number.
+#[derive(Debug)]
+pub struct Passed(OwnedFd);
+
+impl Passed {
+    /// Makes it, above the standard streams. While it lives, whatever this process executes has it.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn new(descriptor: impl AsFd) -> Result<Self> {
+        let passed = lift(descriptor, 3)?;
+        rustix::io::fcntl_setfd(&passed, FdFlags::empty()).context(|| "pass a descriptor on")?;
+        Ok(Self(passed))
+    }
+
+    /// Its number, here and there.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
 }
 
 /// Puts descriptors where a program will find them, from `first` on, with whatever had these numbers closed. For a cloned

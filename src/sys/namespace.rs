@@ -9,6 +9,8 @@ use nix::sched::CloneFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::clone::{Birth, Parent, spawn};
+use crate::sys::process::{ExitStatus, Process};
 
 /// clone(2)'s flag for time namespaces, which nix does not name.
 pub const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
@@ -34,6 +36,28 @@ fn kind_of(file: BorrowedFd<'_>) -> Option<c_int> {
     // SAFETY: the request takes no argument and only reads; on a file that is no namespace it fails with ENOTTY.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
     (kind != -1).then_some(kind)
+}
+
+/// Does something in namespaces of another process. A child does it and ends, so the caller stays where it is; it has to be
+/// the only thread of its process.
+///
+/// # Errors
+/// Those of setns(2), and what `work` fails with.
+pub fn visit(process: &Process, kinds: CloneFlags, work: impl FnOnce() -> nix::Result<()>) -> Result<()> {
+    let operation = || format!("enter namespaces of process {}", process.pid());
+    let birth = Birth { namespaces: CloneFlags::empty(), cgroup: None, parent: Parent::Caller };
+    let child = spawn(birth, || match nix::sched::setns(process, kinds).and_then(|()| work()) {
+        Ok(()) => 0,
+        Err(errno) => errno as i32,
+    })?;
+    match child.reap()? {
+        Some(ExitStatus::Code(0)) => Ok(()),
+        Some(ExitStatus::Code(errno)) => Err(nix::Error::from_raw(errno.into())).context(operation),
+        Some(ended @ ExitStatus::Signal(_)) => {
+            Err(Error::new(Kind::System, operation(), format!("who went there was ended {ended}")))
+        }
+        None => Err(Error::new(Kind::System, operation(), "another process has taken the answer")),
+    }
 }
 
 /// Sets the loopback device of the caller's network namespace up, which a new one leaves down.

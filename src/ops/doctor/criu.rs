@@ -1,23 +1,41 @@
-//! criu: there, and fit for this kernel.
+//! criu: there, fit for this kernel, and with the programs that it calls.
 
-use super::Finding;
 use super::program::{self, Answer};
+use super::{Finding, Status};
 use crate::error::Result;
 
 const SUBJECT: &str = "criu";
+/// What it calls for containers as they are here: for a network of their own, and for what is in a tmpfs. And the packages.
+const CALLED: [(&str, &str); 2] = [("ip", "iproute2"), ("tar", "tar")];
 
-pub(super) fn examine() -> Finding {
+/// Whether checkpoint, restore and templates of the mode 'snapshot' can be had.
+pub(in crate::ops) fn examine() -> Finding {
     let Some(criu) = program::find("criu") else { return judge(None, None) };
     let version = program::ask(&criu, &["--version"]);
     // Asking for what the kernel grants takes privileges.
     let check = nix::unistd::geteuid().is_root().then(|| program::ask(&criu, &["check"]));
-    judge(Some(version), check)
+    let finding = judge(Some(version), check);
+    match CALLED.into_iter().find(|(name, _)| program::find(name).is_none()) {
+        Some(missing) if finding.status == Status::Ok => lacks(missing),
+        Some(_) | None => finding,
+    }
+}
+
+fn lacks((name, package): (&str, &str)) -> Finding {
+    let text = format!("it calls '{name}', which is not installed: no checkpoint and restore, no snapshots");
+    Finding::warn(SUBJECT, text, format!("apt-get install {package}"))
 }
 
 /// `version` is the answer to `--version` if criu is there, `check` the one to `check` if it could be asked.
 fn judge(version: Option<Result<Answer>>, check: Option<Result<Answer>>) -> Finding {
     let version = match version {
-        None => return Finding::warn(SUBJECT, "not installed: no checkpoint and restore", "apt-get install criu"),
+        None => {
+            return Finding::warn(
+                SUBJECT,
+                "not installed: no checkpoint and restore, no snapshots",
+                "apt-get install criu",
+            );
+        }
         Some(Err(error)) => {
             return Finding::warn(SUBJECT, error.without_next_step(), "apt-get install --reinstall criu");
         }
@@ -31,7 +49,8 @@ fn judge(version: Option<Result<Answer>>, check: Option<Result<Answer>>) -> Find
         Some(Ok(answer)) if answer.success => Finding::ok(SUBJECT, format!("{version} fits this kernel")),
         Some(Ok(answer)) => {
             let why = complaint(&answer.text);
-            Finding::warn(SUBJECT, format!("{version} does not fit this kernel: {why}"), another)
+            let text = format!("{version} does not fit this kernel, so there are no snapshots: {why}");
+            Finding::warn(SUBJECT, text, another)
         }
         Some(Err(error)) => Finding::warn(SUBJECT, format!("{version}: {error}"), another),
     }
@@ -54,7 +73,6 @@ fn complaint(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::doctor::Status;
 
     fn answer(success: bool, text: &str) -> Result<Answer> {
         Ok(Answer { success, text: text.into() })
@@ -72,5 +90,6 @@ mod tests {
             "{finding:?}"
         );
         assert!(judge(version(), Some(answer(false, ""))).text.ends_with("it does not say why"));
+        assert!(lacks(("ip", "iproute2")).text.contains("'ip'"));
     }
 }

@@ -5,7 +5,7 @@
 //! thing that is made is an overlay of empty directories in the store, to see whether the kernel mounts it.
 
 mod cgroup;
-mod criu;
+pub(super) mod criu;
 mod engine;
 mod finding;
 mod keeper;

@@ -1,0 +1,3 @@
+//! Containers that begin where another one was when it had loaded what it needs.
+
+pub mod snapshot;

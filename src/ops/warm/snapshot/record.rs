@@ -1,0 +1,198 @@
+//! What is known of a snapshot beside criu's images.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::bundle;
+use crate::error::{Context, Error, Kind, Result, quote};
+use crate::ids::{ContainerId, Digest};
+use crate::ops::load;
+use crate::sys::fs::{Durability, read_capped, replace_file, sync_file_system};
+use crate::template::definition::Source;
+
+const FILE: &str = "snapshot.json";
+const CONFIG: &str = "config.json";
+const FORMAT: u32 = 1;
+const CAP: u64 = 16 << 20;
+
+/// A saved program, from which clones are restored.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    directory: PathBuf,
+    record: Record,
+}
+
+/// The content of `snapshot.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub format: u32,
+    /// The container that was saved.
+    pub container: ContainerId,
+    /// What it was made from.
+    pub source: Source,
+    /// The fingerprint of its root file system.
+    pub base: String,
+    pub taken: DateTime<Utc>,
+    /// Where it can come back.
+    pub machine: Machine,
+}
+
+/// What a saved program depends on besides its files: it has chosen its code by what the processor can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Machine {
+    /// The kernel's release.
+    pub kernel: String,
+    /// A digest of what the processor can.
+    pub processor: String,
+}
+
+impl Machine {
+    fn here() -> Result<Self> {
+        let read = |path: &str| fs::read_to_string(path).context(|| format!("read '{path}'"));
+        let release = read("/proc/sys/kernel/osrelease")?;
+        Ok(Self { kernel: release.trim().to_owned(), processor: digest_of(&read("/proc/cpuinfo")?) })
+    }
+}
+
+/// Only the lines of abilities: speeds change all the time.
+fn digest_of(cpuinfo: &str) -> String {
+    let ability = |line: &&str| ["vendor_id", "flags", "Features", "CPU part"].iter().any(|key| line.starts_with(key));
+    let mut lines: Vec<&str> = cpuinfo.lines().filter(ability).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    let digest = Digest::from_bytes(Sha256::digest(lines.join("\n")).into());
+    digest.hex()[..16].to_owned()
+}
+
+impl Record {
+    pub(super) fn new(container: ContainerId, source: Source, base: String) -> Result<Self> {
+        Ok(Self { format: FORMAT, container, source, base, taken: Utc::now(), machine: Machine::here()? })
+    }
+
+    /// Writes it and the specification into a directory that nobody else knows of yet.
+    pub(super) fn write(&self, directory: &Path, spec: &Spec) -> Result<()> {
+        let operation = || format!("write down snapshot {}", quote(directory));
+        let text = serde_json::to_vec(spec).context(operation)?;
+        replace_file(directory, CONFIG, &text, Durability::Volatile)?;
+        // A snapshot that is there is whole, also after the power was cut.
+        sync_file_system(directory)?;
+        let text = serde_json::to_vec(self).context(operation)?;
+        replace_file(directory, FILE, &text, Durability::Durable)
+    }
+}
+
+impl Snapshot {
+    /// Opens what [`super::take`] has left in a directory.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if nothing is there, [`Kind::Damaged`] for what cannot be read, [`Kind::State`] if it cannot come
+    /// back here: it was taken under another kernel or on another processor.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let operation = || format!("open snapshot {}", quote(directory));
+        let bytes = read_capped(&directory.join(FILE), CAP).context(operation)?;
+        let record: Record = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::new(Kind::Damaged, operation(), error.to_string()))?;
+        if record.format != FORMAT {
+            let cause = format!("it has format {}, this regen knows {FORMAT}", record.format);
+            return Err(Error::new(Kind::Damaged, operation(), cause));
+        }
+        check(&record.machine, &Machine::here()?).context(operation)?;
+        Ok(Self { directory: directory.to_owned(), record })
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// When it was taken.
+    #[must_use]
+    pub fn taken(&self) -> DateTime<Utc> {
+        self.record.taken
+    }
+
+    /// How many bytes it takes on disk.
+    ///
+    /// # Errors
+    /// Those of reading the directory.
+    pub fn size(&self) -> Result<u64> {
+        crate::sys::fs::disk_usage(&self.directory)
+    }
+
+    pub(super) fn images(&self) -> PathBuf {
+        self.directory.join("images")
+    }
+
+    pub(super) fn empty_function(&self) -> PathBuf {
+        self.directory.join("function")
+    }
+
+    pub(super) fn spec(&self) -> Result<Spec> {
+        let path = self.directory.join(CONFIG);
+        bundle::parse(&read_capped(&path, CAP)?).context(|| format!("read {}", quote(&path)))
+    }
+}
+
+fn check(then: &Machine, now: &Machine) -> Result<()> {
+    let refuse = |cause: String| {
+        Err(Error::new(Kind::State, "compare the machine", cause)
+            .next("make the template anew: 'regen template create'"))
+    };
+    if then.kernel != now.kernel {
+        return refuse(format!("it was taken under Linux {}, this is {}", then.kernel, now.kernel));
+    }
+    if then.processor != now.processor {
+        return refuse("it was taken on another processor".to_owned());
+    }
+    Ok(())
+}
+
+/// What a container is made from, as the runtime has it.
+pub(super) fn origin(source: &Source) -> Result<load::Source> {
+    Ok(match source {
+        Source::Bundle(directory) => load::Source::Bundle(directory.clone()),
+        Source::Rootfs(directory) => load::Source::Rootfs(directory.clone()),
+        Source::Image(image) => load::Source::Image(image.parse()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record::new("t-1".parse().unwrap(), Source::Rootfs("/srv".into()), "dir:/srv#1".into()).unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_is_found_again_and_says_where_it_cannot_come_back() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(Snapshot::open(directory.path()).unwrap_err().kind(), Kind::NotFound);
+        let mut record = record();
+        record.write(directory.path(), &Spec::default()).unwrap();
+        assert_eq!(Snapshot::open(directory.path()).unwrap().record, record);
+        record.machine.kernel = "4.19.0".into();
+        record.write(directory.path(), &Spec::default()).unwrap();
+        let error = Snapshot::open(directory.path()).unwrap_err();
+        assert!(error.kind() == Kind::State && error.to_string().contains("under Linux 4.19.0"), "{error}");
+        record.format = 2;
+        record.write(directory.path(), &Spec::default()).unwrap();
+        assert_eq!(Snapshot::open(directory.path()).unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[test]
+    fn a_processor_is_what_it_can_and_not_how_fast() {
+        let cpu = |mhz: u32, flags: &str| format!("processor: 0\nvendor_id: x\ncpu MHz: {mhz}\nflags: {flags}\n");
+        let one = digest_of(&cpu(1000, "sse avx"));
+        assert_eq!(digest_of(&format!("{}\n{}", cpu(2000, "sse avx"), cpu(900, "sse avx"))), one);
+        assert_ne!(digest_of(&cpu(1000, "sse")), one);
+    }
+}
