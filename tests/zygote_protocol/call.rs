@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::peer::{End, Job, Zygote, python};
+use crate::peer::{End, Job, REPOSITORY, Zygote, python};
 
 /// A module of functions, as somebody drops it in.
 const MODULE: &str = r"
@@ -32,6 +32,12 @@ def look(event):
 def late(event):
     import atexit
     atexit.register(print, 'at exit')
+def leaves_open(event):
+    import threading, time
+    global kept
+    kept = open('kept', 'w')
+    kept.write(event)
+    threading.Thread(target=lambda: (time.sleep(0.01), kept.write(' and a thread'))).start()
 class Unsayable(Exception):
     def __str__(self): return 1 / 0
 def unsayable(event): raise Unsayable
@@ -83,6 +89,14 @@ fn what_a_function_prints_is_no_part_of_the_answer() {
     let (end, answer) = call(&mut zygote, "main:say", "{}");
     assert_eq!(end, End { code: 0, out: "out".to_owned(), err: "err".to_owned() });
     assert_eq!(answer, json!({"result": null}));
+}
+
+#[test]
+fn a_call_waits_for_its_threads_and_keeps_what_was_written() {
+    let mut zygote = functions();
+    let (end, answer) = call(&mut zygote, "main:leaves_open", "\"data\"");
+    assert_eq!((end.code, answer), (0, json!({"result": null})), "{}", end.err);
+    assert_eq!(fs::read_to_string(zygote.work().join("kept")).unwrap(), "data and a thread");
 }
 
 #[test]
@@ -151,4 +165,20 @@ fn a_huge_event_comes_back_whole() {
     let (end, answer) = call(&mut zygote, "main:echo", &event.to_string());
     assert_eq!(end.code, 0, "{}", end.err);
     assert!(answer == json!({"result": event}), "it is another one");
+}
+
+#[test]
+fn an_interpreter_with_few_modules_runs_programs_and_says_what_calls_need() {
+    // What Debian's python3-minimal lacks, as far as somebody could come to need it.
+    let lacking = "import sys\nclass Lacking:\n  def find_spec(name, path=None, target=None):\n    \
+        if name in ('json', 'ctypes', '_ctypes', 'asyncio', 'uuid', 'decimal', 'multiprocessing', 'numbers', 'queue', 'shutil'):\n      \
+        raise ModuleNotFoundError('no ' + name, name=name)\nsys.meta_path.insert(0, Lacking)";
+    let mut command = python(&["--import=random"]);
+    command.env("PYTHONPATH", format!("{REPOSITORY}/zygote/python:."));
+    let mut zygote = Zygote::start_in(command, |work| fs::write(work.join("sitecustomize.py"), lacking).unwrap());
+    assert_eq!(zygote.receive(), zygote.python_ready(), "{}", zygote.err());
+    assert_eq!(zygote.clone(&Job::program(&["python3", "-c", "print(1)"])).out, "1\n");
+    let (end, answer) = call(&mut zygote, "random:random", "{}");
+    assert_eq!((end.code, &answer["error"]["type"]), (1, &json!("ModuleNotFoundError")));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("no module json, which calls need"), "{answer}");
 }

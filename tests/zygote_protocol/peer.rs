@@ -40,7 +40,12 @@ pub struct Job {
 impl Job {
     /// To be a program.
     pub fn program(arguments: &[&str]) -> Self {
-        Self { arguments: owned(arguments), variables: owned(&["PATH=/usr/bin:/bin", "HOME=/"]), call: Vec::new() }
+        Self { variables: owned(&["PATH=/usr/bin:/bin", "HOME=/"]), ..Self::only(arguments) }
+    }
+
+    /// To be a program without any variable.
+    pub fn only(arguments: &[&str]) -> Self {
+        Self { arguments: owned(arguments), ..Self::default() }
     }
 
     /// To call a function.

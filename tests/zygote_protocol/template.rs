@@ -139,3 +139,18 @@ fn modules_see_nothing_of_the_protocol() {
     assert_eq!(zygote.receive(), zygote.python_ready());
     assert_eq!(zygote.out(), format!("[] [''] {}\n", zygote.work().display()));
 }
+
+#[test]
+fn what_a_module_began_to_write_is_written_once() {
+    let module = "file = open('begun', 'w')\nfile.write('once')\nprint('loaded ', end='')";
+    let mut zygote = Zygote::start_in(python(&["--path=.", "--import=writer"]), |work| {
+        fs::write(work.join("writer.py"), module).unwrap();
+    });
+    assert_eq!(zygote.receive(), zygote.python_ready());
+    for _ in 0..2 {
+        assert_eq!(zygote.clone(&Job::program(&["python3", "-c", "print(1)"])).out, "1\n");
+        assert_eq!(zygote.clone(&Job::program(&["sh", "-c", "echo 2"])).out, "2\n");
+    }
+    assert_eq!(fs::read_to_string(zygote.work().join("begun")).unwrap(), "once");
+    assert_eq!(zygote.out(), "loaded 1\n2\n1\n2\n");
+}

@@ -5,8 +5,11 @@ file is what a clone does. The protocol, and what is and is not in a clone, are 
 standard library is used, and of that only what Debian's python3-minimal has.
 """
 
+import _io
+import atexit
 import builtins
 import codecs
+import gc
 import os
 import runpy
 import signal
@@ -61,6 +64,16 @@ def flush():
             stream.flush()
         except (AttributeError, OSError, ValueError):
             pass
+
+
+def flush_files():
+    """Writes what open files hold back that the collector of garbage knows of: all but those that were frozen."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), _io._IOBase):
+            try:
+                thing.flush()
+            except Exception:  # Closed, or only read.
+                pass
 
 
 class Job:
@@ -202,7 +215,7 @@ def run(interpreter):
 def _read_job():
     parts = []
     while True:
-        part = os.read(JOB, 1 << 20)
+        part = os.read(JOB, 1 << 16)
         if not part:
             os.close(JOB)
             return b"".join(parts)
@@ -229,9 +242,11 @@ def _renew(interpreter, variables):
 def _execute(job):
     """Becomes a program that this interpreter cannot be."""
     flush()
-    # The interpreter ignores them, and a program would inherit that.
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    # The interpreter ignores SIGPIPE, and a program would inherit that; so it is with what modules ignored and blocked.
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     name = job.arguments[0]
     paths = [name] if "/" in name else [
         os.path.join(part, name) for part in job.variables.get("PATH", DEFAULT_PATH).split(":")]
@@ -367,12 +382,9 @@ def _open_stream(number, name, encoding, errors, unbuffered):
     raw.name = "<%s>" % name
     # Standard error is written by lines since 3.9, whatever it is.
     lines = not unbuffered and (raw.isatty() or (number == 2 and sys.version_info >= (3, 9)))
-    text = _Text(binary, encoding, errors, "\n", lines, write_through=unbuffered)
+    text = _io.TextIOWrapper(binary, encoding, errors, "\n", lines, write_through=unbuffered)
     text.mode = mode
     return text
-
-
-_Text = type(sys.__stderr__) if sys.__stderr__ else __import__("io").TextIOWrapper
 
 
 def _set_search(interpreter, first, read):
@@ -399,7 +411,11 @@ class Refusal(Exception):
 
 
 def _call(interpreter, job):
-    """Calls a function, writes its answer and ends: with 0, or with 1 for an error."""
+    """Calls a function, writes its answer and ends: with 0, or with 1 for an error.
+
+    The end is that of the interpreter without its last part: it would take every object of the template to pieces, and
+    so copy nearly all its memory for nothing.
+    """
     # As `-c` has it; what it is does not matter to a function.
     sys.argv[:] = job.arguments or [""]
     _set_streams(interpreter, os.environ, job.variables.get("PYTHONIOENCODING", ""),
@@ -418,7 +434,12 @@ def _call(interpreter, job):
     except OSError as error:
         complain("write the result: %s" % error)
         status = 1
-    raise SystemExit(status)
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    flush()
+    flush_files()
+    os._exit(status)
 
 
 def _answer(handler, event):

@@ -12,7 +12,7 @@ import os
 import site
 import sys
 
-from . import JOB, RESULT, VERSION, complain, flush, run
+from . import JOB, RESULT, VERSION, complain, flush, flush_files, run
 
 # The longest message of the protocol, in bytes.
 LIMIT = 4096
@@ -50,8 +50,8 @@ class Interpreter:
         self.real = os.path.realpath(sys.executable)
         self.started = {name: value for name, value in variables.items() if name.startswith("PYTHON")}
         self.locale = find_locale(variables)
-        # Elsewhere than on Linux with glibc or musl there may be no such locale.
-        self.coerces = variables.get("PYTHONCOERCECLOCALE") != "0" and not sys.flags.ignore_environment
+        # If it was not done for the template, it is switched off, or the image has no such locale.
+        self.coerces = variables.get("LC_ALL") or self.locale not in ("C", "POSIX")
         self.always_utf8 = "PYTHONUTF8" in variables or "utf8" in sys._xoptions or sys.version_info >= (3, 15)
         self.zone = variables.get("TZ")
         own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -233,6 +233,8 @@ def main():
     load(modules)
     interpreter.search = sys.path[:]
     flush()
+    # What a module has begun to write would else be written by each clone, into whatever it has opened by that number.
+    flush_files()
     # Garbage is freed before it is copied, and what is left is never looked at again: looking would copy its pages.
     collecting = gc.isenabled()
     gc.disable()
