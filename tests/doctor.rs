@@ -59,7 +59,9 @@ fn a_machine_that_runs_the_tests_is_fit_and_every_line_says_how_fit() {
     fs::write(&file, "[store]\nmin-free = 0\n").unwrap();
     let look = |json: &[&str]| world.regen(&[&["--config", file.to_str().unwrap(), "doctor"], json].concat());
     let findings = Findings::of(&look(&["--json"]));
-    for subject in ["kernel", "overlay", "seccomp", "pidfd_getfd", "user namespaces", "cgroups", "configuration"] {
+    for subject in
+        ["kernel", "overlay", "seccomp", "pidfd_getfd", "user namespaces", "cgroups", "templates", "configuration"]
+    {
         findings.expect(subject, "ok", "");
     }
     for subject in ["store", "free space", "inodes", "containers", "mounts", "store content", "rings"] {

@@ -52,6 +52,9 @@ pub fn open(place: &Place, function: &Path) -> Result<OwnedFd> {
     if metadata.is_dir() {
         return open_directory(function).context(operation);
     }
+    if metadata.is_file() && metadata.len() == 0 {
+        return Err(Error::new(Kind::Invalid, operation(), "it is empty"));
+    }
     if metadata.is_file() {
         return open_tar(place, function).context(operation);
     }

@@ -61,7 +61,8 @@ impl Tar {
             .fold(tar, |tar, name| tar.symlink(&format!("bin/{name}"), "busybox"))
     }
 
-    fn entry(mut self, kind: EntryType, name: &str, target: &str, content: &[u8]) -> Self {
+    /// Anything.
+    pub fn entry(mut self, kind: EntryType, name: &str, target: &str, content: &[u8]) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(if kind == EntryType::Regular || kind == EntryType::Directory { 0o755 } else { 0o777 });
@@ -79,7 +80,8 @@ impl Tar {
         self
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The whole stream.
+    pub fn finish(mut self) -> Vec<u8> {
         self.0.extend([0; 1024]);
         self.0
     }

@@ -14,6 +14,7 @@ mod leftover;
 mod program;
 mod ring;
 mod store;
+mod template;
 
 use super::Place;
 use crate::config::DEFAULT_FILE;
@@ -38,6 +39,7 @@ pub fn examine(patient: &Patient<'_>) -> Vec<Finding> {
     let mut findings = kernel::examine();
     findings.extend(cgroup::examine());
     findings.push(criu::examine());
+    findings.push(template::examine());
     findings.push(judge_config(patient));
     findings.extend(store::examine(place));
     findings.extend(engine::examine());
