@@ -227,6 +227,9 @@ fn criu_is_asked_whether_it_fits() {
     doctor_with_path(&world, &enclosure).expect("criu", "warn", "apt-get install criu");
     let version = "if [ \"$1\" = --version ]; then echo Version: 3.17.1; exit; fi";
     install(&world, "criu", &format!("{version}; echo Looks good."));
+    install(&world, "tar", "");
+    doctor_with_path(&world, &enclosure).expect("criu", "warn", "apt-get install iproute2");
+    install(&world, "ip", "");
     doctor_with_path(&world, &enclosure).expect("criu", "ok", "criu 3.17.1 fits this kernel");
     install(&world, "criu", &format!("{version}; echo 'Error (vdso): none' >&2; exit 1"));
     doctor_with_path(&world, &enclosure).expect("criu", "warn", "Error (vdso): none");

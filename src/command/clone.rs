@@ -1,13 +1,18 @@
 //! `clone`: a container from a template; in the foreground stays until its end.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::cli::template::Clone as Arguments;
 use crate::command::World;
-use crate::error::Result;
+use crate::error::{Context, Kind, Result};
 use crate::ops::clone::{Wish, take};
+use crate::ops::load::Supervised;
+use crate::ops::warm::snapshot::{self, Snapshot, Streams};
+use crate::ops::{function, save};
+use crate::runtime;
 use crate::sys::signal::Blocked;
+use crate::template::definition::directory;
 use crate::template::message::Cleanup;
 
 /// How long others may be served before.
@@ -15,6 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// The clone's exit status, or 0 once it runs detached.
 pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
+    let place = &world.place;
+    if let Some(snapshot) = Snapshot::of_template(&directory(&place.store, &place.owner, &arguments.template))? {
+        return restore(world, arguments, snapshot);
+    }
     let wish = Wish {
         template: arguments.template.clone(),
         id: Some(arguments.id.clone()),
@@ -35,4 +44,49 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
     let taken = take(&world.place, &wish, stdio, PATIENCE)?;
     let signals = Blocked::all()?;
     taken.attend(&world.place, &signals).map(|end| end.code())
+}
+
+/// A clone of a template of mode 'snapshot' is nobody's affair but ours.
+fn restore(world: &World, arguments: &Arguments, from: Snapshot) -> Result<u8> {
+    let (place, id) = (&world.place, &arguments.id);
+    let Arguments { template, command, env, workdir, .. } = arguments;
+    snapshot::refuse_program(template.as_str(), command, env, workdir.as_deref())?;
+    let function = arguments.function.as_deref().map(|path| function::open(place, path)).transpose()?;
+    // A signal that comes from here on is the clone's.
+    let signals = if arguments.detach { None } else { Some(Blocked::all()?) };
+    let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().context(|| "duplicate a standard stream");
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let (stdio, streams) = Streams::fit(own(stdin.as_fd())?, own(stdout.as_fd())?, own(stderr.as_fd())?)?;
+    let wanted = snapshot::Clone {
+        id: id.clone(),
+        stdio,
+        function,
+        memory: arguments.memory,
+        cgroups: world.cgroups,
+        supervised: if arguments.detach { Supervised::Elsewhere } else { Supervised::Here },
+        mask: signals.as_ref().map(Blocked::before),
+    };
+    let created = snapshot::clone(place, &from, wanted)?;
+    drop(from);
+    let ended = match signals {
+        None => created.start(&place.root, id).map(|()| None),
+        Some(signals) => runtime::wait_foreground(&place.root, id, &created, signals).map(Some),
+    };
+    let status = match ended {
+        Ok(None) => return Ok(0),
+        Ok(Some(status)) => status,
+        Err(error) => {
+            // The first error is the one that is told.
+            if let Err(stuck) = save::delete(place, id, true, None) {
+                tracing::warn!("delete container '{id}' after a failure: {stuck}");
+            }
+            return Err(error);
+        }
+    };
+    streams.finish()?;
+    match save::delete(place, id, false, Some(status.code().into())) {
+        // Somebody else has deleted it under us, which they may.
+        Err(error) if error.kind() == Kind::NotFound => Ok(status.code()),
+        deleted => deleted.map(|_| status.code()),
+    }
 }

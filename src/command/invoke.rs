@@ -13,7 +13,10 @@ use crate::cli::template::Invoke;
 use crate::command::World;
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ops::clone::Wish;
+use crate::ops::function;
 use crate::ops::invoke::{Bounds, Failure, Outcome, invoke};
+use crate::ops::warm::snapshot::{self, Invocation, Snapshot};
+use crate::template::definition::directory;
 use crate::template::job::Call;
 use crate::template::message::Cleanup;
 
@@ -24,6 +27,10 @@ const EVENT_MAX: usize = 1 << 20;
 pub(super) fn run(world: &World, arguments: &Invoke) -> Result<u8> {
     let event = event(arguments)?;
     let handler = arguments.handler.as_str();
+    let place = &world.place;
+    if let Some(snapshot) = Snapshot::of_template(&directory(&place.store, &place.owner, &arguments.template))? {
+        return tell(arguments, restore(world, arguments, snapshot, event)?);
+    }
     let wish = Wish {
         template: arguments.template.clone(),
         id: None,
@@ -39,7 +46,30 @@ pub(super) fn run(world: &World, arguments: &Invoke) -> Result<u8> {
     let stderr = std::io::stderr();
     let bounds = Bounds { time: arguments.timeout, output: arguments.max_output };
     // Standard output is for the result alone.
-    let outcome = invoke(&world.place, &wish, bounds, [null.as_fd(), stderr.as_fd(), stderr.as_fd()])?;
+    tell(arguments, invoke(place, &wish, bounds, [null.as_fd(), stderr.as_fd(), stderr.as_fd()])?)
+}
+
+/// The same where the template is of mode 'snapshot'.
+fn restore(world: &World, arguments: &Invoke, snapshot: Snapshot, event: String) -> Result<Outcome> {
+    snapshot::refuse_program(arguments.template.as_str(), &[], &arguments.env, None)?;
+    let function = function::open(&world.place, &arguments.function)?;
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().context(|| "duplicate standard error")?;
+    let invocation = Invocation {
+        template: arguments.template.clone(),
+        call: Call { handler: arguments.handler.as_str().to_owned(), event },
+        function: Some(function),
+        bounds: Bounds { time: arguments.timeout, output: arguments.max_output },
+        memory: arguments.memory,
+        cgroups: world.cgroups,
+        stderr,
+    };
+    let mut complain = |line: &[u8]| std::io::stderr().write_all(line).context(|| "print what it says");
+    snapshot::invoke(&world.place, snapshot, invocation, &mut complain)
+}
+
+/// Prints what came of it: 0, or 1 if the function failed.
+fn tell(arguments: &Invoke, outcome: Outcome) -> Result<u8> {
+    let handler = arguments.handler.as_str();
     match (outcome, arguments.output.json) {
         (Outcome::Result(result), false) => print(&line(&result)?).map(|()| 0),
         (Outcome::Result(result), true) => print(&format!("{{\"result\":{}}}", line(&result)?)).map(|()| 0),

@@ -17,6 +17,7 @@ pub(super) fn run(world: &World, arguments: &Restore) -> Result<u8> {
     let signals = if arguments.detach { None } else { Some(Blocked::all()?) };
     let request = RestoreRequest {
         images: checkpoint::images(&arguments.images)?,
+        trees: Vec::new(),
         lazy_pages: arguments.lazy_pages,
         lsm_profile: arguments.lsm_profile.clone(),
         lsm_mount_context: arguments.lsm_mount_context.clone(),

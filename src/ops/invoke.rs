@@ -201,7 +201,7 @@ fn ran_out_of_memory(place: &Place, taken: &Taken) -> bool {
 }
 
 /// Reads what a clone has written.
-fn parse(text: &[u8]) -> Result<Outcome> {
+pub(super) fn parse(text: &[u8]) -> Result<Outcome> {
     let refuse = |cause: String| Error::new(Kind::Invalid, "read its result", cause);
     let mut fields: BTreeMap<String, Box<RawValue>> =
         serde_json::from_slice(text).map_err(|error| refuse(format!("it is no JSON object: {error}")))?;

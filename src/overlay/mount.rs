@@ -70,6 +70,13 @@ impl Detached {
     }
 }
 
+/// A mount that was detached by others.
+impl From<OwnedFd> for Detached {
+    fn from(mount: OwnedFd) -> Self {
+        Self(mount)
+    }
+}
+
 /// Whether anything can still write into `upper` through some overlay mount: a mount, a file descriptor, a working
 /// directory, wherever it is. The kernel is asked by a mount of it with an index, which it refuses with EBUSY while
 /// another mount of that upper lives.

@@ -78,11 +78,22 @@ pub struct CheckpointRequest {
     pub lazy_pages: Option<i32>,
 }
 
+/// What is at the place of a bind mount instead of its source.
+#[derive(Debug)]
+pub struct Tree {
+    /// Where, in the container.
+    pub destination: PathBuf,
+    /// What.
+    pub mount: Detached,
+}
+
 /// What a container is restored from, instead of being started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct RestoreRequest {
     /// Where from.
     pub images: Images,
+    /// Mounts that have no path.
+    pub trees: Vec<Tree>,
     /// Another daemon gives memory when it is asked for.
     pub lazy_pages: bool,
     /// `TYPE:NAME` of the security profile that takes the place of the saved one.
@@ -198,8 +209,9 @@ pub(super) fn revive(
     record: &mut Record,
     spec: &Spec,
     directory: &Path,
-    (request, stdio): (&RestoreRequest, &Stdio),
+    (mut request, stdio): (RestoreRequest, &Stdio),
 ) -> Result<Process> {
+    let trees = std::mem::take(&mut request.trees);
     let images = &request.images;
     let passed = pass(stdio)?;
     let number = |stream: i32| usize::try_from(stream).ok().and_then(|index| passed.get(index)).map(Passed::number);
@@ -208,10 +220,10 @@ pub(super) fn revive(
     images.make()?;
     rootfs::make_places(&record.rootfs, spec, &record.bundle)?;
     // criu wants a mount at the root, which nobody else has to see.
-    let point = directory.join("root");
-    fs::DirBuilder::new().mode(0o700).create(&point).context(|| format!("make directory {}", quote(&point)))?;
+    let point = make_point(directory, "root")?;
     let namespace = PrivateNamespace::enter(&point)?;
-    let restored = Detached::copy(&record.rootfs).and_then(|root| root.attach(&point)).and_then(|()| {
+    let attached = Detached::copy(&record.rootfs).and_then(|root| root.attach(&point));
+    let restored = attached.and_then(|()| attach(trees, directory)).and_then(|sources| {
         let by_criu = record.cgroup.manager == Manager::Cgroupfs && images.cgroups != CgroupMode::Ignore;
         criu::restore(&Restore {
             images: images.path.clone(),
@@ -222,7 +234,7 @@ pub(super) fn revive(
             cgroup_roots: if by_criu { cgroup_roots(&record.cgroup) } else { Vec::new() },
             empty_network: images.empty_network,
             deduplicate: images.deduplicate,
-            external_mounts: external_mounts(spec, &record.bundle),
+            external_mounts: replace(external_mounts(spec, &record.bundle), &sources),
             inherited,
             lazy_pages: request.lazy_pages,
             lsm_profile: request.lsm_profile.clone(),
@@ -246,6 +258,27 @@ pub(super) fn revive(
     let create_runtime = hooks.create_runtime().clone().unwrap_or_default();
     hook::run("createRuntime", &create_runtime, &state, hook::on_host(record, request.mask))?;
     Ok(process)
+}
+
+fn make_point(directory: &Path, name: &str) -> Result<PathBuf> {
+    let point = directory.join(name);
+    fs::DirBuilder::new().mode(0o700).create(&point).context(|| format!("make directory {}", quote(&point)))?;
+    Ok(point)
+}
+
+/// Gives mounts a path, where criu finds them and nobody else: for which places, and that path.
+fn attach(trees: Vec<Tree>, directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let attach = |(index, tree): (usize, Tree)| {
+        let point = make_point(directory, &format!("mount{index}"))?;
+        tree.mount.attach(&point)?;
+        Ok((tree.destination, point))
+    };
+    trees.into_iter().enumerate().map(attach).collect()
+}
+
+fn replace(mounts: Vec<(PathBuf, PathBuf)>, sources: &[(PathBuf, PathBuf)]) -> Vec<(PathBuf, PathBuf)> {
+    let source = |place: &Path| sources.iter().find(|(other, _)| other == place).map(|(_, source)| source.clone());
+    mounts.into_iter().map(|(place, old)| (place.clone(), source(&place).unwrap_or(old))).collect()
 }
 
 /// Where the saved cgroups begin now.

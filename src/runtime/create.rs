@@ -301,7 +301,7 @@ fn build(
     request: &mut CreateRequest,
 ) -> Result<Created> {
     let id = request.id.clone();
-    if let Some(restore) = &request.restore {
+    if let Some(restore) = request.restore.take() {
         let from = (restore, &request.stdio);
         let process = checkpoint::revive(record, &request.spec, &root.container(&id), from)?;
         return complete(root, record, request, (process, None, None), Way::Restored);

@@ -53,7 +53,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
 
-pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, checkpoint};
+pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, Tree, checkpoint};
 pub use create::{CreateRequest, Created, Listen, Starter, Stdio, create, first_closed};
 pub use delete::{Stop, remove, stop};
 pub use event::{Event, stats, watch};

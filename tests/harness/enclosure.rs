@@ -25,10 +25,7 @@ impl<'a> Enclosure<'a> {
 
     /// Runs the program of the world in there.
     pub fn regen(&self, arguments: &[&str]) -> Output {
-        let command = self.world.command(arguments);
-        let arguments = command.get_args().map(|argument| argument.to_str().unwrap());
-        let program = command.get_program().to_str().unwrap();
-        self.run(&[&[program], &*arguments.collect::<Vec<_>>()].concat())
+        self.world.finish(self.command(&self.world.command(arguments)))
     }
 
     /// Runs a script in there, which has to succeed.
@@ -38,6 +35,16 @@ impl<'a> Enclosure<'a> {
 
     /// Runs a program in there, in the world's directory.
     pub fn run(&self, program: &[&str]) -> Output {
+        self.world.finish(self.enter(program))
+    }
+
+    /// A command, as it is called in there.
+    pub fn command(&self, command: &Command) -> Command {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        self.enter(&words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>())
+    }
+
+    fn enter(&self, program: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.args([
             "--target",
@@ -49,7 +56,7 @@ impl<'a> Enclosure<'a> {
             "cd \"$0\" && exec \"$@\"",
         ]);
         command.arg(self.world.base()).args(program);
-        self.world.finish(command)
+        command
     }
 }
 

@@ -6,6 +6,7 @@ use crate::image::ImageSource;
 use crate::image::open::identify;
 use crate::ops::Place;
 use crate::ops::request::RingRequest;
+use crate::ops::warm::snapshot;
 use crate::ring::Ring;
 use crate::ring::selector::{Selected, Selector};
 use crate::ring::state::RingState;
@@ -22,10 +23,7 @@ pub(super) fn check(definition: &Definition, place: &Place) -> Result<()> {
     }
     match definition.mode {
         Mode::Zygote => {}
-        Mode::Snapshot => {
-            let cause = "this build restores no template from a checkpoint";
-            return Err(Error::new(Kind::Unsupported, "make it", cause).next("use --mode zygote"));
-        }
+        Mode::Snapshot => snapshot::admit(definition)?,
     }
     match &definition.source {
         Source::Bundle(path) | Source::Rootfs(path) if !path.is_dir() => {

@@ -1,97 +1,101 @@
 //! One call: an order in a line, an answer in a line.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
 
-use super::{Clone, Snapshot, clone};
+use super::{Clone, Snapshot, Streams, clone};
 use crate::cgroup::Manager;
+use crate::config::human_bytes;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, Name};
+use crate::ops::invoke::{Bounds, Outcome, parse};
 use crate::ops::load::Supervised;
 use crate::ops::{Place, save};
 use crate::runtime::{Created, Stdio};
+use crate::sys::fs::random_id;
 use crate::sys::process::{ExitStatus, Process};
 use crate::sys::signal::{Blocked, Signal};
+use crate::template::job::Call;
 
 const CHUNK: usize = 64 << 10;
 
 /// A call of a function in a clone that lives for it alone.
 #[derive(Debug)]
 pub struct Invocation {
-    /// The clone's id.
-    pub id: ContainerId,
-    /// `MODULE:NAME`: what that means is the program's affair.
-    pub handler: String,
-    /// The event.
-    pub event: Value,
-    /// The directory that it finds at /function; absolute.
-    pub function: Option<PathBuf>,
-    /// How long it may take.
-    pub timeout: Duration,
+    /// The template, which the clone is called after.
+    pub template: Name,
+    /// What is called, and with what: the event is JSON.
+    pub call: Call,
+    /// What it finds at /function: a mount that is attached nowhere.
+    pub function: Option<OwnedFd>,
+    /// How far it may go.
+    pub bounds: Bounds,
     /// The most memory, in bytes.
     pub memory: Option<u64>,
-    /// The longest answer, in bytes.
-    pub max_output: u64,
     /// Who makes the cgroup.
     pub cgroups: Manager,
     /// Where its standard error goes.
     pub stderr: OwnedFd,
 }
 
-/// Calls. `print` gets what the program prints on its standard output besides the answer. The answer is an object with
-/// `result`, or with `error`; the clone is gone when this returns.
+/// Calls. `print` gets what the program prints on its standard output besides the answer. The clone is gone when this returns.
 ///
 /// # Errors
 /// Those of [`clone`]; [`Kind::State`] if the program ends without an answer, or takes too long, or says too much.
 pub fn invoke(
     place: &Place,
-    snapshot: &Snapshot,
+    snapshot: Snapshot,
     invocation: Invocation,
     print: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<Value> {
-    let operation = format!("call '{}' in container '{}'", invocation.handler, invocation.id);
-    let id = invocation.id.clone();
+) -> Result<Outcome> {
+    let Invocation { template, call, function, bounds, memory, cgroups, stderr } = invocation;
+    let operation = || format!("invoke '{}' in a clone of '{template}'", call.handler);
+    let deadline = Instant::now() + bounds.time;
+    let id = name(&template)?;
     let signals = Blocked::all()?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe");
     let ((stdin, input), (output, stdout)) = (pipe()?, pipe()?);
     for end in [&input, &output] {
         fcntl_setfl(end, OFlags::NONBLOCK).context(|| "make a pipe")?;
     }
+    let mut streams = Streams::default();
+    let stderr = streams.fit_output(stderr)?;
     let wanted = Clone {
         id: id.clone(),
-        stdio: Stdio::Files { stdin, stdout, stderr: invocation.stderr },
-        function: invocation.function,
-        memory: invocation.memory,
-        cgroups: invocation.cgroups,
+        stdio: Stdio::Files { stdin, stdout, stderr },
+        function,
+        memory,
+        cgroups,
         supervised: Supervised::Here,
         mask: Some(signals.before()),
     };
-    let created = clone(place, snapshot, wanted)?;
-    let mut talk = Talk {
-        unsent: order(&invocation.handler, &invocation.event),
-        input: Some(input),
-        output,
-        lines: Lines { buffer: Vec::new(), most: usize::try_from(invocation.max_output).unwrap_or(usize::MAX) },
-        deadline: Instant::now() + invocation.timeout,
-    };
-    let answer = start(place, &id, &created)
-        .and_then(|process| talk.run(&process, &signals, print))
-        .map_err(|error| error.during(operation.clone()));
+    let created = clone(place, &snapshot, wanted)?;
+    // From here on it may be replaced.
+    drop(snapshot);
+    let lines = Lines { buffer: Vec::new(), most: bounds.output };
+    let mut talk = Talk { unsent: order(&call)?, input: Some(input), output, lines, deadline, bounds };
+    let answer = start(place, &id, &created).and_then(|process| talk.run(&process, &signals, print));
     let removed = save::delete(place, &id, true, None);
-    let answer = answer?;
+    streams.finish()?;
+    let answer = answer.context(operation)?;
     match removed {
         // Somebody else was faster.
-        Err(error) if error.kind() == Kind::NotFound => {}
-        other => drop(other.context(|| operation)?),
+        Err(error) if error.kind() == Kind::NotFound => Ok(answer),
+        removed => removed.context(operation).map(|_| answer),
     }
-    Ok(answer)
+}
+
+/// What a clone is called that nobody has named.
+fn name(template: &Name) -> Result<ContainerId> {
+    let number: String = random_id()?.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{template}-{number}").parse()
 }
 
 fn start(place: &Place, id: &ContainerId, created: &Created) -> Result<Process> {
@@ -101,34 +105,29 @@ fn start(place: &Place, id: &ContainerId, created: &Created) -> Result<Process> 
     Ok(process)
 }
 
-/// The line that says what to do.
-fn order(handler: &str, event: &Value) -> Vec<u8> {
-    let mut line = json!({"handler": handler, "event": event}).to_string().into_bytes();
-    line.push(b'\n');
-    line
+/// The line that says what to do. A line break in JSON is only ever between its parts.
+fn order(call: &Call) -> Result<Vec<u8>> {
+    let event = call.event.replace(['\n', '\r'], " ");
+    let handler = serde_json::to_string(&call.handler).context(|| "write what it is to do")?;
+    Ok(format!("{{\"handler\": {handler}, \"event\": {event}}}\n").into_bytes())
 }
 
-/// The answer that a line is, if it is one: an object with `result` alone, or `error` alone, which has texts.
-fn parse_answer(line: &[u8]) -> Option<Value> {
-    let value: Value = serde_json::from_slice(line).ok()?;
-    let object = value.as_object().filter(|object| object.len() == 1)?;
-    let error = object.get("error").and_then(Value::as_object);
-    let texts = |error: &serde_json::Map<String, Value>| {
-        error.get("type").is_some_and(Value::is_string) && error.get("message").is_some_and(Value::is_string)
-    };
-    (object.contains_key("result") || error.is_some_and(texts)).then_some(value)
+/// The answer that a line is, if it is one: an object with `result` alone, or `error` alone.
+fn parse_answer(line: &[u8]) -> Option<Outcome> {
+    let fields: BTreeMap<String, IgnoredAny> = serde_json::from_slice(line).ok()?;
+    (fields.len() == 1).then(|| parse(line).ok()).flatten()
 }
 
 /// What was printed and is not looked at yet.
 struct Lines {
     buffer: Vec<u8>,
     /// The longest line, in bytes.
-    most: usize,
+    most: u64,
 }
 
 impl Lines {
     /// The answer among the lines that are complete now; `print` gets the others.
-    fn add(&mut self, bytes: &[u8], print: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<Value>> {
+    fn add(&mut self, bytes: &[u8], print: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<Outcome>> {
         let mut from = self.buffer.len();
         self.buffer.extend_from_slice(bytes);
         while let Some(end) = self.buffer.iter().skip(from).position(|byte| *byte == b'\n').map(|index| from + index) {
@@ -146,10 +145,11 @@ impl Lines {
     }
 
     fn check(&self, length: usize) -> Result<()> {
-        if length <= self.most {
+        if u64::try_from(length).unwrap_or(u64::MAX) <= self.most {
             return Ok(());
         }
-        Err(Error::new(Kind::State, "read its answer", format!("it is longer than {} bytes", self.most)))
+        let cause = format!("it has printed a line of more than {}, and was killed", human_bytes(self.most));
+        Err(Error::new(Kind::State, "read its answer", cause).next("let it return less, or allow more: --max-output"))
     }
 }
 
@@ -161,6 +161,7 @@ struct Talk {
     output: OwnedFd,
     lines: Lines,
     deadline: Instant,
+    bounds: Bounds,
 }
 
 impl Talk {
@@ -169,7 +170,7 @@ impl Talk {
         process: &Process,
         signals: &Blocked,
         print: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<Value> {
+    ) -> Result<Outcome> {
         loop {
             let ended = self.wait(process, signals)?;
             self.send()?;
@@ -191,8 +192,9 @@ impl Talk {
                 ));
             }
             if Instant::now() >= self.deadline {
-                return Err(Error::new(Kind::State, "wait for its answer", "the time is over")
-                    .next("give it a longer --timeout"));
+                let seconds = self.bounds.time.as_secs_f64();
+                let cause = format!("it has not come to its end in {seconds} s, and was killed");
+                return Err(Error::new(Kind::State, "wait for its answer", cause).next("give it more: --timeout"));
             }
         }
     }
@@ -226,7 +228,7 @@ impl Talk {
         Ok(())
     }
 
-    fn receive(&mut self, print: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<Value>> {
+    fn receive(&mut self, print: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<Outcome>> {
         let mut chunk = vec![0; CHUNK];
         loop {
             match read(&self.output, &mut chunk) {
@@ -249,8 +251,9 @@ mod tests {
 
     #[test]
     fn an_order_is_one_line() {
-        let line = order("m:f", &json!({"text": "a\nb"}));
-        assert_eq!(String::from_utf8(line).unwrap(), "{\"event\":{\"text\":\"a\\nb\"},\"handler\":\"m:f\"}\n");
+        let call = Call { handler: "m:f".into(), event: "{\n\"big\": 123456789012345678901}".into() };
+        let line = String::from_utf8(order(&call).unwrap()).unwrap();
+        assert_eq!(line, "{\"handler\": \"m:f\", \"event\": { \"big\": 123456789012345678901}}\n");
     }
 
     #[test]
@@ -262,9 +265,10 @@ mod tests {
             Ok(())
         };
         let mut add = |text: &str| lines.add(text.as_bytes(), &mut print);
-        assert_eq!(add("hello\n{\"result\"").unwrap(), None);
-        assert_eq!(add(":null,\"x\":1}\n\n[1]\n").unwrap(), None);
-        assert_eq!(add("{\"result\":null}\nmore").unwrap(), Some(json!({"result": null})));
+        assert!(add("hello\n{\"result\"").unwrap().is_none());
+        assert!(add(":null,\"x\":1}\n\n[1]\n").unwrap().is_none());
+        let Some(Outcome::Result(result)) = add("{\"result\": 1e400}\nmore").unwrap() else { panic!() };
+        assert_eq!(result.get(), "1e400");
         assert_eq!(add(&"x".repeat(50)).unwrap_err().kind(), Kind::State);
         assert_eq!(String::from_utf8(printed).unwrap(), "hello\n{\"result\":null,\"x\":1}\n\n[1]\n");
     }

@@ -32,6 +32,7 @@ mod take;
 
 use super::super::doctor;
 use crate::error::{Error, Kind, Result};
+use crate::template::definition::Definition;
 
 pub use call::{Invocation, invoke};
 pub use record::Snapshot;
@@ -47,7 +48,7 @@ const FUNCTION: &str = "/function";
 /// # Errors
 /// [`Kind::Unsupported`], with the reason and what to do about it.
 pub fn check() -> Result<()> {
-    let operation = "make a template of mode 'snapshot'";
+    let operation = "make it";
     if !nix::unistd::geteuid().is_root() || !crate::sys::user_namespace::is_initial() {
         return Err(Error::new(Kind::Unsupported, operation, "criu wants root's rights on this machine")
             .next("run it as root, or leave '--mode snapshot' out"));
@@ -55,8 +56,24 @@ pub fn check() -> Result<()> {
     let finding = doctor::criu::examine();
     match finding.mend {
         None => Ok(()),
-        Some(mend) => Err(Error::new(Kind::Unsupported, operation, format!("criu: {}", finding.text)).next(mend)),
+        Some(mend) => {
+            let cause = format!("mode 'snapshot' needs criu: {}", finding.text);
+            Err(Error::new(Kind::Unsupported, operation, cause).next(mend))
+        }
     }
+}
+
+/// Refuses a template that no snapshot can be taken of, here or anywhere.
+///
+/// # Errors
+/// [`Kind::Unsupported`] for one on a ring; those of [`check`].
+pub fn admit(definition: &Definition) -> Result<()> {
+    if let Some(ring) = &definition.ring {
+        let cause = format!("mode 'snapshot' knows no rings, and it is on '{ring}'");
+        return Err(Error::new(Kind::Unsupported, "make it", cause)
+            .next("'regen ring export' makes an image of an entry: --image"));
+    }
+    check()
 }
 
 /// Refuses what cannot be said to a program that runs already.

@@ -1,6 +1,8 @@
 //! What is known of a snapshot beside criu's images.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -13,6 +15,7 @@ use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, Digest};
 use crate::ops::load;
 use crate::sys::fs::{Durability, read_capped, replace_file, sync_file_system};
+use crate::sys::lock::{Lock, Sharing};
 use crate::template::definition::Source;
 
 const FILE: &str = "snapshot.json";
@@ -20,11 +23,20 @@ const CONFIG: &str = "config.json";
 const FORMAT: u32 = 1;
 const CAP: u64 = 16 << 20;
 
-/// A saved program, from which clones are restored.
-#[derive(Debug, Clone)]
+/// The link in a template's directory to the snapshot that clones are made of now.
+const CURRENT: &str = "snapshot";
+/// What the directories of a template's snapshots are called, before the generation.
+const PREFIX: &str = "snapshot-";
+const LOCK: &str = "lock";
+/// How often a snapshot may be replaced while it is looked for.
+const RETRIES: usize = 8;
+
+/// A saved program, from which clones are restored. As long as this value lives, it is not removed.
+#[derive(Debug)]
 pub struct Snapshot {
     directory: PathBuf,
     record: Record,
+    _lock: Lock,
 }
 
 /// The content of `snapshot.json`.
@@ -94,6 +106,7 @@ impl Snapshot {
     /// back here: it was taken under another kernel or on another processor.
     pub fn open(directory: &Path) -> Result<Self> {
         let operation = || format!("open snapshot {}", quote(directory));
+        let lock = Lock::wait(&directory.join(LOCK), Sharing::Shared).context(operation)?;
         let bytes = read_capped(&directory.join(FILE), CAP).context(operation)?;
         let record: Record = serde_json::from_slice(&bytes)
             .map_err(|error| Error::new(Kind::Damaged, operation(), error.to_string()))?;
@@ -102,7 +115,54 @@ impl Snapshot {
             return Err(Error::new(Kind::Damaged, operation(), cause));
         }
         check(&record.machine, &Machine::here()?).context(operation)?;
-        Ok(Self { directory: directory.to_owned(), record })
+        Ok(Self { directory: directory.to_owned(), record, _lock: lock })
+    }
+
+    /// The one that clones of a template are made of now; `None` if it has none, as templates of another mode.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`].
+    pub fn of_template(directory: &Path) -> Result<Option<Self>> {
+        for _ in 0..RETRIES {
+            let target = match fs::read_link(directory.join(CURRENT)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                other => other.context(|| format!("look into {}", quote(directory)))?,
+            };
+            match Self::open(&directory.join(target)) {
+                // Another one has just taken its place.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                other => return other.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the snapshot of a keeper's generation goes, in a template's directory.
+    #[must_use]
+    pub fn place(directory: &Path, generation: u64) -> PathBuf {
+        directory.join(format!("{PREFIX}{generation}"))
+    }
+
+    /// Makes this the one that clones of the template are made of, in whose directory it is, and removes all others.
+    ///
+    /// # Errors
+    /// Those of making the link, and of removing.
+    pub fn publish(&self, directory: &Path) -> Result<()> {
+        let operation = || format!("make {} the snapshot of its template", quote(&self.directory));
+        let name = self.directory.file_name().unwrap_or_default();
+        let next = directory.join(format!(".{CURRENT}"));
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other.context(operation)?,
+        }
+        symlink(name, &next).and_then(|()| fs::rename(&next, directory.join(CURRENT))).context(operation)?;
+        for entry in fs::read_dir(directory).context(operation)? {
+            let entry = entry.context(operation)?;
+            if entry.file_name() != name && entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -139,6 +199,13 @@ impl Snapshot {
         let path = self.directory.join(CONFIG);
         bundle::parse(&read_capped(&path, CAP)?).context(|| format!("read {}", quote(&path)))
     }
+}
+
+/// Removes a snapshot, once nobody restores it any more.
+fn remove(directory: &Path) -> Result<()> {
+    let operation = || format!("remove snapshot {}", quote(directory));
+    let _lock = Lock::wait(&directory.join(LOCK), Sharing::Exclusive).context(operation)?;
+    fs::remove_dir_all(directory).context(operation)
 }
 
 fn check(then: &Machine, now: &Machine) -> Result<()> {
@@ -186,6 +253,21 @@ mod tests {
         record.format = 2;
         record.write(directory.path(), &Spec::default()).unwrap();
         assert_eq!(Snapshot::open(directory.path()).unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[test]
+    fn a_newer_snapshot_takes_the_place_of_the_one_before() {
+        let template = tempfile::tempdir().unwrap();
+        assert!(Snapshot::of_template(template.path()).unwrap().is_none());
+        for generation in [1, 2] {
+            let place = Snapshot::place(template.path(), generation);
+            fs::create_dir(&place).unwrap();
+            record().write(&place, &Spec::default()).unwrap();
+            Snapshot::open(&place).unwrap().publish(template.path()).unwrap();
+        }
+        let found = Snapshot::of_template(template.path()).unwrap().unwrap();
+        assert_eq!(found.directory, Snapshot::place(template.path(), 2));
+        assert!(!Snapshot::place(template.path(), 1).exists());
     }
 
     #[test]

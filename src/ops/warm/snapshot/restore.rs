@@ -1,7 +1,8 @@
 //! A clone: a container whose processes are restored instead of started.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
@@ -16,7 +17,8 @@ use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Apart, Network, Supervised, Wish};
 use crate::ops::{Place, save};
-use crate::runtime::{Created, Images, RestoreRequest, Starter, Stdio};
+use crate::overlay::Detached;
+use crate::runtime::{Created, Images, RestoreRequest, Starter, Stdio, Tree};
 use crate::sys::namespace;
 
 /// criu's log of a restore.
@@ -31,8 +33,8 @@ pub struct Clone {
     pub id: ContainerId,
     /// Its standard streams: pipes and character devices, see [`super::Streams`].
     pub stdio: Stdio,
-    /// The directory that it finds at /function; absolute.
-    pub function: Option<PathBuf>,
+    /// What it finds at /function: a mount that is attached nowhere.
+    pub function: Option<OwnedFd>,
     /// The most memory, in bytes.
     pub memory: Option<u64>,
     /// Who makes the cgroup.
@@ -57,7 +59,9 @@ pub fn clone(place: &Place, snapshot: &Snapshot, wanted: Clone) -> Result<Create
     let work = snapshot.directory().join("clones").join(id.as_str());
     let wish = wish(snapshot, &wanted).context(operation)?;
     let apart = Apart { spec: Some(spec), base: Some(snapshot.record().base.clone()) };
-    let request = restore_request(snapshot, &work, wanted.mask);
+    let function = wanted.function.map(|tree| Tree { destination: FUNCTION.into(), mount: Detached::from(tree) });
+    let mut request = restore_request(snapshot, &work, wanted.mask);
+    request.trees.extend(function);
     let made = load::create_apart(place, wish, apart, |made| {
         made.cgroups = wanted.cgroups;
         made.mask = wanted.mask;
@@ -104,6 +108,7 @@ fn restore_request(snapshot: &Snapshot, work: &Path, mask: Option<SigSet>) -> Re
             empty_network: false,
             deduplicate: false,
         },
+        trees: Vec::new(),
         lazy_pages: false,
         lsm_profile: None,
         lsm_mount_context: None,
@@ -115,17 +120,9 @@ fn restore_request(snapshot: &Snapshot, work: &Path, mask: Option<SigSet>) -> Re
 /// and where the saved one was called as the container was, so is the clone.
 fn plan(snapshot: &Snapshot, wanted: &Clone) -> Result<Spec> {
     let mut spec = snapshot.spec()?;
-    let function = match &wanted.function {
-        Some(function) if !function.is_dir() => {
-            let operation = format!("take {} as function", quote(function));
-            return Err(Error::new(Kind::Invalid, operation, "it is not a directory"));
-        }
-        Some(function) => function.clone(),
-        None => snapshot.empty_function(),
-    };
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     for mount in mounts.iter_mut().filter(|mount| mount.destination() == FUNCTION) {
-        mount.set_source(Some(function.clone()));
+        mount.set_source(Some(snapshot.empty_function()));
     }
     spec.set_mounts(Some(mounts));
     if let Some(root) = spec.root_mut() {

@@ -38,16 +38,21 @@ impl Streams {
             streams.input = Some(copy(stdin, write)?);
             read
         };
-        let mut fit_output = |wanted: OwnedFd| {
-            if fits(&wanted)? {
-                return Ok(wanted);
-            }
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe")?;
-            streams.output.push(copy(read, wanted)?);
-            Ok::<_, crate::error::Error>(write)
-        };
-        let (stdout, stderr) = (fit_output(stdout)?, fit_output(stderr)?);
+        let (stdout, stderr) = (streams.fit_output(stdout)?, streams.fit_output(stderr)?);
         Ok((Stdio::Files { stdin, stdout, stderr }, streams))
+    }
+
+    /// The same for one that is written to.
+    ///
+    /// # Errors
+    /// As [`Streams::fit`].
+    pub(super) fn fit_output(&mut self, wanted: OwnedFd) -> Result<OwnedFd> {
+        if fits(&wanted)? {
+            return Ok(wanted);
+        }
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe")?;
+        self.output.push(copy(read, wanted)?);
+        Ok(write)
     }
 
     /// Waits until all that the clone has printed has arrived; it has ended.

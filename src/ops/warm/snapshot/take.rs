@@ -50,18 +50,10 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// That of a template.
-    ///
-    /// # Errors
-    /// [`Kind::Unsupported`] if it is on a ring.
-    pub fn new(definition: &Definition, id: ContainerId, cgroups: Manager) -> Result<Self> {
-        if let Some(ring) = &definition.ring {
-            let operation = format!("make template '{definition}'");
-            let cause = format!("mode 'snapshot' knows no rings, and it is on '{ring}'");
-            return Err(Error::new(Kind::Unsupported, operation, cause)
-                .next("give --bundle, --rootfs or --image; 'regen ring export' makes an image of an entry"));
-        }
-        Ok(Self {
+    /// That of a template, whose definition [`super::admit`] has let through.
+    #[must_use]
+    pub fn new(definition: &Definition, id: ContainerId, cgroups: Manager) -> Self {
+        Self {
             id,
             source: definition.source.clone(),
             process: Overrides {
@@ -72,7 +64,7 @@ impl Recipe {
             },
             ready_timeout: definition.ready_timeout(),
             cgroups,
-        })
+        }
     }
 }
 
