@@ -23,6 +23,7 @@ mod image;
 pub mod invoke;
 pub mod keep;
 pub mod load;
+pub mod name;
 mod notify;
 pub mod request;
 pub mod save;

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 
-use super::{Place, worker};
+use super::{Place, name, worker};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::RingName;
 use crate::ring::entry::Entry;
@@ -65,13 +65,13 @@ pub(super) fn draft(place: &Place, ring: &Ring, run: &Run) -> Result<Option<Draf
 pub(super) fn take_locked(place: &Place, locked: &mut Locked, run: &Run, draft: Draft) -> Result<Entry> {
     let floor = place.config.store.min_free;
     let floor = |total| floor.bytes(total);
-    let hold = runtime::hold(&StateRoot::new(&run.record.state_root), &run.record.container)?;
+    let hold = runtime::hold(&StateRoot::new(&run.record.state_root), &name::container_of(run)?)?;
     if hold.is_paused() {
         return locked.snapshot(draft, Stillness::Given, &floor);
     }
-    let name = locked.ring().name().clone();
+    let ring = locked.ring().name().clone();
     let mut frozen = |work: &mut dyn FnMut() -> Result<()>| {
-        let waker = Waker::start(place, &name)?;
+        let waker = Waker::start(place, &ring)?;
         hold.while_frozen(work)?;
         waker.dismiss()
     };

@@ -119,7 +119,7 @@ pub fn checkpoint(root: &StateRoot, id: &ContainerId, request: &CheckpointReques
         }
     }
     let spec = record.spec()?;
-    refuse(&spec).context(operation)?;
+    refuse(&record, &spec).context(operation)?;
     request.images.make().context(operation)?;
     let pid = record.init()?.pid;
     let dump = plan_dump(&record, &spec, request, pid);
@@ -128,7 +128,11 @@ pub fn checkpoint(root: &StateRoot, id: &ContainerId, request: &CheckpointReques
 }
 
 /// What cannot be taken along, told before criu tells it in its own words.
-fn refuse(spec: &Spec) -> Result<()> {
+fn refuse(record: &Record, spec: &Spec) -> Result<()> {
+    if record.program.is_some() {
+        let cause = "it was started from a template, and its first process is regen's own";
+        return Err(Error::new(Kind::Unsupported, "save its processes", cause).next("run it without the template"));
+    }
     let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
     if terminal {
         return Err(Error::new(Kind::Unsupported, "save its terminal", "its other end is outside of the container")

@@ -242,11 +242,13 @@ fn plan_record(request: &CreateRequest) -> Result<Record> {
     Ok(Record {
         format: Record::format(),
         id: request.id.clone(),
+        former: None,
         phase: Phase::default(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),
         rootfs: request.bundle.join(root),
         init: None,
+        program: None,
         created: Utc::now(),
         owner: calling_user(),
         cgroup,

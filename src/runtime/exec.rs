@@ -105,7 +105,7 @@ fn launch(record: &Record, request: &ExecRequest, mask: SigSet) -> Result<(proce
             entrance,
             console_socket: request.console_socket.as_deref(),
             closed_from: first_closed(request.preserve_fds),
-            keyring: record.keyring.then(|| keyring_name(&record.id)),
+            keyring: record.keyring.then(|| keyring_name(record.former.as_ref().unwrap_or(&record.id))),
             mask,
         };
         tenant::spawn(plan, order)

@@ -11,7 +11,7 @@ use crate::sys::signal::Signal;
 
 const MARKER: &str = "stop-requested";
 
-/// Sends a signal to a container's first process, or with `all` to every process in its cgroup.
+/// Sends a signal to a container's program, or with `all` to every process in its cgroup.
 ///
 /// # Errors
 /// [`Kind::State`] with the words "container not running" if there is nobody to send it to.
@@ -33,7 +33,9 @@ pub fn kill(root: &StateRoot, id: &ContainerId, signal: Signal, all: bool) -> Re
     if all {
         record.cgroup.signal_all(signal).context(operation)?;
     } else {
-        let process = record.init()?.open()?.ok_or_else(not_running)?;
+        // What ends everything is for the first process; the rest is the program's own affair.
+        let target = record.program.as_ref().filter(|_| signal != Signal::KILL).map_or_else(|| record.init(), Ok)?;
+        let process = target.open()?.ok_or_else(not_running)?;
         if !process.signal(signal).context(operation)? {
             return Err(not_running());
         }

@@ -17,7 +17,9 @@
 //!   cgroups.json         where its cgroups are, if not where the record says (systemd's, or some could not be made)
 //!   start                socket on which its first process waits; not if its creator starts it
 //!   init                 symlink: its first process, once there is one: pid, start time, boot id
+//!   program              symlink: its program, if that is another process (see `shelter`)
 //!   started              its program was started
+//!   name                 symlink: what it is called, if it was renamed
 //!   stop-requested       the last signal that somebody sent on purpose; absent if nobody did
 //!   resources.json       the limits that hold, once they were updated
 //! ```
@@ -43,7 +45,9 @@ mod list;
 mod pause;
 mod pty;
 mod record;
+mod rename;
 pub mod rootless;
+mod shelter;
 mod spawn;
 mod start;
 mod state;
@@ -64,6 +68,8 @@ pub use leftover::{Leftover, leftovers};
 pub use list::{Listed, list};
 pub use pause::{Hold, hold, pause, processes, resume};
 pub use pty::Pty;
+pub use rename::rename;
+pub use shelter::{Sheltered, shelter};
 pub use start::start;
 pub use state::{ContainerState, Status, attachment, spec, state};
 pub use update::update;

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use oci_spec::runtime::{Hook, Spec};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -21,7 +23,7 @@ use crate::cgroup::{self, Cgroup, Directory, Manager};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::runtime::StateRoot;
-use crate::sys::fs::{Durability, read_capped, replace_file};
+use crate::sys::fs::{Durability, TEMPORARY_PREFIX, read_capped, replace_file};
 use crate::sys::lock::DirectoryLock;
 use crate::sys::process::Identity;
 
@@ -29,6 +31,8 @@ const FILE: &str = "record.json";
 const INIT: &str = "init";
 const STARTED: &str = "started";
 const CGROUP: &str = "cgroup";
+const NAME: &str = "name";
+const PROGRAM: &str = "program";
 const CGROUPS: &str = "cgroups.json";
 const FORMAT: u32 = 2;
 /// No container's id begins like this.
@@ -54,6 +58,9 @@ pub(super) enum Phase {
 pub(super) struct Record {
     pub format: u32,
     pub id: ContainerId,
+    /// What it was called when it was made, if it is called otherwise by now.
+    #[serde(skip)]
+    pub former: Option<ContainerId>,
     #[serde(skip)]
     pub phase: Phase,
     pub oci_version: String,
@@ -63,6 +70,9 @@ pub(super) struct Record {
     /// The container's first process, from `Created` on.
     #[serde(skip)]
     pub init: Option<Identity>,
+    /// Its program, if that is another process, which the first one looks after.
+    #[serde(skip)]
+    pub program: Option<Identity>,
     pub created: DateTime<Utc>,
     /// The user who made it.
     pub owner: u32,
@@ -114,8 +124,9 @@ impl Record {
             Ok(record) if record.format > FORMAT => {
                 return damaged(format!("{FILE} has format {}, this regen knows {FORMAT}", record.format));
             }
-            Ok(record) if record.id != *id => return damaged(format!("{FILE} belongs to '{}'", record.id)),
-            Ok(record) => record,
+            Ok(record) if record.id == *id => record,
+            Ok(record) if names(&directory, id) => Self { former: Some(record.id), id: id.clone(), ..record },
+            Ok(record) => return damaged(format!("{FILE} belongs to '{}'", record.id)),
             Err(error) => return damaged(format!("{FILE} is damaged: {error}")),
         };
         match read_capped(&directory.join(CGROUPS), CAP) {
@@ -126,14 +137,15 @@ impl Record {
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error),
         }
-        match fs::read_link(directory.join(INIT)) {
-            Ok(target) => match target.to_str().and_then(|text| text.parse().ok()) {
-                Some(process) => record.init = Some(process),
-                None => return damaged(format!("{INIT} is damaged")),
-            },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(record),
-            Err(error) => return damaged(format!("{INIT} is damaged: {error}")),
-        }
+        record.init = match read_process(&directory, INIT) {
+            Ok(None) => return Ok(record),
+            Ok(process) => process,
+            Err(cause) => return damaged(cause),
+        };
+        record.program = match read_process(&directory, PROGRAM) {
+            Ok(process) => process,
+            Err(cause) => return damaged(cause),
+        };
         record.phase = if directory.join(STARTED).exists() { Phase::Running } else { Phase::Created };
         Ok(record)
     }
@@ -161,6 +173,13 @@ impl Record {
         self.link(root, INIT, &process.to_string())?;
         self.init = Some(process);
         self.phase = Phase::Created;
+        Ok(())
+    }
+
+    /// Writes that its program is another process than its first one. It is started then.
+    pub(super) fn adopted(&mut self, root: &StateRoot, program: Identity) -> Result<()> {
+        self.link(root, PROGRAM, &program.to_string())?;
+        self.program = Some(program);
         Ok(())
     }
 
@@ -197,6 +216,48 @@ impl Record {
         self.init.as_ref().ok_or_else(|| {
             Error::new(Kind::State, format!("find the process of container '{}'", self.id), "container not running")
         })
+    }
+}
+
+/// A process that a link in a container's directory names. The error is a cause.
+fn read_process(directory: &Path, name: &str) -> std::result::Result<Option<Identity>, String> {
+    match fs::read_link(directory.join(name)) {
+        Ok(target) => match target.to_str().and_then(|text| text.parse().ok()) {
+            Some(process) => Ok(Some(process)),
+            None => Err(format!("{name} is damaged")),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{name} is damaged: {error}")),
+    }
+}
+
+/// Whether a container's directory was given this name.
+fn names(directory: &Path, id: &ContainerId) -> bool {
+    fs::read_link(directory.join(NAME)).is_ok_and(|target| target == Path::new(id.as_str()))
+}
+
+/// Gives a container's directory another name, which must be free. The caller holds its lock.
+///
+/// The name is in the directory before the directory has it: whoever is interrupted in between has changed nothing, and
+/// may try again with the same name or another one.
+///
+/// # Errors
+/// [`Kind::Exists`] if there is a container of that name; those of symlink(2) and rename(2).
+pub(super) fn rename(root: &StateRoot, from: &ContainerId, to: &ContainerId) -> Result<()> {
+    let operation = || format!("rename container '{from}' to '{to}'");
+    let directory = root.container(from);
+    let temporary = directory.join(format!("{TEMPORARY_PREFIX}{NAME}"));
+    let link = || std::os::unix::fs::symlink(to.as_str(), &temporary);
+    match link() {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            fs::remove_file(&temporary).and_then(|()| link()).context(operation)?;
+        }
+        other => other.context(operation)?,
+    }
+    fs::rename(&temporary, directory.join(NAME)).context(operation)?;
+    match renameat_with(CWD, &directory, CWD, root.container(to), RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => Err(taken(root, to).during(operation())),
+        other => other.context(operation),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod notification;
 pub mod open_files;
 pub mod process;
+pub mod reaper;
 pub mod schedule;
 pub mod seccomp;
 pub mod signal;

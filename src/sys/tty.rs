@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
@@ -57,6 +58,30 @@ pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
 pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(terminal, size).context(|| "set the size of the container's terminal")
+}
+
+/// Gives the controlling terminal, which is standard input, up for another session to have. The caller leads its session,
+/// is alone in it, and has blocked all signals: those that the kernel sends because of it are taken away.
+///
+/// # Errors
+/// Those of ioctl(TIOCNOTTY).
+pub fn give_up() -> Result<()> {
+    let operation = || "give the controlling terminal up";
+    // SAFETY: the request takes no argument.
+    let result = unsafe { libc::ioctl(0, libc::TIOCNOTTY) };
+    if result == -1 {
+        return Err(std::io::Error::last_os_error()).context(operation);
+    }
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGHUP);
+    set.add(Signal::SIGCONT);
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    for _ in 0..2 {
+        // SAFETY: set and time live across the call, and nothing is written without a place for it. That no signal waits is
+        // no error.
+        unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), &raw const now) };
+    }
+    Ok(())
 }
 
 /// Takes the next connection and the one descriptor that comes over it.

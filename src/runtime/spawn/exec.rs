@@ -99,7 +99,12 @@ pub(in crate::runtime) fn spawn(mut plan: Plan, order: Order<'_>) -> Result<(Pro
     }
     let handed = match fledgling.ask()? {
         Report::Ready(handed) => handed,
-        other @ (Report::Mounted | Report::Cloned(_) | Report::Executing | Report::Failed(_)) => {
+        other @ (Report::Mounted
+        | Report::Cloned(_)
+        | Report::Executing
+        | Report::Sheltering(_)
+        | Report::Adopted
+        | Report::Failed(_)) => {
             return Err(unexpected(&other));
         }
     };
@@ -226,7 +231,7 @@ impl Tenant<'_> {
         self.tell(&Report::Ready(Handed { terminal: pair.map(|pair| pair.near), listener }))?;
         match hear(&self.channel)? {
             Some(Word::Start) => {}
-            Some(Word::Go | Word::Listen) | None => {
+            Some(Word::Go | Word::Listen | Word::Shelter) | None => {
                 return Err(Error::new(Kind::System, "wait for the start", "the maker is gone"));
             }
         }

@@ -70,10 +70,13 @@ impl Init<'_> {
         close_on_exec_from(self.closed_from)?;
         self.settle()?;
         self.enter_root()?;
-        self.await_start()?;
+        let beginning = self.await_start()?;
         let state = State::of(self.record, Status::Created, Some(own_pid()));
         let place = Place { directory: None, environment: Some(&self.plan.environment), mask: Some(self.mask) };
         hook::run("startContainer", self.plan.hooks.start_container().as_deref().unwrap_or_default(), &state, place)?;
+        if beginning == Word::Shelter {
+            self.shelter()?;
+        }
         self.place_sockets()?;
         self.tell(&Report::Executing)?;
         Err(self.plan.program.take().ok_or_else(used_up)?.execute(&self.mask))
@@ -143,22 +146,31 @@ impl Init<'_> {
         self.tell(&Report::Ready(Handed { terminal, listener }))
     }
 
-    /// Until somebody says so. Whoever says it hears what comes of it.
-    fn await_start(&mut self) -> Result<()> {
+    /// Until somebody says so, and how: `Start` or `Shelter`. Whoever says it hears what comes of it.
+    fn await_start(&mut self) -> Result<Word> {
         let starter = self.starter.take();
         // What the maker had open when it made us. We have given up our privileges by now, so neighbours with the same
         // ones may come to look into us however well we hide.
         let own = [Some(self.channel.as_fd()), starter.as_ref().map(AsFd::as_fd)].into_iter().flatten();
         let kept: Vec<_> = own.chain(self.sockets.iter().map(AsFd::as_fd)).collect();
         close_all_but(self.closed_from, &kept)?;
-        let Some(starter) = starter else { return self.await_word(Word::Start) };
+        let Some(starter) = starter else {
+            return match hear(&self.channel)? {
+                Some(word @ (Word::Start | Word::Shelter)) => Ok(word),
+                Some(word @ (Word::Go | Word::Listen)) => Err(misheard(Word::Start, word)),
+                None => Err(orphaned()),
+            };
+        };
         self.await_word(Word::Listen)?;
         loop {
             let caller = starter.accept()?;
-            // One that is killed before it has spoken has not started anything.
-            if hear(&caller)? == Some(Word::Start) {
-                self.channel = caller;
-                return Ok(());
+            match hear(&caller)? {
+                Some(word @ (Word::Start | Word::Shelter)) => {
+                    self.channel = caller;
+                    return Ok(word);
+                }
+                // One that is killed before it has spoken has not started anything.
+                Some(Word::Go | Word::Listen) | None => {}
             }
         }
     }
@@ -177,17 +189,21 @@ impl Init<'_> {
     fn await_word(&self, expected: Word) -> Result<()> {
         match hear(&self.channel)? {
             Some(word) if word == expected => Ok(()),
-            Some(word) => Err(Error::new(Kind::System, format!("wait for {expected:?}"), format!("{word:?} came"))),
+            Some(word) => Err(misheard(expected, word)),
             None => Err(orphaned()),
         }
     }
 
-    fn tell(&self, what: &Report) -> Result<()> {
+    pub(super) fn tell(&self, what: &Report) -> Result<()> {
         if report(&self.channel, what)? { Ok(()) } else { Err(orphaned()) }
     }
 }
 
-fn orphaned() -> Error {
+fn misheard(expected: Word, word: Word) -> Error {
+    Error::new(Kind::System, format!("wait for {expected:?}"), format!("{word:?} came"))
+}
+
+pub(super) fn orphaned() -> Error {
     Error::new(Kind::System, "make the container's first process", "its creator is gone")
 }
 

@@ -7,7 +7,7 @@ use nix::sched::CloneFlags;
 use serde_json::json;
 
 use super::init::{self, Init};
-use super::message::{Handed, Report, Word, await_report, say};
+use super::message::{self, Handed, Report, Shelter, Word, await_report, say};
 use super::plan::{Plan, Seccomp, used_up};
 use super::{Born, Order, has_host_hooks, terminal};
 use crate::cgroup::{Entrance, Manager};
@@ -86,7 +86,12 @@ impl Fledgling {
     pub(super) fn replace(&mut self) -> Result<()> {
         let pid = match self.ask()? {
             Report::Cloned(pid) => pid,
-            other @ (Report::Mounted | Report::Ready(_) | Report::Executing | Report::Failed(_)) => {
+            other @ (Report::Mounted
+            | Report::Ready(_)
+            | Report::Executing
+            | Report::Sheltering(_)
+            | Report::Adopted
+            | Report::Failed(_)) => {
                 return Err(unexpected(&other));
             }
         };
@@ -213,7 +218,12 @@ fn attend(record: &Record, plan: &Plan, fledgling: &mut Fledgling, order: &Order
                 hook::run("createRuntime", hooks, &state, place)?;
                 fledgling.tell(Word::Go)?;
             }
-            other @ (Report::Mounted | Report::Cloned(_) | Report::Executing | Report::Failed(_)) => {
+            other @ (Report::Mounted
+            | Report::Cloned(_)
+            | Report::Executing
+            | Report::Sheltering(_)
+            | Report::Adopted
+            | Report::Failed(_)) => {
                 return Err(unexpected(&other));
             }
         }
@@ -261,12 +271,11 @@ pub(in crate::runtime) fn release(channel: &Channel) -> Result<()> {
     Err(Error::new(Kind::State, "let the container's process wait", "container not running: it has ended"))
 }
 
-/// Says "start" to a process that waits, and hears what comes of it.
+/// Says "start" to a process that waits, or that shelters, and hears what comes of it.
 ///
 /// # Errors
 /// [`Kind::CommandNotFound`] and the like for the program, those of hooks, [`Kind::State`] if the process is gone.
 pub(in crate::runtime) fn start(channel: &Channel) -> Result<()> {
-    let gone = || Error::new(Kind::State, "start the program", "container not running: its process has ended");
     if !say(channel, Word::Start)? {
         return Err(gone());
     }
@@ -275,12 +284,58 @@ pub(in crate::runtime) fn start(channel: &Channel) -> Result<()> {
         match await_report(channel)? {
             Some(Report::Executing) => executing = true,
             Some(Report::Failed(error)) => return Err(error),
-            Some(other @ (Report::Cloned(_) | Report::Mounted | Report::Ready(_))) => return Err(unexpected(&other)),
+            Some(
+                other @ (Report::Cloned(_)
+                | Report::Mounted
+                | Report::Ready(_)
+                | Report::Sheltering(_)
+                | Report::Adopted),
+            ) => return Err(unexpected(&other)),
             // The program has taken the place of whoever held the other end.
             None if executing => return Ok(()),
             None => return Err(gone()),
         }
     }
+}
+
+/// Says "shelter" to a process that waits: the startContainer hooks run, and it hands out what the program is to have.
+///
+/// # Errors
+/// Those of hooks, [`Kind::State`] if the process is gone.
+pub(in crate::runtime) fn shelter(channel: &Channel) -> Result<Shelter> {
+    if !say(channel, Word::Shelter)? {
+        return Err(gone());
+    }
+    match await_report(channel)? {
+        Some(Report::Sheltering(shelter)) => Ok(shelter),
+        other => Err(failure(other)),
+    }
+}
+
+/// Tells a process that shelters whom it is to look after, by the pid that it sees, and where it writes how that ended.
+///
+/// # Errors
+/// [`Kind::State`] if the process is gone.
+pub(in crate::runtime) fn adopt(channel: &Channel, pid: i32, status: Option<BorrowedFd<'_>>) -> Result<()> {
+    if !message::adopt(channel, pid, status)? {
+        return Err(gone());
+    }
+    match await_report(channel)? {
+        Some(Report::Adopted) => Ok(()),
+        other => Err(failure(other)),
+    }
+}
+
+fn failure(report: Option<Report>) -> Error {
+    match report {
+        Some(Report::Failed(error)) => error,
+        Some(other) => unexpected(&other),
+        None => gone(),
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::State, "start the program", "container not running: its process has ended")
 }
 
 pub(super) fn unexpected(report: &Report) -> Error {

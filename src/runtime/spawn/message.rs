@@ -14,6 +14,26 @@ pub(super) enum Word {
     Listen,
     /// Become the program.
     Start,
+    /// Do not become the program: another process will be it, see [`Verdict`].
+    Shelter,
+}
+
+/// From the maker, to a process that shelters: what becomes of it.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Nobody came: become the program yourself.
+    Start,
+    /// Look after this process, which is the program.
+    Adopt(Adoption),
+}
+
+/// A process that a container's first process is to look after.
+#[derive(Debug)]
+pub(super) struct Adoption {
+    /// As the first process sees it.
+    pub pid: i32,
+    /// Where it writes how that one ended.
+    pub status: Option<OwnedFd>,
 }
 
 /// To the maker.
@@ -27,6 +47,10 @@ pub(super) enum Report {
     Ready(Handed),
     /// The next call executes the program: what comes now is its failure, or the end of the connection.
     Executing,
+    /// What the program is to have: it is for another process to become that. The verdict is awaited.
+    Sheltering(Shelter),
+    /// From now on it looks after the program. Nothing follows.
+    Adopted,
     /// It did not work. Nothing follows.
     Failed(Error),
 }
@@ -40,7 +64,17 @@ pub(super) struct Handed {
     pub listener: Option<OwnedFd>,
 }
 
-const WORDS: [(u8, Word); 3] = [(b'G', Word::Go), (b'L', Word::Listen), (b'S', Word::Start)];
+/// What a process has that is to be the program's.
+#[derive(Debug)]
+pub(in crate::runtime) struct Shelter {
+    /// Its standard streams.
+    pub stdio: [OwnedFd; 3],
+    /// Its working directory, with `O_PATH`.
+    pub directory: OwnedFd,
+}
+
+const WORDS: [(u8, Word); 4] = [(b'G', Word::Go), (b'L', Word::Listen), (b'S', Word::Start), (b'H', Word::Shelter)];
+const ADOPT: u8 = b'A';
 const TERMINAL: u8 = 1;
 const LISTENER: u8 = 2;
 
@@ -59,6 +93,25 @@ pub(super) fn hear(channel: &Channel) -> Result<Option<Word>> {
     }
 }
 
+/// Says that a process is there. `Ok(false)` if nobody hears it.
+pub(super) fn adopt(channel: &Channel, pid: i32, status: Option<BorrowedFd<'_>>) -> Result<bool> {
+    let bytes = [[ADOPT].as_slice(), &pid.to_ne_bytes()].concat();
+    channel.send(&bytes, status.as_slice())
+}
+
+/// Waits for a verdict; `None` if the other side is gone.
+pub(super) fn hear_verdict(channel: &Channel) -> Result<Option<Verdict>> {
+    let Some(Received { bytes, descriptors }) = channel.receive()? else { return Ok(None) };
+    match bytes.split_first() {
+        Some((b'S', [])) => Ok(Some(Verdict::Start)),
+        Some((&ADOPT, pid)) => {
+            let pid = i32::from_ne_bytes(pid.try_into().map_err(|_| garbled())?);
+            Ok(Some(Verdict::Adopt(Adoption { pid, status: descriptors.into_iter().next() })))
+        }
+        Some(_) | None => Err(garbled()),
+    }
+}
+
 /// Reports. `Ok(false)` if nobody hears it.
 pub(super) fn report(channel: &Channel, report: &Report) -> Result<bool> {
     match report {
@@ -71,6 +124,11 @@ pub(super) fn report(channel: &Channel, report: &Report) -> Result<bool> {
             channel.send(&[b'R', flags], &descriptors)
         }
         Report::Executing => channel.send(b"X", &[]),
+        Report::Sheltering(shelter) => {
+            let files = shelter.stdio.iter().chain([&shelter.directory]);
+            channel.send(b"H", &files.map(AsFd::as_fd).collect::<Vec<_>>())
+        }
+        Report::Adopted => channel.send(b"A", &[]),
         Report::Failed(error) => {
             let text = serde_json::to_vec(error).context(|| "report a failure")?;
             channel.send(&[b"F".as_slice(), &text].concat(), &[])
@@ -91,10 +149,17 @@ pub(super) fn await_report(channel: &Channel) -> Result<Option<Report>> {
             Report::Ready(Handed { terminal: take(TERMINAL), listener: take(LISTENER) })
         }
         (b'X', []) => Report::Executing,
+        (b'H', []) => Report::Sheltering(take_shelter(descriptors).ok_or_else(garbled)?),
+        (b'A', []) => Report::Adopted,
         (b'F', text) => Report::Failed(serde_json::from_slice(text).context(|| "read a failure's report")?),
         _ => return Err(garbled()),
     };
     Ok(Some(report))
+}
+
+fn take_shelter(mut descriptors: impl Iterator<Item = OwnedFd>) -> Option<Shelter> {
+    let stdio = [descriptors.next()?, descriptors.next()?, descriptors.next()?];
+    Some(Shelter { stdio, directory: descriptors.next()? })
 }
 
 fn garbled() -> Error {
@@ -134,5 +199,25 @@ mod tests {
         }
         drop(one);
         assert!(await_report(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_shelter_and_its_verdict_arrive_as_they_were_sent() {
+        let (one, other) = Channel::pair().unwrap();
+        let file = || OwnedFd::from(memory_file("x", b"").unwrap());
+        let shelter = Shelter { stdio: [file(), file(), file()], directory: file() };
+        report(&one, &Report::Sheltering(shelter)).unwrap();
+        assert!(matches!(await_report(&other).unwrap(), Some(Report::Sheltering(_))));
+        report(&one, &Report::Adopted).unwrap();
+        assert!(matches!(await_report(&other).unwrap(), Some(Report::Adopted)));
+        for status in [None, Some(file())] {
+            adopt(&one, 300, status.as_ref().map(AsFd::as_fd)).unwrap();
+            let Some(Verdict::Adopt(adoption)) = hear_verdict(&other).unwrap() else { panic!("another verdict") };
+            assert_eq!((adoption.pid, adoption.status.is_some()), (300, status.is_some()));
+        }
+        say(&one, Word::Start).unwrap();
+        assert!(matches!(hear_verdict(&other).unwrap(), Some(Verdict::Start)));
+        say(&one, Word::Go).unwrap();
+        assert!(hear_verdict(&other).is_err());
     }
 }

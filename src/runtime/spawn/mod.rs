@@ -15,6 +15,17 @@
 //!           <──── Failed, or the end of the connection: the descriptor was closed by execve
 //! ```
 //!
+//! A process that already runs elsewhere can be made the program instead, as a child of the first one, which then only
+//! looks after it (see [`mod@shelter`]):
+//!
+//! ```text
+//!   start ──────────────── Shelter ─────────>   startContainer hooks; the terminal is given up
+//!           <──────────── Sheltering ────────   standard streams and working directory, for the program to have
+//!   the program is there ── Adopt ──────────>   signals go to it, the dead are reaped, its end is the container's
+//!           <────────────── Adopted ─────────
+//!   nobody came ─────────── Start ──────────>   (as above, after the hooks)
+//! ```
+//!
 //! Steps in parentheses of what is asked for are left out with their messages. At any time the process may say `Failed`
 //! with an [`Error`] and end, and the maker may die: the process then reads the end of the connection where it waits
 //! for a word, and ends too. So nothing half-made lives on, and before `Listen` nothing unrecorded does.
@@ -32,6 +43,7 @@ mod maker;
 mod message;
 mod namespace;
 mod plan;
+mod shelter;
 mod surroundings;
 mod terminal;
 
@@ -48,7 +60,8 @@ use crate::sys::channel::{Channel, Listener};
 use crate::sys::process::Process;
 
 pub(super) use idmap::write_maps;
-pub(super) use maker::{bear, release, start};
+pub(super) use maker::{adopt, bear, release, shelter, start};
+pub(super) use message::Shelter;
 pub(super) use plan::{Plan, plan};
 pub(super) use surroundings::Privilege;
 
