@@ -1,5 +1,6 @@
 //! The library for C, with the C libraries of GNU and musl, and the examples that use it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -8,8 +9,16 @@ use serde_json::{Value, json};
 
 use crate::peer::{End, Job, REPOSITORY, Zygote};
 
-/// They are made once, whoever needs them first.
-static MAKING: Mutex<()> = Mutex::new(());
+/// What was made. Each is made once, for others may run it by then.
+static MADE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn make_once(program: &Path, command: &mut Command) {
+    let mut made = MADE.lock().unwrap_or_else(|poison| poison.into_inner());
+    if !made.contains(program) {
+        run(command);
+        made.insert(program.to_owned());
+    }
+}
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap();
@@ -24,10 +33,11 @@ fn build(compiler: &str) -> PathBuf {
 
 /// The program of an example; the compiler is for C.
 fn example(language: &str, compiler: &str) -> PathBuf {
-    let _making = MAKING.lock().unwrap_or_else(|poison| poison.into_inner());
     let directory = build(if language == "rust" { "rust" } else { compiler });
-    run(Command::new(format!("{REPOSITORY}/zygote/examples/{language}/make")).arg(&directory).env("CC", compiler));
-    directory.join(if language == "rust" { "steps" } else { "primes" })
+    let program = directory.join(if language == "rust" { "steps" } else { "primes" });
+    let mut make = Command::new(format!("{REPOSITORY}/zygote/examples/{language}/make"));
+    make_once(&program, make.arg(&directory).env("CC", compiler));
+    program
 }
 
 /// The template of `look.c`, ready.
@@ -35,12 +45,10 @@ fn look(compiler: &str) -> Zygote {
     example("c", compiler);
     let directory = build(compiler);
     let program = directory.join("look");
-    let making = MAKING.lock().unwrap_or_else(|poison| poison.into_inner());
     let mut compile = Command::new(compiler);
     compile.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-static", "-I"]).arg(format!("{REPOSITORY}/zygote/c"));
     compile.arg("-o").arg(&program).arg(format!("{REPOSITORY}/tests/zygote_protocol/look.c"));
-    run(compile.arg("-L").arg(&directory).arg("-lregen_zygote"));
-    drop(making);
+    make_once(&program, compile.arg("-L").arg(&directory).arg("-lregen_zygote"));
     ready(&program, "ready 1 look 1.0")
 }
 

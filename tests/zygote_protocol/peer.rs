@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair};
@@ -163,7 +164,14 @@ impl Zygote {
     /// Its next message; nothing if it has closed its socket.
     pub fn receive(&mut self) -> String {
         let mut buffer = [0; 8192];
-        let size = recv(self.socket.as_ref().unwrap().as_raw_fd(), &mut buffer, MsgFlags::empty());
+        let socket = self.socket.as_ref().unwrap().as_raw_fd();
+        // With a time limit a call is not begun anew by itself after the process was stopped.
+        let size = loop {
+            match recv(socket, &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                size => break size,
+            }
+        };
         String::from_utf8(buffer[..size.unwrap_or_else(|errno| panic!("{errno}: {}", self.err()))].to_vec()).unwrap()
     }
 

@@ -11,7 +11,7 @@ use crate::peer::{End, Job, PYTHON, Zygote, python, read};
 const LOOK: &str = r"
 import os, sys
 names = [name for name in dir(sys.flags) if name[0] != '_' and name[:2] != 'n_' and name not in ('count', 'index')]
-print(sys.argv, sys.orig_argv[1:], sys.path, sys.executable, sys.prefix, sys.dont_write_bytecode)
+print(sys.argv, getattr(sys, 'orig_argv', [])[1:], sys.path, sys.executable, sys.prefix, sys.dont_write_bytecode)
 print([(name, getattr(sys.flags, name)) for name in names])
 print(sorted(os.environ.items()), os.getcwd())
 print(__name__, globals().get('__file__'), __spec__ and __spec__.name, __package__, __doc__, __builtins__, __loader__ and 1)
@@ -180,7 +180,11 @@ fn options_and_variables_of_the_interpreter_that_a_clone_cannot_follow_start_a_n
     let warm = "import sys; print('regen_zygote' in sys.modules, sys.flags.optimize, sys.flags.utf8_mode)";
     let row = |arguments: &[&str]| Job::program(&[&["python3"], arguments, &["-c", warm]].concat());
     assert!(zygote.clone(&row(&[])).out.starts_with("True 0 "));
+    let version = zygote.python_ready().rsplit_once(' ').unwrap().1.rsplit_once('.').unwrap().0.to_owned();
+    let base = zygote.work().join("base");
+    fs::create_dir_all(base.join(format!("lib/python{version}/site-packages"))).unwrap();
     let jobs = [
+        row(&[]).variable(&format!("PYTHONUSERBASE={}", base.display())),
         row(&["-O"]),
         row(&["-X", "dev"]),
         row(&["-W", "error"]),
@@ -232,8 +236,17 @@ fn other_programs_are_executed() {
         assert_eq!(zygote.clone(&job), cold(&zygote, &job), "{arguments:?}");
     }
     let job = Job::program(&["python3", "-c", "print(1)"]);
-    let elsewhere = job.variable(&format!("PATH={}", work.join("bin").display()));
-    assert_eq!(zygote.clone(&elsewhere).out, "1\n", "of two values the first counts");
+    let second = job.variable(&format!("PATH={}", work.join("bin").display()));
+    assert_eq!(zygote.clone(&second).out, "1\n", "of two values the first counts");
+    let elsewhere = Job::only(&["python3", "-c", "print(1)"]).variable(&format!("PATH={}", work.join("bin").display()));
+    assert_eq!(zygote.clone(&elsewhere), End { code: 0, out: String::new(), err: String::new() });
+    // The same file, and other modules.
+    fs::create_dir_all(work.join("venv/bin")).unwrap();
+    fs::write(work.join("venv/pyvenv.cfg"), "home = /usr/bin\n").unwrap();
+    symlink(PYTHON, work.join("venv/bin/python3")).unwrap();
+    let virtual_one = work.join("venv/bin/python3").display().to_string();
+    let end = zygote.clone(&Job::program(&[&virtual_one, "-c", "import sys; print(sys.prefix)"]));
+    assert_eq!(end.out, format!("{}\n", work.join("venv").display()));
 }
 
 #[test]

@@ -13,6 +13,9 @@ fn a_template_is_ready_after_its_imports_and_forks_as_often_as_it_is_asked() {
         assert_eq!((end.code, end.out, end.err), (0, format!("{word} True\n"), String::new()));
     }
     assert_eq!(zygote.out(), "one True\ntwo True\nthree True\n");
+    // What the template has is no garbage, and is not looked at.
+    let job = Job::program(&["python3", "-c", "import gc; print(gc.get_freeze_count() > 1000, gc.isenabled())"]);
+    assert_eq!(zygote.clone(&job).out, "True True\n");
 }
 
 #[test]

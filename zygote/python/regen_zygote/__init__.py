@@ -10,6 +10,7 @@ import atexit
 import builtins
 import codecs
 import gc
+import linecache
 import os
 import runpy
 import signal
@@ -46,13 +47,17 @@ OPTIONS = {
     "s": ("no_user_site",),
     "u": ("unbuffered",),
 }
+# Variables that stand for one of them.
+VARIABLES = {"PYTHONDONTWRITEBYTECODE": "dont_write_bytecode", "PYTHONUNBUFFERED": "unbuffered",
+             "PYTHONNOUSERSITE": "no_user_site"}
+if sys.version_info >= (3, 11):
+    VARIABLES["PYTHONSAFEPATH"] = "safe_path"
 
 
 def complain(text):
     """Writes one line to standard error, whatever has become of sys.stderr."""
-    line = ("regen_zygote: " + text.replace("\n", " ") + "\n").encode("utf-8", "backslashreplace")
     try:
-        os.write(2, line)
+        os.write(2, ("regen_zygote: " + text.replace("\n", " ") + "\n").encode("utf-8", "backslashreplace"))
     except OSError:
         pass
 
@@ -117,22 +122,20 @@ class Start:
     """A command line of this interpreter: `kind` is -c, -m or FILE, `what` is the code, the module or the file."""
 
     def __init__(self, program, options, kind, what, arguments):
-        self.program = program
-        self.options = options
-        self.kind = kind
-        self.what = what
-        self.arguments = arguments
+        self.program, self.options, self.kind, self.what, self.arguments = program, options, kind, what, arguments
         # All of it, as sys.orig_argv has it.
         self.line = None
 
 
+def list_candidates(name, variables):
+    """The paths at which execvp(3) looks for a program."""
+    path = variables.get("PATH", DEFAULT_PATH)
+    return [name] if "/" in name else [os.path.join(part, name) for part in path.split(":")]
+
+
 def find(name, variables):
     """The path of a program, as execvp(3) finds it; None if there is none that can be executed."""
-    if "/" in name:
-        candidates = [name]
-    else:
-        candidates = [os.path.join(part, name) for part in variables.get("PATH", DEFAULT_PATH).split(":")]
-    for path in candidates:
+    for path in list_candidates(name, variables):
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
     return None
@@ -212,6 +215,11 @@ def run(interpreter):
     _become(interpreter, job, start)
 
 
+def fork():
+    """As os.fork. It is not for people that an interpreter warns of threads here, as it would in __main__."""
+    return os.fork()
+
+
 def _read_job():
     parts = []
     while True:
@@ -247,11 +255,8 @@ def _execute(job):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    name = job.arguments[0]
-    paths = [name] if "/" in name else [
-        os.path.join(part, name) for part in job.variables.get("PATH", DEFAULT_PATH).split(":")]
-    refused = None
-    for path in paths:
+    name, refused = job.arguments[0], None
+    for path in list_candidates(name, job.variables):
         try:
             os.execve(path, job.arguments, job.variables)
         except (FileNotFoundError, NotADirectoryError):
@@ -259,7 +264,6 @@ def _execute(job):
         except (OSError, ValueError) as error:
             refused = refused or error
     complain("exec '%s': %s" % (name, refused.strerror if isinstance(refused, OSError) else refused or "not found"))
-    flush()
     os._exit(126 if refused else 127)
 
 
@@ -268,16 +272,14 @@ def _become(interpreter, job, start):
     interpreter.complete(os.environ)
     read = {} if "ignore_environment" in start.options else job.variables
     options = set(start.options)
-    for variable, option in (("PYTHONDONTWRITEBYTECODE", "dont_write_bytecode"), ("PYTHONUNBUFFERED", "unbuffered"),
-                             ("PYTHONNOUSERSITE", "no_user_site"), ("PYTHONSAFEPATH", "safe_path")):
-        if read.get(variable):
-            options.add(option)
+    options.update(option for variable, option in VARIABLES.items() if read.get(variable))
     if interpreter.has_utf8_mode(job.variables):
         options.add("utf8_mode")
     _set_flags(options)
     sys.executable = sys._base_executable = os.path.abspath(start.program)
-    sys.orig_argv = list(start.line)
     sys.argv[:] = start.arguments
+    if sys.version_info >= (3, 10):
+        sys.orig_argv = list(start.line)
     _set_streams(interpreter, os.environ, read.get("PYTHONIOENCODING", ""), "unbuffered" in options)
     main = types.ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __annotations__={}, __loader__=BuiltinImporter)
@@ -301,7 +303,10 @@ def _become(interpreter, job, start):
     sys.modules["__main__"] = main
     try:
         if start.kind == "-c":
-            exec(compile(start.what + "\n", "<string>", "exec", dont_inherit=True), main.__dict__)
+            code = start.what + "\n"
+            if sys.version_info >= (3, 13):
+                linecache.cache["<string>"] = (len(code), None, code.splitlines(True), "<string>")
+            exec(compile(code, "<string>", "exec", dont_inherit=True), main.__dict__)
         elif source is None:
             runpy._run_module_as_main(*(("__main__", False) if package else (start.what,)))
         else:
@@ -372,8 +377,7 @@ def _set_streams(interpreter, variables, wanted, unbuffered):
 
 
 def _open_stream(number, name, encoding, errors, unbuffered):
-    mode = "w" if number else "r"
-    direct = unbuffered and number > 0
+    mode, direct = "w" if number else "r", unbuffered and number > 0
     try:
         binary = open(number, mode + "b", buffering=0 if direct else -1, closefd=False)
     except OSError:
@@ -391,11 +395,7 @@ def _set_search(interpreter, first, read):
     """Sets sys.path: `first`, then PYTHONPATH, then what the template has."""
     given = read.get("PYTHONPATH", "")
     own = [os.path.abspath(part) for part in given.split(":")] if given else []
-    rest = []
-    for part in own + interpreter.search:
-        if part not in rest:
-            rest.append(part)
-    sys.path[:] = first + rest
+    sys.path[:] = first + list(dict.fromkeys(own + interpreter.search))
     # What the template knew of these directories was true in its root.
     cache = sys.path_importer_cache
     for part in [part for part, finder in cache.items() if finder is None] + first + own:

@@ -12,7 +12,7 @@ import os
 import site
 import sys
 
-from . import JOB, RESULT, VERSION, complain, flush, flush_files, run
+from . import JOB, RESULT, VERSION, complain, flush, flush_files, fork, run
 
 # The longest message of the protocol, in bytes.
 LIMIT = 4096
@@ -166,6 +166,7 @@ def load(modules):
             if not (isinstance(error, ModuleNotFoundError) and error.name == name):
                 import traceback
                 traceback.print_exc()
+                flush()
             complain("import '%s': %s: %s" % (name, type(error).__name__, error))
             raise SystemExit(1)
 
@@ -203,7 +204,7 @@ def serve(socket):
             complain("regen sent what version %s of the zygote protocol does not have: %.60r" % (VERSION, message))
             finish(1)
         try:
-            pid = os.fork()
+            pid = fork()
         except OSError as error:
             answer = b"failed %s %s" % (number, errno.errorcode.get(error.errno, "EIO").encode())
         else:
