@@ -312,8 +312,9 @@ fn clones_draw_different_random_numbers_and_names() {
         fs::write(work.join("numpy/__init__.py"), "").unwrap();
         let numpy = "import random\nown = random.Random(1)\ndef seed(): own.seed()\ndef rand(): return own.random()";
         fs::write(work.join("numpy/random.py"), numpy).unwrap();
-        let used =
-            "import random, secrets, tempfile, numpy.random\nrandom.random(); secrets.token_hex(4); tempfile.mktemp()";
+        // As two clones that have the same pid, each in its namespace.
+        let used = "import os, random, secrets, tempfile, numpy.random\nos.getpid = lambda: 7\n\
+            random.random(); secrets.token_hex(4); tempfile.mktemp()";
         fs::write(work.join("used.py"), used).unwrap();
     });
     assert_eq!(zygote.receive(), zygote.python_ready());
