@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags, openat};
 
 use crate::cgroup::limit::{Scope, wanted_controllers};
 use crate::cgroup::{Cgroup, Directory, Manager};
@@ -51,6 +52,23 @@ impl Entrance {
     #[must_use]
     pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Files that take in whoever writes `0` to them, in every hierarchy: for a process that gets them from somebody else.
+    ///
+    /// # Errors
+    /// Those of opening and duplicating.
+    pub fn files(&self) -> Result<Vec<OwnedFd>> {
+        let operation = || "open the way into a cgroup";
+        let mut files = Vec::new();
+        if let Some(directory) = &self.unified {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            files.push(openat(directory, "cgroup.procs", flags, Mode::empty()).context(operation)?);
+        }
+        for (tasks, _) in &self.tasks {
+            files.push(tasks.as_fd().try_clone_to_owned().context(operation)?);
+        }
+        Ok(files)
     }
 
     /// Moves the calling thread, which has to be its process's only one, into the cgroups of version 1. Nothing to do

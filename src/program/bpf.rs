@@ -10,6 +10,8 @@ pub(super) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 pub(super) const ALLOW: u32 = 0x7fff_0000;
 /// `SECCOMP_RET_USER_NOTIF`.
 pub(super) const NOTIFY: u32 = 0x7fc0_0000;
+/// `SECCOMP_RET_TRACE`.
+pub(super) const TRACE: u32 = 0x7ff0_0000;
 /// `SECCOMP_RET_ERRNO | ENOSYS`.
 pub(super) const ENOSYS: u32 = 0x0005_0000 | nix::errno::Errno::ENOSYS as u32;
 
@@ -43,14 +45,25 @@ pub(super) fn answer(what: u32) -> Instruction {
 /// What a program does with a call: an answer, or nothing, if it ends just behind its last instruction.
 #[cfg(test)]
 pub(super) fn run(program: &[Instruction], arch: u32, number: u32) -> Option<u32> {
+    run_with(program, arch, number, 0)
+}
+
+/// The same, of a call with such a first argument.
+#[cfg(test)]
+pub(super) fn run_with(program: &[Instruction], arch: u32, number: u32, argument: u32) -> Option<u32> {
     let (mut at, mut accumulator) = (0, 0);
     while let Some(instruction) = program.get(at) {
         let choose = |truth: bool| usize::from(if truth { instruction.jt } else { instruction.jf });
         at += 1 + match instruction.code {
             LOAD => {
-                accumulator = if instruction.k == NUMBER { number } else { arch };
+                accumulator = match instruction.k {
+                    NUMBER => number,
+                    ARCHITECTURE => arch,
+                    _ => argument,
+                };
                 0
             }
+            0x45 => choose(accumulator & instruction.k != 0),
             JUMP => instruction.k as usize,
             JUMP_IF_EQUAL => choose(accumulator == instruction.k),
             JUMP_IF_ABOVE => choose(accumulator > instruction.k),

@@ -27,6 +27,7 @@ mod capability;
 mod directory;
 mod enosys;
 mod feature;
+mod fork;
 mod intercept;
 mod label;
 mod limit;
@@ -45,6 +46,7 @@ use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 pub use activation::{Activation, FIRST as FIRST_SOCKET};
 pub use feature::{FilterFeatures, filter_features};
+pub use fork::{FORK_MARK, fork_filter};
 pub use intercept::Intercept;
 pub use label::mount_label;
 pub use null::reopen_null;

@@ -27,6 +27,7 @@ pub mod socket_table;
 pub mod steer;
 pub mod stream;
 pub mod supervisor;
+pub mod trace;
 pub mod tty;
 pub mod user;
 pub mod user_namespace;

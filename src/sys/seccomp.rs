@@ -28,6 +28,13 @@ impl Instruction {
         let [a, b, jt, jf, k @ ..] = bytes;
         Self { code: u16::from_ne_bytes([a, b]), jt, jf, k: u32::from_ne_bytes(k) }
     }
+
+    /// The bytes as the kernel reads them.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let ([a, b], [c, d, e, f]) = (self.code.to_ne_bytes(), self.k.to_ne_bytes());
+        [a, b, self.jt, self.jf, c, d, e, f]
+    }
 }
 
 /// `SECCOMP_FILTER_FLAG_TSYNC`: for all threads.

@@ -23,16 +23,26 @@
 //! **Where T is.** setns(2) leads only downwards in the tree of pid namespaces, so T has to be above every container.
 //! That is why T executes the program and Z is the clone, and not the other way round.
 
-use std::os::fd::BorrowedFd;
-use std::time::Duration;
+mod change;
+mod crew;
+mod guest;
+mod held;
+mod loader;
 
-use oci_spec::runtime::{Linux, Process as Wanted, Spec};
+use std::os::fd::BorrowedFd;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process as Wanted, Spec};
+
+pub use guest::Guest;
+pub use held::Held;
 
 use crate::cgroup::{Cgroup, Entrance};
 use crate::error::{Error, Kind, Result};
 use crate::program::{Persona, persona};
-use crate::sys::channel::Channel;
 use crate::sys::process::{ExitStatus, Process};
+
+/// Where T and I have their end of the way by which descriptors come; below it are those that came.
+const LANE: u32 = 100;
 
 /// A container that is `created` or runs: its first process keeps its namespaces.
 #[derive(Debug)]
@@ -72,7 +82,7 @@ pub struct Origin<'a> {
 pub enum End {
     /// Its process ended.
     Exited(ExitStatus),
-    /// Its process executes another program, whose memory is not the one that copies are made of.
+    /// Its process has executed another program, whose memory is not the one that copies are made of.
     Executed,
 }
 
@@ -91,102 +101,48 @@ pub enum Control {
 /// [`Kind::Unsupported`] naming what does not fit, with the advice to start it without a template; [`Kind::Invalid`].
 pub fn plan(spec: &Spec) -> Result<Persona> {
     let process = spec.process().as_ref().ok_or_else(|| Error::new(Kind::Invalid, "check process", "it is missing"))?;
-    persona(process, spec.linux().as_ref())
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let has = |kind: LinuxNamespaceType| namespaces.iter().any(|namespace| namespace.typ() == kind);
+    if !has(LinuxNamespaceType::Pid) {
+        return Err(misfit("it has no pid namespace of its own, whose first process could take a copy in"));
+    }
+    if !has(LinuxNamespaceType::Mount) {
+        return Err(misfit("it has no mount namespace of its own, which a copy could join"));
+    }
+    for kind in [LinuxNamespaceType::User, LinuxNamespaceType::Time] {
+        if has(kind) {
+            return Err(misfit(&format!("a process that shares memory cannot join its {kind} namespace")));
+        }
+    }
+    persona(process, linux)
 }
 
-/// A loaded template, held by the calling thread, which is its process's only one.
-#[derive(Debug)]
-pub struct Held {
-    template: Process,
-    channel: Channel,
+fn misfit(cause: &str) -> Error {
+    Error::new(Kind::Unsupported, "make a copy of a template in this container", cause)
+        .next("start this container without a template")
 }
 
-/// A place for a copy in a container.
-#[derive(Debug)]
-pub struct Guest(());
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Held {
-    /// Loads a program: in its container, with descriptor 3 its end of the zygote socket. Its process runs when this
-    /// returns. Blocks SIGCHLD in the calling thread, which has to be its process's only one and to make every further
-    /// call.
-    ///
-    /// # Errors
-    /// [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for the program; [`Kind::Unsupported`] for what does
-    /// not fit; else what was refused. Nothing is left then.
-    pub fn take(_origin: &Origin<'_>) -> Result<Self> {
-        Err(missing())
+    #[test]
+    fn namespaces_that_cannot_be_joined_do_not_fit() {
+        let planned = |kinds: &[&str]| {
+            let namespaces: Vec<_> = kinds.iter().map(|kind| serde_json::json!({"type": kind})).collect();
+            let spec: Spec = serde_json::from_value(serde_json::json!({"ociVersion": "1.0.2",
+                "process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["x"]},
+                "linux": {"namespaces": namespaces}}))
+            .unwrap();
+            plan(&spec).map(|_| ()).map_err(|error| error.kind())
+        };
+        assert_eq!(planned(&["pid", "mount"]), Ok(()));
+        for kinds in [["mount", "ipc"], ["pid", "network"]] {
+            assert_eq!(planned(&kinds), Err(Kind::Unsupported), "{kinds:?}");
+        }
+        for kind in ["user", "time"] {
+            assert_eq!(planned(&["pid", "mount", kind]), Err(Kind::Unsupported), "{kind}");
+        }
     }
-
-    /// The template's process.
-    #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.template
-    }
-
-    /// The zygote socket: one message for each datagram.
-    #[must_use]
-    pub fn channel(&self) -> &Channel {
-        &self.channel
-    }
-
-    /// Whether copies can still be made; if not, the template has to be loaded anew.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        false
-    }
-
-    /// Lets everything of the template go on that was stopped by what it does: to be called for every SIGCHLD. Never
-    /// blocks, and reaps the template's own processes only. Returns how it ended, once it has.
-    ///
-    /// # Errors
-    /// Those of ptrace(2).
-    pub fn attend(&mut self) -> Result<Option<End>> {
-        Err(missing())
-    }
-
-    /// Makes a place for a copy in a container, whose process will be `persona` and begin in `directory`.
-    ///
-    /// # Errors
-    /// What was refused; nothing is left in the container then. If the template has interfered, it is ended.
-    pub fn prepare(&mut self, _: &Sandbox, _: &Persona, _directory: BorrowedFd<'_>) -> Result<Guest> {
-        Err(missing())
-    }
-
-    /// Gives it the descriptors that the copy will have, from 0 on: standard streams, job and, for a call, result.
-    ///
-    /// # Errors
-    /// As [`Held::prepare`]; it is then of no use.
-    pub fn furnish(&mut self, _: &mut Guest, _descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        Err(missing())
-    }
-
-    /// Makes the copy, once the template was asked to fork. It runs when this returns, as a child of its container's
-    /// first process.
-    ///
-    /// # Errors
-    /// [`Kind::Busy`] if the template does not fork within `limit`: it is of no use any more. Else what was refused. No
-    /// copy is left.
-    pub fn fork(&mut self, _: Guest, _: Control, _limit: Duration) -> Result<Process> {
-        Err(missing())
-    }
-
-    /// Ends what was prepared and is not wanted.
-    ///
-    /// # Errors
-    /// Those of ending it.
-    pub fn dismiss(&mut self, _: Guest) -> Result<()> {
-        Err(missing())
-    }
-
-    /// Ends the template: its processes are killed and reaped. Copies go on. Dropping does the same.
-    ///
-    /// # Errors
-    /// Those of ending them.
-    pub fn close(self) -> Result<()> {
-        Err(missing())
-    }
-}
-
-fn missing() -> Error {
-    Error::new(Kind::Unsupported, "load a template", "this version cannot do it yet")
 }
