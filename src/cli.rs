@@ -180,6 +180,12 @@ pub enum Command {
     /// Keep an instance of a service (the runtime's own use)
     #[command(hide = true)]
     Keeper(Container),
+    /// Keep a template (the runtime's own use)
+    #[command(hide = true)]
+    TemplateKeeper(template::Kept),
+    /// Make and remove containers of a template (the runtime's own use)
+    #[command(hide = true)]
+    TemplateWorker(template::Kept),
 }
 
 /// A container, and nothing else.

@@ -218,6 +218,14 @@ fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// What a keeper of a template and its workers are called with: only for those who look at processes.
+#[derive(Debug, Clone, Args)]
+pub struct Kept {
+    /// The template
+    #[arg(value_name = "TEMPLATE")]
+    pub template: String,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

@@ -51,7 +51,7 @@ use nix::unistd::geteuid;
 
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Kind, Result};
-use crate::ops::keep;
+use crate::ops::{keep, warm};
 use crate::runtime::first_closed;
 use crate::sys::exe;
 use crate::sys::process::{check_preserved_fds, close_inherited};
@@ -109,8 +109,9 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
 /// The verbs that put a process of ours into a container run from a sealed binary. Looked for before parsing, which
 /// would be done twice: a verb that merely has such a word as its argument loses a millisecond.
 fn seal_where_needed() -> Result<()> {
-    let enters =
-        |argument: std::ffi::OsString| ["create", "run", "exec", keep::VERB].into_iter().any(|verb| argument == verb);
+    let enters = |argument: std::ffi::OsString| {
+        ["create", "run", "exec", keep::VERB, warm::KEEPER, warm::WORKER].into_iter().any(|verb| argument == verb)
+    };
     if std::env::args_os().skip(1).any(enters) { exe::seal() } else { Ok(()) }
 }
 
@@ -122,7 +123,7 @@ fn close_what_is_not_preserved(command: &Command) -> Result<()> {
         Command::Create(arguments) => arguments.making.preserve_fds,
         Command::Run(arguments) => arguments.making.preserve_fds,
         Command::Exec(arguments) => arguments.preserve_fds,
-        Command::Keeper(_) => 0,
+        Command::Keeper(_) | Command::TemplateKeeper(_) | Command::TemplateWorker(_) => 0,
         Command::Serve(_) => return close_inherited(first_unpassed()),
         _ => return Ok(()),
     };
@@ -176,5 +177,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Waker(arguments) => waker::run(&world()?, arguments).map(|()| 0),
         Command::Handover(arguments) => handover::run(&world()?, arguments).map(|()| 0),
         Command::Keeper(_) => keeper::run().map(|()| 0),
+        Command::TemplateKeeper(_) => warm::run().map(|()| 0),
+        Command::TemplateWorker(_) => warm::run_worker().map(|()| 0),
     }
 }

@@ -55,6 +55,7 @@ fn need(command: &Command) -> Need<'_> {
             for_bundle(bundle.as_deref().unwrap_or(std::path::Path::new(".")))
         }
         Command::Run(_) | Command::Ring(_) | Command::Worker | Command::Waker(_) | Command::Keeper(_) => Need::Own,
+        Command::TemplateKeeper(_) | Command::TemplateWorker(_) => Need::Own,
         Command::Handover(Handover::Undo { .. }) => Need::Own,
         Command::Handover(Handover::Prepare(of)) => Need::Container(&of.id),
         Command::Start(of) | Command::Pause(of) | Command::Resume(of) => Need::Container(&of.id),

@@ -12,10 +12,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use chrono::Utc;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
 use super::request::{Create, RingRequest, choose, initial_limits};
 use super::{Place, base, image, notify, worker};
@@ -27,9 +27,9 @@ use crate::image::process::{Overrides, process_config};
 use crate::image::user::resolve_user;
 use crate::image::{ImageConfig, process};
 use crate::overlay::{Detached, PrivateNamespace, Stack, Upper};
-use crate::ring::{Base, Claim, Rebase, Ring, gc};
+use crate::ring::{Base, Claim, Rebase, Ring};
 use crate::runtime::{self, CreateRequest, Created, Stop};
-use crate::store::{Run, RunRecord, Store, make_directory};
+use crate::store::{Run, Store, make_directory};
 use crate::sys::process::Identity;
 use crate::sys::user_namespace::{is_initial, maps_group, own_maps};
 
@@ -131,55 +131,6 @@ pub fn create(place: &Place, wish: Wish, adjust: impl FnOnce(&mut CreateRequest)
     Ok(Live { created: created?, handover })
 }
 
-/// What a container of a template has that others lack: it is made apart from what it is made from, on a scratch upper even
-/// where that is a bundle, and in no ring.
-#[derive(Debug, Default)]
-pub(super) struct Apart {
-    /// The specification in place of the source's.
-    pub spec: Option<Spec>,
-    /// What the base has to be: its fingerprint.
-    pub base: Option<String>,
-}
-
-/// Creates a container of a template, as [`create`] does others.
-///
-/// # Errors
-/// As [`create`]; [`Kind::State`] if the base is another one, [`Kind::Unsupported`] for a ring.
-pub(super) fn create_apart(
-    place: &Place,
-    wish: Wish,
-    apart: Apart,
-    adjust: impl FnOnce(&mut CreateRequest),
-) -> Result<Created> {
-    let operation = format!("create container '{}'", wish.id);
-    let mut plan = plan_apart(place, wish, apart).context(|| operation.clone())?;
-    check_mount_namespace(plan.spec.as_ref()).context(|| operation)?;
-    claim_and_create(place, &mut plan, adjust)
-}
-
-fn plan_apart(place: &Place, wish: Wish, apart: Apart) -> Result<Plan> {
-    let mut plan = plan(place, wish)?;
-    if let Some(ring) = &plan.wish.ring {
-        let cause = format!("containers of templates are in none, and this one would be in '{}'", ring.ring);
-        return Err(Error::new(Kind::Unsupported, "leave rings out", cause));
-    }
-    let base = match (plan.base.take(), plan.spec.as_ref().and_then(|spec| spec.root().as_ref())) {
-        (Some(base), _) => base,
-        (None, root) => {
-            let root = root.map_or(Path::new("rootfs"), |root| root.path().as_path());
-            base::of_directory(&plan.bundle.join(root))?
-        }
-    };
-    if apart.base.is_some_and(|expected| expected != base.fingerprint) {
-        return Err(Error::new(Kind::State, "look at its root file system", "it is not the one that was saved"));
-    }
-    plan.base = Some(base);
-    if apart.spec.is_some() {
-        plan.spec = apart.spec;
-    }
-    Ok(plan)
-}
-
 /// Frees the ring that is wished for, if the container before has it.
 fn follow(place: &Place, wish: &Wish) -> Result<Option<HandOver>> {
     match (&wish.follows, &wish.ring) {
@@ -188,7 +139,11 @@ fn follow(place: &Place, wish: &Wish) -> Result<Option<HandOver>> {
     }
 }
 
-fn claim_and_create(place: &Place, plan: &mut Plan, adjust: impl FnOnce(&mut CreateRequest)) -> Result<Created> {
+pub(super) fn claim_and_create(
+    place: &Place,
+    plan: &mut Plan,
+    adjust: impl FnOnce(&mut CreateRequest),
+) -> Result<Created> {
     let store = place.open_store()?;
     let operation = format!("create container '{}'", plan.wish.id);
     let mut run = claim(place, &store, plan).context(|| operation)?;
@@ -201,17 +156,19 @@ fn claim_and_create(place: &Place, plan: &mut Plan, adjust: impl FnOnce(&mut Cre
 }
 
 /// A wish that was understood.
-struct Plan {
-    wish: Wish,
-    bundle: PathBuf,
+pub(super) struct Plan {
+    pub wish: Wish,
+    pub bundle: PathBuf,
     /// The bundle's specification; for other sources it depends on what is in the mounted root.
-    spec: Option<Spec>,
+    pub spec: Option<Spec>,
     image: Option<ImageConfig>,
     /// What an overlay is to be put on; `None` if the container gets its root file system as it is.
-    base: Option<Base>,
+    pub base: Option<Base>,
+    /// What lies between the base and an upper that belongs to no ring.
+    pub upon: Upon,
 }
 
-fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
+pub(super) fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
     let default_ring = wish.default_ring.take();
     match wish.source.clone() {
         Source::Bundle(directory) => {
@@ -224,19 +181,26 @@ fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
             }
             let base = wish.ring.is_some().then(|| base::of_directory(&bundle.rootfs())).transpose()?;
             let spec = override_process(bundle.spec, &wish);
-            Ok(Plan { wish, bundle: bundle.directory, spec: Some(spec), image: None, base })
+            Ok(Plan { wish, bundle: bundle.directory, spec: Some(spec), image: None, base, upon: Upon::Base })
         }
         Source::Rootfs(directory) => {
             wish.ring = wish.ring.or(default_ring);
             let base = base::of_directory(&directory)?;
             let bundle = base.directories.first().cloned().unwrap_or_default();
-            Ok(Plan { wish, bundle, spec: None, image: None, base: Some(base) })
+            Ok(Plan { wish, bundle, spec: None, image: None, base: Some(base), upon: Upon::Base })
         }
         Source::Image(source) => {
             wish.ring = wish.ring.or(default_ring);
             let store = place.open_store()?;
             let (base, config) = image::unpack(&store, &source, &place.config)?;
-            Ok(Plan { wish, bundle: store.directory().to_owned(), spec: None, image: Some(config), base: Some(base) })
+            Ok(Plan {
+                wish,
+                bundle: store.directory().to_owned(),
+                spec: None,
+                image: Some(config),
+                base: Some(base),
+                upon: Upon::Base,
+            })
         }
     }
 }
@@ -266,7 +230,7 @@ fn override_process(mut spec: Spec, wish: &Wish) -> Spec {
 }
 
 /// Without a mount namespace of its own a container's overlay would be the host's.
-fn check_mount_namespace(spec: Option<&Spec>) -> Result<()> {
+pub(super) fn check_mount_namespace(spec: Option<&Spec>) -> Result<()> {
     let Some(spec) = spec else { return Ok(()) };
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
     let own = namespaces.iter().any(|space| space.typ() == LinuxNamespaceType::Mount && space.path().is_none());
@@ -291,7 +255,7 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
     mount_points.extend(working_directory(plan));
     let holder = Identity::of(nix::unistd::getpid().as_raw())?;
     let Some(request) = &plan.wish.ring else {
-        return scratch(place, store, plan, base, holder);
+        return apart::scratch(place, store, plan, base, holder);
     };
     let ring = open_ring(place, store, request)?;
     let mut locked = ring.lock()?;
@@ -324,36 +288,6 @@ fn open_ring(place: &Place, store: &Store, request: &RingRequest) -> Result<Ring
         Create::Always => Ring::open_or_create(store, &request.ring, initial_limits(request, &place.config.ring)),
         Create::Never => Ring::open(store, &request.ring),
     }
-}
-
-/// A run that belongs to no ring: its upper is thrown away at its end.
-fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identity) -> Result<Run> {
-    if gc::finds_dead_scratch(store)? {
-        worker::start(place)?;
-    }
-    let _lock = store.lock_against_collection()?;
-    Run::create(
-        store,
-        RunRecord {
-            version: 1,
-            container: plan.wish.id.clone(),
-            state_root: place.root.path().to_owned(),
-            ring: None,
-            parent: None,
-            layers: Vec::new(),
-            base: base.fingerprint,
-            base_directories: base.directories,
-            base_lasting: base.lasting,
-            class: store.class(),
-            id_map: None,
-            mount_points: Vec::new(),
-            holders: vec![holder],
-            cgroups: Vec::new(),
-            device: None,
-            mount_namespace: None,
-            started: Utc::now(),
-        },
-    )
 }
 
 fn release(store: &Store, run: &Run) -> Result<()> {
@@ -472,7 +406,7 @@ fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
 }
 
 /// How the ids of a container in a user namespace, its own or ours, are those on disk.
-fn id_map(spec: Option<&Spec>) -> Option<String> {
+pub(super) fn id_map(spec: Option<&Spec>) -> Option<String> {
     let maps = [own_maps(), spec.and_then(container_map)];
     let maps: Vec<String> = maps.into_iter().flatten().collect();
     (!maps.is_empty()).then(|| maps.join(" "))

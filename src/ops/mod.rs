@@ -11,9 +11,11 @@
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
 //! template start ── watch ── start again ── stop   that templates have keepers: the daemon's part
-//! warm    start ── ready ── save ── restore        containers that begin where another one was
+//! warm    order ── load ── fork ── answer          a loaded program and its clones, in a process of its own; or, where it
+//!         start ── ready ── save ── restore        cannot fork, containers that begin where another one was
 //! ```
 
+mod apart;
 mod base;
 pub mod clone;
 pub mod doctor;

@@ -31,6 +31,7 @@
 //! - What is dead stays dead: status is computed from the record and /proc, and not stored.
 //! - One operation per process, single-threaded: processes are made by clone3(2) and go on in Rust (see `spawn`).
 
+mod berth;
 mod checkpoint;
 mod create;
 mod delete;
@@ -57,6 +58,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
 
+pub use berth::{Berth, finish_start, inner_pid, record_program};
 pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, Tree, checkpoint};
 pub use create::{CreateRequest, Created, Listen, Starter, Stdio, create, first_closed};
 pub use delete::{Stop, remove, stop};

@@ -219,6 +219,15 @@ impl Record {
     }
 }
 
+/// Writes that the program of a container, which is another process than its first one, was started. The caller holds its
+/// lock.
+pub(super) fn note_program(root: &StateRoot, id: &ContainerId, program: &Identity) -> Result<()> {
+    let operation = || format!("write the state of container '{id}'");
+    let directory = root.container(id);
+    std::os::unix::fs::symlink(program.to_string(), directory.join(PROGRAM)).context(operation)?;
+    fs::File::create(directory.join(STARTED)).map(drop).context(operation)
+}
+
 /// A process that a link in a container's directory names. The error is a cause.
 fn read_process(directory: &Path, name: &str) -> std::result::Result<Option<Identity>, String> {
     match fs::read_link(directory.join(name)) {

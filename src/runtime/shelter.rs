@@ -11,13 +11,14 @@
 //! dies at any point, nothing of the container goes on: what is in a pid namespace ends with its first process.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
+use crate::runtime::berth::inner_pid;
 use crate::runtime::create::Way;
 use crate::runtime::record::{Locked, Record};
 use crate::runtime::{Created, StateRoot, spawn, start};
@@ -140,6 +141,11 @@ impl Sheltered {
         start::complete(&self.root, (lock, record), self.mask)
     }
 
+    /// The way to its first process, and the working directory: the container is not locked any more.
+    pub(super) fn into_way(self) -> (Channel, OwnedFd) {
+        (self.channel, self.given.directory)
+    }
+
     /// Starts the program that the container was made with, because no other has come.
     ///
     /// # Errors
@@ -156,16 +162,10 @@ impl Sheltered {
         let init = self.init.pid();
         let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).context(operation)?;
         for child in children.split_ascii_whitespace().filter_map(|child| child.parse().ok()) {
-            if inner_pid(child) == Some(pid) {
+            if inner_pid(child).is_ok_and(|inner| inner == pid) {
                 return Identity::of(child);
             }
         }
         Err(Error::new(Kind::State, operation(), "it is no child of the first process"))
     }
-}
-
-/// The pid of a process in the innermost namespace that it is in (proc_pid_status(5)).
-fn inner_pid(pid: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_ascii_whitespace().next_back()?.parse().ok()
 }

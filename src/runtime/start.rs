@@ -64,12 +64,17 @@ pub(super) fn complete(root: &StateRoot, (lock, mut record): (Locked, Record), m
     record.started(root)?;
     // A hook may ask for the state, or even delete the container.
     drop(lock);
+    run_poststart(&record, mask)
+}
+
+/// Runs the hooks whose turn it is once the program runs. If one fails, the container is killed.
+pub(super) fn run_poststart(record: &Record, mask: Option<SigSet>) -> Result<()> {
     if record.poststart.is_empty() {
         return Ok(());
     }
     let id = &record.id;
-    let state = hook::State::of(&record, Status::Running, record.init.as_ref().map(|init| init.pid));
-    hook::run("poststart", &record.poststart, &state, hook::on_host(&record, mask)).map_err(|error| {
+    let state = hook::State::of(record, Status::Running, record.init.as_ref().map(|init| init.pid));
+    hook::run("poststart", &record.poststart, &state, hook::on_host(record, mask)).map_err(|error| {
         let killed = record.init().and_then(|init| init.open()).and_then(|process| match process {
             Some(process) => process.signal(Signal::KILL).map(drop),
             None => Ok(()),

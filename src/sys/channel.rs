@@ -42,6 +42,17 @@ pub struct Received {
     pub descriptors: Vec<OwnedFd>,
 }
 
+/// What there is to receive now.
+#[derive(Debug)]
+pub enum Now {
+    /// A message.
+    Message(Received),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing any more: the other end is closed.
+    End,
+}
+
 impl Channel {
     /// Two ends of one connection.
     ///
@@ -196,6 +207,70 @@ impl Channel {
         Ok(Some(Received { bytes, descriptors }))
     }
 
+    /// As [`Self::receive`], without waiting and in one call, for whoever hears many: `room` is kept by the caller, and has
+    /// to hold [`LIMIT`] bytes.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn receive_now(&self, room: &mut [u8]) -> Result<Now> {
+        let operation = || "receive a message";
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = loop {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(room)], &mut control, flags) {
+                Ok(message) => break message,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Now::Nothing),
+                Err(Errno::CONNRESET) => return Ok(Now::End),
+                Err(errno) => return Err(errno).context(operation),
+            }
+        };
+        let rights = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+            _ => None,
+        });
+        let descriptors: Vec<OwnedFd> = rights.flatten().collect();
+        if message.flags.contains(ReturnFlags::TRUNC) {
+            return Err(Error::new(Kind::Invalid, operation(), format!("more than {LIMIT} bytes")));
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Error::new(Kind::State, operation(), "some of its open files did not arrive")
+                .next("raise the limit of open files"));
+        }
+        match message.bytes {
+            0 => Ok(Now::End),
+            count => Ok(Now::Message(Received { bytes: room[..count].to_vec(), descriptors })),
+        }
+    }
+
+    /// As [`Self::send`], without waiting: `Ok(false)` also if the other side has not read what it was sent before.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_now(&self, bytes: &[u8]) -> Result<bool> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        if bytes.len() > ORDINARY {
+            self.widen();
+        }
+        loop {
+            return match rustix::net::send(&self.0, bytes, flags) {
+                Ok(_) => Ok(true),
+                Err(Errno::INTR) => continue,
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::AGAIN) => Ok(false),
+                Err(errno) => Err(errno).context(|| "send a message"),
+            };
+        }
+    }
+
+    /// The user that the other end was made by, as our user namespace numbers them.
+    ///
+    /// # Errors
+    /// Those of getsockopt(SO_PEERCRED).
+    pub fn peer_user(&self) -> Result<u32> {
+        sockopt::socket_peercred(&self.0).map(|peer| peer.uid.as_raw()).context(|| "ask who a caller is")
+    }
+
     /// What recvmsg(2) gives: length, flags, open files.
     fn take(&self, bytes: &mut [u8], flags: RecvFlags) -> Result<Option<(usize, ReturnFlags, Vec<OwnedFd>)>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -267,6 +342,31 @@ impl Listener {
             };
         }
     }
+
+    /// Lets [`Self::accept_now`] never wait.
+    ///
+    /// # Errors
+    /// Those of fcntl(F_SETFL).
+    pub fn never_wait(&self) -> Result<()> {
+        let operation = || "let no connection wait";
+        let flags = rustix::fs::fcntl_getfl(&self.0).context(operation)?;
+        rustix::fs::fcntl_setfl(&self.0, flags | rustix::fs::OFlags::NONBLOCK).context(operation)
+    }
+
+    /// Whoever wants to connect now; `None` if there is nobody. [`Self::never_wait`] goes before.
+    ///
+    /// # Errors
+    /// Those of accept(2).
+    pub fn accept_now(&self) -> Result<Option<Channel>> {
+        loop {
+            return match accept_with(&self.0, SocketFlags::CLOEXEC) {
+                Ok(socket) => Ok(Some(Channel(socket))),
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(Errno::AGAIN) => Ok(None),
+                Err(errno) => Err(errno).context(|| "accept a connection"),
+            };
+        }
+    }
 }
 
 impl AsFd for Listener {
@@ -330,6 +430,28 @@ mod tests {
         assert_eq!(other.receive().unwrap().unwrap().bytes.capacity(), 1);
         assert_eq!(one.send(&[0; LIMIT + 1], &[]).unwrap_err().kind(), Kind::Invalid);
         assert_eq!(one.send(b"x", &[file.as_fd(); DESCRIPTORS + 1]).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_not_waited_for() {
+        let (one, other) = Channel::pair().unwrap();
+        let mut room = vec![0; LIMIT];
+        assert!(matches!(other.receive_now(&mut room).unwrap(), Now::Nothing));
+        let file = memory_file("test", b"content").unwrap();
+        one.send(b"first", &[file.as_fd()]).unwrap();
+        let Now::Message(received) = other.receive_now(&mut room).unwrap() else { panic!() };
+        assert_eq!((received.bytes.as_slice(), received.descriptors.len()), (&b"first"[..], 1));
+        assert_eq!(one.peer_user().unwrap(), nix::unistd::geteuid().as_raw());
+        let mut sent = 0;
+        while one.send_now(&[7; 1000]).unwrap() {
+            sent += 1;
+            assert!(sent < 10_000, "nobody reads, and it never says so");
+        }
+        drop(other);
+        assert!(!one.send_now(b"x").unwrap());
+        let (one, other) = Channel::pair().unwrap();
+        drop(one);
+        assert!(matches!(other.receive_now(&mut room).unwrap(), Now::End));
     }
 
     #[test]

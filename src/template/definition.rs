@@ -17,7 +17,7 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many sandboxes wait for clones.
 pub const POOL: u32 = 4;
 /// The most sandboxes that may be asked for.
-pub const POOL_MAX: u32 = 256;
+pub const POOL_MAX: u32 = 64;
 /// What the waiting sandboxes may have of memory, in bytes.
 pub const POOL_MEMORY: u64 = 256 << 20;
 /// The annotation of the containers that belong to a template itself, [`Order::mark`]: its own and the sandboxes.
@@ -220,6 +220,17 @@ impl Order {
         format!("{}-{}-box-{number}", self.definition.stem(), self.generation).parse()
     }
 
+    /// Which generation of the template's keepers made a container, by what it is called.
+    #[must_use]
+    pub fn generation_of(&self, container: &ContainerId) -> Option<u64> {
+        let rest = container.as_str().strip_prefix(&self.definition.stem())?.strip_prefix('-')?;
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        match rest.split_once("-box-") {
+            Some((generation, sandbox)) => number(sandbox).and_then(|_: u64| number(generation)),
+            None => number(rest),
+        }
+    }
+
     /// The value of [`MARK`] for its containers: `OWNER/NAME/GENERATION`.
     #[must_use]
     pub fn mark(&self) -> String {
@@ -294,6 +305,27 @@ mod tests {
     }
 
     #[test]
+    fn containers_lead_back_to_their_generation() {
+        let order = order(definition("root", "web"));
+        let of = |name: &str| order.generation_of(&name.parse().unwrap());
+        assert_eq!((of("template-web-3"), of("template-web-12-box-7")), (Some(3), Some(12)));
+        for other in [
+            "template-web",
+            "template-web-",
+            "template-web-x",
+            "template-web-3-box-",
+            "template-web-3-box-x",
+            "template-webs-3",
+            "template-web-3-4",
+            "web-3",
+            "template-root+web-3",
+            "template-web--3",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let cause = |change: fn(&mut Definition)| {
             let mut definition = definition("root", "web");
@@ -302,7 +334,7 @@ mod tests {
         };
         assert!(cause(|it| it.name = "web-12-box".parse().unwrap()).contains("kept for the sandboxes"));
         assert!(cause(|it| it.name = "a".repeat(150).parse().unwrap()).contains("at most 120"));
-        assert!(cause(|it| it.pool = 1000).contains("at most 256"));
+        assert!(cause(|it| it.pool = 1000).contains("at most 64"));
         assert!(cause(|it| it.env = vec!["A".into()]).contains("NAME=VALUE"));
         assert!(cause(|it| it.ready_timeout_ms = 0).contains("no time"));
         for fine in ["a-box", "box", "1-box", "a--box", "a-x-box"] {

@@ -15,3 +15,4 @@ pub mod job;
 pub mod message;
 pub mod program;
 pub mod proxy;
+pub mod python;

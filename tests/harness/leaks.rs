@@ -113,7 +113,10 @@ fn processes(base: &Path, prefix: &str) -> Vec<(i32, String)> {
         let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
         let inside = |name: &str| fs::read_link(entry.path().join(name)).is_ok_and(|path| path.starts_with(base));
         // A keeper names its instance.
-        let keeper = line.starts_with("regen keeper ") || line.contains("/regen keeper ");
+        let verbs = ["keeper", "template-keeper", "template-worker"];
+        let keeper = verbs
+            .iter()
+            .any(|verb| line.starts_with(&format!("regen {verb} ")) || line.contains(&format!("/regen {verb} ")));
         let named =
             line.contains(&*base.to_string_lossy()) || groups.contains(prefix) || (keeper && line.contains(prefix));
         if named || inside("root") || inside("cwd") || inside("exe") {

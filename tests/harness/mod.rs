@@ -18,6 +18,7 @@ mod leaks;
 pub mod load;
 pub mod port;
 pub mod ring;
+pub mod template;
 pub mod user;
 
 use std::fs::{self, File};

@@ -317,9 +317,23 @@ pub(in crate::runtime) fn shelter(channel: &Channel) -> Result<Shelter> {
 /// # Errors
 /// [`Kind::State`] if the process is gone.
 pub(in crate::runtime) fn adopt(channel: &Channel, pid: i32, status: Option<BorrowedFd<'_>>) -> Result<()> {
-    if !message::adopt(channel, pid, status)? {
-        return Err(gone());
-    }
+    propose(channel, pid, status)?;
+    hear_adopted(channel)
+}
+
+/// The first half of [`adopt`].
+///
+/// # Errors
+/// [`Kind::State`] if the process is gone.
+pub(in crate::runtime) fn propose(channel: &Channel, pid: i32, status: Option<BorrowedFd<'_>>) -> Result<()> {
+    if message::adopt(channel, pid, status)? { Ok(()) } else { Err(gone()) }
+}
+
+/// The second half of [`adopt`].
+///
+/// # Errors
+/// [`Kind::State`] if the process is gone; its own.
+pub(in crate::runtime) fn hear_adopted(channel: &Channel) -> Result<()> {
     match await_report(channel)? {
         Some(Report::Adopted) => Ok(()),
         other => Err(failure(other)),

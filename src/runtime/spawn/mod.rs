@@ -60,7 +60,7 @@ use crate::sys::channel::{Channel, Listener};
 use crate::sys::process::Process;
 
 pub(super) use idmap::write_maps;
-pub(super) use maker::{adopt, bear, release, shelter, start};
+pub(super) use maker::{adopt, bear, hear_adopted, propose, release, shelter, start};
 pub(super) use message::Shelter;
 pub(super) use plan::{Plan, plan};
 pub(super) use surroundings::Privilege;

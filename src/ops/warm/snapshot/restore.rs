@@ -15,7 +15,8 @@ use crate::criu::{Allowed, CgroupMode};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
-use crate::ops::load::{self, Apart, Network, Supervised, Wish};
+use crate::ops::apart::{self, Apart};
+use crate::ops::load::{Network, Supervised, Wish};
 use crate::ops::{Place, save};
 use crate::overlay::Detached;
 use crate::runtime::{Created, Images, RestoreRequest, Starter, Stdio, Tree};
@@ -58,11 +59,11 @@ pub fn clone(place: &Place, snapshot: &Snapshot, wanted: Clone) -> Result<Create
     let own_name = own_host_name(&spec);
     let work = snapshot.directory().join("clones").join(id.as_str());
     let wish = wish(snapshot, &wanted).context(operation)?;
-    let apart = Apart { spec: Some(spec), base: Some(snapshot.record().base.clone()) };
+    let apart = Apart { spec: Some(spec), base: Some(snapshot.record().base.clone()), ..Apart::default() };
     let function = wanted.function.map(|tree| Tree { destination: FUNCTION.into(), mount: Detached::from(tree) });
     let mut request = restore_request(snapshot, &work, wanted.mask);
     request.trees.extend(function);
-    let made = load::create_apart(place, wish, apart, |made| {
+    let made = apart::create_apart(place, wish, apart, |made| {
         made.cgroups = wanted.cgroups;
         made.mask = wanted.mask;
         made.stdio = wanted.stdio;

@@ -20,7 +20,8 @@ use crate::criu::{Afterwards, Allowed, CgroupMode};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
-use crate::ops::load::{self, Apart, Network, Supervised, Wish};
+use crate::ops::apart::{self, Apart};
+use crate::ops::load::{Network, Supervised, Wish};
 use crate::ops::{Place, save};
 use crate::runtime::{self, CheckpointRequest, CreateRequest, Created, Images, Starter, Stdio};
 use crate::service::ready::notify::Socket;
@@ -146,7 +147,7 @@ fn discard(place: &Place, id: &ContainerId) {
 fn fill(place: &Place, recipe: &Recipe, stage: &Path) -> Result<()> {
     let (streams, watch, input) = streams(stage)?;
     let mut spec = Spec::default();
-    let created = load::create_apart(place, wish(recipe, stage)?, Apart::default(), |request| {
+    let created = apart::create_apart(place, wish(recipe, stage)?, Apart::default(), |request| {
         prepare(&mut request.spec, &stage.join("function"));
         spec = request.spec.clone();
         adjust(request, recipe, streams);

@@ -1,0 +1,87 @@
+//! From an order to a keeper that loads its template.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use super::home::Home;
+use super::keeper::Keeper;
+use super::{blank, leftover};
+use crate::cgroup::Manager;
+use crate::config::Config;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ops::{self, Place};
+use crate::runtime::StateRoot;
+use crate::sys::channel::Channel;
+use crate::sys::exe;
+use crate::sys::user_namespace::is_initial;
+use crate::template::definition::Order;
+use crate::template::message::{Report, decode, encode};
+
+/// What the keeper process does, from its order to its end.
+///
+/// # Errors
+/// Why it could not take its order; what becomes of the template is told to whoever gave it.
+pub fn run() -> Result<()> {
+    let (channel, order) = receive_order("take the order of a template's keeper")?;
+    // For a retry: the channel is the keeper's once there is one.
+    let second = channel.duplicate()?;
+    match begin(channel, order) {
+        Ok(keeper) => {
+            exe::forget_code();
+            keeper.keep();
+        }
+        Err(error) => {
+            tracing::debug!("{error}");
+            second.send(&encode(&Report::Failed { error })?, &[])?;
+        }
+    }
+    Ok(())
+}
+
+fn begin(channel: Channel, order: Order) -> Result<Keeper> {
+    let operation = || format!("keep template '{}'", order.definition);
+    order.check()?;
+    blank::check(&order.definition)?;
+    if !is_initial() {
+        let cause = "only root of the machine itself can have templates, not that of a user namespace";
+        return Err(Error::new(Kind::Unsupported, operation(), cause));
+    }
+    let place = place(&order)?;
+    place.open_store()?;
+    let home = Home::enter(&order)?;
+    let left = leftover::find(&order, &place, &home)?;
+    Keeper::new(order, place, home, channel, left)
+}
+
+/// Takes the order from descriptor 0, in whose place is `/dev/null` then.
+pub(super) fn receive_order(operation: &str) -> Result<(Channel, Order)> {
+    let context = || operation.to_owned();
+    let channel = std::io::stdin().as_fd().try_clone_to_owned().map(Channel::from).context(context)?;
+    let null = File::open("/dev/null").context(|| "open '/dev/null'")?;
+    rustix::stdio::dup2_stdin(null).context(context)?;
+    let received = channel
+        .receive()
+        .map_err(|error| error.during(context()).next("keepers of templates are started by 'regen serve' alone"))?;
+    let received = received.ok_or_else(|| Error::new(Kind::State, context(), "whoever gave it is gone"))?;
+    Ok((channel, decode(&received.bytes).context(context)?))
+}
+
+/// Where and for whom containers are made.
+pub(super) fn place(order: &Order) -> Result<Place> {
+    Ok(Place {
+        root: StateRoot::new(order.root.clone()),
+        store: order.store.clone(),
+        config: Config::load(order.config.as_deref())?,
+        config_file: order.config.clone(),
+        owner: ops::caller()?,
+    })
+}
+
+pub(super) fn manager(word: &str) -> Result<Manager> {
+    match word {
+        "cgroupfs" => Ok(Manager::Cgroupfs),
+        "systemd" => Ok(Manager::Systemd),
+        "disabled" => Ok(Manager::Disabled),
+        _ => Err(Error::new(Kind::Invalid, "read who makes the cgroups", format!("'{}'", word.escape_debug()))),
+    }
+}

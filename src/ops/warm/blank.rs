@@ -1,0 +1,209 @@
+//! What the containers of a template are made of: its own, and those that wait for clones.
+
+use std::fs::File;
+use std::path::Path;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
+use serde_json::json;
+
+use super::home::{FUNCTION, MODULE};
+use super::task::Part;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::ContainerId;
+use crate::image::process::Overrides;
+use crate::ops::apart::{Apart, Upon};
+use crate::ops::load::{self, Network, Supervised, Wish};
+use crate::ops::request::RingRequest;
+use crate::runtime::Stdio;
+use crate::sys::fs::random_id;
+use crate::template::definition::{Definition, MARK, Order, Source};
+
+/// Where a template's program and its clones find the zygote module.
+const MODULE_INSIDE: &str = "/run/regen-zygote";
+/// Where a clone finds its function, if it has one.
+pub(super) const FUNCTION_INSIDE: &str = "/function";
+
+/// The wish for a container of a template.
+pub(super) fn wish(order: &Order, container: &ContainerId) -> Result<Wish> {
+    let Definition { source, command, env, workdir, user, .. } = &order.definition;
+    Ok(Wish {
+        id: container.clone(),
+        source: match source {
+            Source::Bundle(directory) => load::Source::Bundle(directory.clone()),
+            Source::Rootfs(directory) => load::Source::Rootfs(directory.clone()),
+            Source::Image(image) => load::Source::Image(image.parse()?),
+        },
+        ring: None,
+        default_ring: None,
+        follows: None,
+        process: Overrides { command: command.clone(), env: env.clone(), workdir: workdir.clone(), user: user.clone() },
+        terminal: false,
+        network: Network::Own,
+        notify: None,
+        supervised: Supervised::Elsewhere,
+    })
+}
+
+/// What a container of a template stands on.
+pub(super) fn apart(order: &Order, part: Part) -> Result<Apart> {
+    let Definition { ring, owner, .. } = &order.definition;
+    let upon = match (part, ring) {
+        (Part::Template, None) => Upon::Base,
+        (Part::Template, Some(ring)) => Upon::Entry(RingRequest::parse(ring, owner)?),
+        // A tag, or a ring, may lead elsewhere by now.
+        (Part::Sandbox, _) => Upon::Like(order.container()?),
+    };
+    Ok(Apart { upon, ..Apart::default() })
+}
+
+/// Makes a specification that of a container of a template.
+pub(super) fn adapt(spec: &mut Spec, order: &Order, part: Part) -> Result<()> {
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    annotations.insert(MARK.to_owned(), order.mark());
+    spec.set_annotations(Some(annotations));
+    if let Some(process) = spec.process_mut() {
+        process.set_terminal(Some(false));
+    }
+    let home = order.directory();
+    bind(spec, &home.join(MODULE), MODULE_INSIDE)?;
+    match part {
+        Part::Template => {
+            let mut root = spec.root().clone().unwrap_or_default();
+            root.set_readonly(Some(true));
+            spec.set_root(Some(root));
+        }
+        Part::Sandbox => {
+            bind(spec, &home.join(FUNCTION), FUNCTION_INSIDE)?;
+            if has_own_name(spec) && names_nobody(spec, order) {
+                spec.set_hostname(Some(random_name()?));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Binds a directory of the host's, which nobody can write to inside.
+fn bind(spec: &mut Spec, from: &Path, to: &str) -> Result<()> {
+    let mount: Mount = serde_json::from_value(json!({
+        "destination": to, "type": "bind", "source": from, "options": ["bind", "ro", "nosuid", "nodev"],
+    }))
+    .context(|| format!("mount '{to}'"))?;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    mounts.push(mount);
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+fn has_own_name(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    namespaces.iter().any(|space| space.typ() == LinuxNamespaceType::Uts && space.path().is_none())
+}
+
+/// Whether nobody has said what the container is called: without a bundle it would be the id.
+fn names_nobody(spec: &Spec, order: &Order) -> bool {
+    match order.definition.source {
+        Source::Bundle(_) => spec.hostname().is_none(),
+        Source::Rootfs(_) | Source::Image(_) => true,
+    }
+}
+
+fn random_name() -> Result<String> {
+    Ok(random_id()?.iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Variables that the template's own program has beside those of its clones.
+pub(super) fn loading_variables(env: &[String]) -> Vec<String> {
+    let given = env.iter().rev().find_map(|entry| entry.strip_prefix("PYTHONPATH="));
+    let path = match given {
+        Some(given) if !given.is_empty() => format!("PYTHONPATH={MODULE_INSIDE}:{given}"),
+        Some(_) | None => format!("PYTHONPATH={MODULE_INSIDE}"),
+    };
+    env.iter().filter(|entry| !entry.starts_with("PYTHONPATH=")).cloned().chain([path]).collect()
+}
+
+/// The part of `linux` that says who the program is.
+pub(super) fn filter_alone(seccomp: Option<oci_spec::runtime::LinuxSeccomp>) -> Linux {
+    let mut linux = Linux::default();
+    linux.set_seccomp(seccomp);
+    linux
+}
+
+/// Nothing to read, and nowhere to write: a clone brings its own.
+pub(super) fn no_streams() -> Result<Stdio> {
+    let null = || File::options().read(true).write(true).open("/dev/null").context(|| "open '/dev/null'");
+    Ok(Stdio::Files { stdin: null()?.into(), stdout: null()?.into(), stderr: null()?.into() })
+}
+
+/// Refuses what a keeper of this build cannot keep.
+pub(super) fn check(definition: &Definition) -> Result<()> {
+    let refuse = |cause: &str| Err(Error::new(Kind::Unsupported, format!("load template '{definition}'"), cause));
+    match definition.mode {
+        crate::template::definition::Mode::Zygote => {}
+        crate::template::definition::Mode::Snapshot => return refuse("templates from a snapshot are not there yet"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::definition::ORDER;
+
+    fn order(source: Source) -> Order {
+        Order {
+            order: ORDER,
+            definition: Definition::new("root".parse().unwrap(), "py".parse().unwrap(), source),
+            generation: 2,
+            root: "/run/regen".into(),
+            store: "/var/lib/regen".into(),
+            config: None,
+            cgroup_manager: "cgroupfs".into(),
+        }
+    }
+
+    fn spec(hostname: Option<&str>) -> Spec {
+        serde_json::from_value(json!({"ociVersion": "1.2.0", "hostname": hostname, "root": {"path": "/x"},
+            "process": {"terminal": true, "user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
+            "linux": {"namespaces": [{"type": "uts"}, {"type": "pid"}]}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_templates_own_root_is_read_only_and_a_sandboxs_is_not() {
+        let order = order(Source::Bundle("/b".into()));
+        let adapted = |part| {
+            let mut spec = spec(Some("mine"));
+            adapt(&mut spec, &order, part).unwrap();
+            spec
+        };
+        let (template, sandbox) = (adapted(Part::Template), adapted(Part::Sandbox));
+        let readonly = |spec: &Spec| spec.root().as_ref().unwrap().readonly().unwrap_or(false);
+        assert!(readonly(&template) && !readonly(&sandbox));
+        assert_eq!(sandbox.process().as_ref().unwrap().terminal(), Some(false));
+        assert_eq!(template.annotations().as_ref().unwrap()[MARK], "root/py/2");
+        let mounts: Vec<_> = sandbox.mounts().iter().flatten().map(|mount| mount.destination().clone()).collect();
+        assert_eq!(mounts, [Path::new(MODULE_INSIDE), Path::new(FUNCTION_INSIDE)]);
+    }
+
+    #[test]
+    fn a_sandbox_has_a_name_of_its_own_unless_its_bundle_has_one() {
+        let name = |source, given| {
+            let mut spec = spec(given);
+            adapt(&mut spec, &order(source), Part::Sandbox).unwrap();
+            spec.hostname().clone().unwrap()
+        };
+        assert_eq!(name(Source::Bundle("/b".into()), Some("mine")), "mine");
+        let drawn = [name(Source::Bundle("/b".into()), None), name(Source::Rootfs("/r".into()), Some("template-py-2"))];
+        for name in &drawn {
+            assert!(name.len() == 12 && name.chars().all(|c| c.is_ascii_hexdigit()), "{name}");
+        }
+        assert_ne!(drawn[0], drawn[1]);
+    }
+
+    #[test]
+    fn the_module_is_found_before_what_the_image_has() {
+        let of = |env: &[&str]| loading_variables(&env.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["A=b"]), ["A=b", "PYTHONPATH=/run/regen-zygote"]);
+        assert_eq!(of(&["PYTHONPATH=/app", "A=b"]), ["A=b", "PYTHONPATH=/run/regen-zygote:/app"]);
+    }
+}
