@@ -216,6 +216,12 @@ impl Kept {
         assert!(!left.iter().any(own), "left in its directory: {left:?}");
     }
 
+    /// Waits for its end, where another keeper is in its directory.
+    #[track_caller]
+    pub fn child_has_ended(mut self) {
+        eventually("the keeper has ended", || self.child.try_wait().unwrap().is_some());
+    }
+
     /// Ends it.
     #[track_caller]
     pub fn finish(self) {
@@ -271,6 +277,17 @@ impl Cloned {
 /// Owned words.
 pub fn words(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// A directory as a mount that is attached nowhere, and cannot be written to.
+pub fn detached(directory: &Path) -> OwnedFd {
+    use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(rustix::fs::CWD, directory, flags).unwrap();
+    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    regen::sys::mount::set_attributes(&mount, read_only, MountAttrFlags::empty(), regen::sys::mount::Depth::All)
+        .unwrap();
+    mount
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {

@@ -17,6 +17,7 @@ use crate::ops::request::RingRequest;
 use crate::runtime::Stdio;
 use crate::sys::fs::random_id;
 use crate::template::definition::{Definition, MARK, Order, Source};
+use crate::template::proxy;
 
 /// Where a template's program and its clones find the zygote module.
 const MODULE_INSIDE: &str = "/run/regen-zygote";
@@ -57,6 +58,9 @@ pub(super) fn apart(order: &Order, part: Part) -> Result<Apart> {
 }
 
 /// Makes a specification that of a container of a template.
+///
+/// # Errors
+/// [`Kind::Unsupported`] if no clone can be in such a container.
 pub(super) fn adapt(spec: &mut Spec, order: &Order, part: Part) -> Result<()> {
     let mut annotations = spec.annotations().clone().unwrap_or_default();
     annotations.insert(MARK.to_owned(), order.mark());
@@ -68,6 +72,8 @@ pub(super) fn adapt(spec: &mut Spec, order: &Order, part: Part) -> Result<()> {
     bind(spec, &home.join(MODULE), MODULE_INSIDE)?;
     match part {
         Part::Template => {
+            // The sandboxes are like it.
+            proxy::plan(spec)?;
             let mut root = spec.root().clone().unwrap_or_default();
             root.set_readonly(Some(true));
             spec.set_root(Some(root));
@@ -164,7 +170,7 @@ mod tests {
     fn spec(hostname: Option<&str>) -> Spec {
         serde_json::from_value(json!({"ociVersion": "1.2.0", "hostname": hostname, "root": {"path": "/x"},
             "process": {"terminal": true, "user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
-            "linux": {"namespaces": [{"type": "uts"}, {"type": "pid"}]}}))
+            "linux": {"namespaces": [{"type": "uts"}, {"type": "pid"}, {"type": "mount"}]}}))
         .unwrap()
     }
 

@@ -19,6 +19,7 @@ use super::task::Task;
 use super::watch::Source;
 use super::worker::resources;
 use super::zygote;
+use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::program::{self, persona};
@@ -164,24 +165,11 @@ impl Keeper {
     /// A clone in this sandbox. What comes before the fork is only what the clone needs.
     fn clone_into(&mut self, sandbox: Sandbox, waiting: &Waiting) -> std::result::Result<(), (Stage, Error)> {
         let before = |error| (Stage::Before, error);
-        let Sandbox { number, container, init, cgroup, berth, mut guest } = sandbox;
         let files = sort(&waiting.take, &waiting.files).map_err(before)?;
-        let furnished = (|| {
-            if let Some(memory) = waiting.take.limits.memory {
-                cgroup.apply(&resources(memory)?)?;
-            }
-            if let Some(function) = files.function {
-                function::mount(&init, function)?;
-            }
-            self.furnish(&mut guest, &files.own)
-        })();
-        let forked = match furnished {
-            Ok(()) => self.fork(guest, waiting.take.terminal),
-            Err(error) => {
-                self.dismiss(guest);
-                Err(error)
-            }
-        };
+        let Sandbox { number, container, init, cgroup, berth, guest } = sandbox;
+        let forked = self
+            .furnish_for(&waiting.take, &files, (init, &cgroup, guest))
+            .and_then(|guest| self.fork(guest, waiting.take.terminal));
         let process = match forked {
             Ok(process) => process,
             Err(error) => {
@@ -201,6 +189,40 @@ impl Keeper {
         match adopted {
             Ok(identity) => self.conclude(Born { container, process }, &identity, waiting),
             Err(error) => Err(self.give_up(container, error)),
+        }
+    }
+
+    /// Gives a clone's place what the request wants there. The place goes if that fails.
+    fn furnish_for(
+        &mut self,
+        take: &Take,
+        files: &Files<'_>,
+        (init, cgroup, mut guest): (Process, &Cgroup, Guest),
+    ) -> Result<Guest> {
+        let given = (|| {
+            if let Some(memory) = take.limits.memory {
+                cgroup.apply(&resources(memory)?)?;
+            }
+            files.function.map_or(Ok(()), |function| function::mount(&init, function))
+        })();
+        if let Err(error) = given {
+            self.dismiss(guest);
+            return Err(error);
+        }
+        if let Some(workdir) = &take.workdir {
+            // A place is made where its clone begins: this one is made anew.
+            self.dismiss(guest);
+            let directory = function::open_directory(&init, workdir)?;
+            let (Some(held), Some(loaded)) = (&mut self.held, &self.loaded) else { return Err(self.unavailable()) };
+            let prepared = held.prepare(&Place::new(init, cgroup)?, &loaded.persona, directory.as_fd());
+            guest = self.check_sound(prepared)?;
+        }
+        match self.furnish(&mut guest, &files.own) {
+            Ok(()) => Ok(guest),
+            Err(error) => {
+                self.dismiss(guest);
+                Err(error)
+            }
         }
     }
 

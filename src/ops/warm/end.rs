@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::crew::Urgency;
 use super::keeper::Keeper;
+use super::loading::Own;
 use super::task::Task;
 use crate::error::Error;
 use crate::template::message::{Answer, Phase, Reply, Report, Stage, encode};
@@ -73,7 +74,10 @@ impl Keeper {
                 self.note(&error);
             }
         }
-        self.crew.push(Task::Remove { container: self.container.clone() }, Urgency::Later);
+        // One that is still being made goes when it is there.
+        if let Some(Own::Made { .. }) = self.own.take() {
+            self.crew.push(Task::Remove { container: self.container.clone() }, Urgency::Later);
+        }
         while let Some(waiting) = self.waiting.pop_front() {
             self.release(waiting.caller);
             let error = self.unavailable();

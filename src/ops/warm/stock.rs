@@ -2,7 +2,6 @@
 
 use super::crew::{Urgency, Word};
 use super::keeper::Keeper;
-use super::loading;
 use super::pool::{self, Stock};
 use super::task::{Made, Outcome, Part, Task, Ways};
 use super::watch::Source;
@@ -216,12 +215,8 @@ impl Keeper {
     /// What was in line to be made is not made any more.
     pub(super) fn make_no_more(&mut self) {
         self.crew.forget(|task| matches!(task, Task::Make { .. }));
-        let own = matches!(self.own, Some(loading::Own::Made { .. }));
         while let Some(sandbox) = self.sandboxes.pop_front() {
             self.throw_away(sandbox);
-        }
-        if own {
-            self.own = None;
         }
     }
 }

@@ -98,9 +98,17 @@ impl Worker {
             request.mask = Some(self.signals.before());
             request.stdio = streams;
             seen = request.spec.process().clone().map(|process| (process, filter(request)));
-        })?;
-        let berth = adapted.and_then(|()| self.moor(&created, container));
-        let berth = berth.inspect_err(|_| self.discard(container))?;
+        });
+        let created = match (adapted, created) {
+            (Ok(()), created) => created?,
+            // What it was not meant to be may not even be possible.
+            (Err(error), Err(_)) => return Err(error),
+            (Err(error), Ok(_)) => {
+                self.discard(container);
+                return Err(error);
+            }
+        };
+        let berth = self.moor(&created, container).inspect_err(|_| self.discard(container))?;
         let (process, seccomp) = seen.ok_or_else(|| {
             self.discard(container);
             Error::new(Kind::Invalid, format!("create container '{container}'"), "process is missing")
