@@ -7,4 +7,6 @@ mod harness;
 
 mod fidelity;
 mod hostile;
+mod load;
+mod python;
 mod stage;

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signal::{SigSet, Signal};
 use oci_spec::runtime::Spec;
 use regen::error::Result;
 use regen::ids::ContainerId;
@@ -18,6 +17,7 @@ use regen::program::Persona;
 use regen::runtime::{StateRoot, state};
 use regen::sys::fs::open_path;
 use regen::sys::process::Process;
+use regen::sys::signal::with_mask;
 use regen::template::proxy::{Control, End, Guest, Held, Origin, Sandbox, plan};
 use serde_json::{Value, json};
 
@@ -36,13 +36,10 @@ pub fn alone(name: &str, body: impl FnOnce()) {
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([name, "--exact", "--test-threads=1", "--nocapture"]).env(ALONE, name);
-    let block = || {
-        let mut set = SigSet::empty();
-        set.add(Signal::SIGCHLD);
-        Ok(pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?)
-    };
-    // SAFETY: between fork and exec the closure makes one system call and touches nothing else.
-    unsafe { command.pre_exec(block) };
+    // In all of its threads: a signal that one of them does not wait for is lost.
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    with_mask(&mut command, set);
     let output = finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{name} in a process of its own:\n{text}");

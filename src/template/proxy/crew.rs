@@ -177,11 +177,30 @@ impl Crew {
         member == self.leader || Path::new(&task).exists()
     }
 
-    /// Kills and reaps everybody.
+    /// Kills and reaps everybody. A process's end is told after those of all its threads, so they are waited for together.
     pub(super) fn end(&mut self, deadline: Instant) -> Result<()> {
         self.members.iter().for_each(|member| member.kill());
-        let results: Vec<_> = self.members.drain(..).map(|member| reap(member, deadline)).collect();
-        results.into_iter().collect()
+        loop {
+            self.members.retain(|member| !has_ended(*member));
+            if self.adopt() {
+                self.members.iter().for_each(|member| member.kill());
+                continue;
+            }
+            let Some(left) = self.members.first() else { return Ok(()) };
+            if !await_stop(deadline) {
+                let operation = format!("end process {}", left.pid());
+                return Err(Error::new(Kind::Busy, operation, "it was killed and does not die"));
+            }
+        }
+    }
+}
+
+/// Whether it has ended, and is reaped then.
+pub(super) fn has_ended(tracee: Tracee) -> bool {
+    match tracee.look() {
+        Ok(Some(Stop::Ended(_))) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() == Kind::NotFound,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::change::{kept, plan_change, plan_confinement};
-use super::crew::{Crew, Forking, finish};
+use super::crew::{Crew, Forking, finish, has_ended};
 use super::guest::{self, Guest, Stage};
 use super::loader::{self, Ends};
 use super::{Control, End, LANE, Origin, Sandbox};
@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::program::{Confinement, Persona, fork_filter, persona};
 use crate::sys::channel::Channel;
 use crate::sys::process::Process;
-use crate::sys::trace::{Call, Gate, Registers, Resume, Stop, Tracee, listen_for_stops, tell_of_stops_again};
+use crate::sys::trace::{Call, Gate, Registers, Resume, Tracee, listen_for_stops, tell_of_stops_again};
 
 /// How long loading may take up to the program's first instruction, a call of one of ours, and dying.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -394,15 +394,6 @@ fn dress(stage: &Stage, guest: &Guest, forking: &Forking, (made, control): (Trac
     made.set_registers(&forking.registers.returning(0))?;
     let gone = || Error::new(Kind::State, format!("open process {}", made.pid()), "no such process");
     Process::open(made.pid())?.ok_or_else(gone)
-}
-
-/// Whether it has ended, and is reaped then.
-fn has_ended(tracee: Tracee) -> bool {
-    match tracee.look() {
-        Ok(Some(Stop::Ended(_))) => true,
-        Ok(_) => false,
-        Err(error) => error.kind() == Kind::NotFound,
-    }
 }
 
 fn oom_score_adj(tracee: Tracee) -> Option<i32> {
