@@ -178,12 +178,8 @@ impl Held {
         let copied = forked.and_then(|forking| {
             let stage = self.stage(PATIENCE);
             let made = self.check_lives(&guest).and_then(|()| make(&stage, &guest, &forking, control));
-            release(&forking, made.as_ref().ok())?;
-            // Once that has ended, the copy is a child of its container's first process.
-            self.discard(guest.tracee);
-            let (copy, process) = made?;
-            copy.detach()?;
-            Ok(process)
+            let released = release(&forking, made.as_ref().ok());
+            made.and_then(|process| released.map(|()| process))
         });
         self.discard(guest.tracee);
         if let (Ok(copy), Some(score)) = (&copied, guest.persona.oom_score_adj) {
@@ -341,20 +337,19 @@ impl Family {
     }
 }
 
-/// From a fork that waits to a copy that is ready to run. On failure none is left.
-fn make(stage: &Stage, guest: &Guest, forking: &Forking, control: Control) -> Result<(Tracee, Process)> {
+/// From a fork that waits to a copy that runs. On failure none is left.
+fn make(stage: &Stage, guest: &Guest, forking: &Forking, control: Control) -> Result<Process> {
     let made = guest.tracee.call_once(stage.gate, &stage.base, &forking.call, stage.deadline)?;
-    stage
-        .await_birth(made)
-        .and_then(|()| dress(stage, guest, forking, (made, control)))
-        .map(|process| (made, process))
-        .map_err(|error| end(made, stage.deadline, error))
+    // Once that has ended, the copy is a child of its container's first process. It dies while the copy is dressed.
+    guest.tracee.kill();
+    let dressed = stage.await_birth(made).and_then(|()| dress(stage, guest, forking, (made, control)));
+    dressed.and_then(|process| made.detach().map(|()| process)).map_err(|error| end(made, stage.deadline, error))
 }
 
 /// Lets the thread that forks go on as if it had.
-fn release(forking: &Forking, made: Option<&(Tracee, Process)>) -> Result<()> {
+fn release(forking: &Forking, made: Option<&Process>) -> Result<()> {
     let failed = -i64::from(nix::errno::Errno::EAGAIN as i32);
-    let result = made.map_or(failed, |(copy, _)| i64::from(copy.pid()));
+    let result = made.map_or(failed, |copy| copy.pid().into());
     forking.thread.set_registers(&forking.registers.returning(result))?;
     forking.thread.resume(Resume::Run, 0).map(|_| ())
 }
