@@ -4,12 +4,11 @@
 //! process, and can be passed to another process. Whoever has it may give the container its program and put that on record;
 //! if nobody has it any more, the container ends. Until then it is `created`, and whoever deletes it is not kept waiting.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::SigSet;
 
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::ids::ContainerId;
 use crate::runtime::record::{self, Record};
 use crate::runtime::{Sheltered, StateRoot, spawn, start};
@@ -94,16 +93,4 @@ pub fn record_program(root: &StateRoot, from: &ContainerId, to: &ContainerId, pr
 /// As [`super::start()`].
 pub fn finish_start(root: &StateRoot, id: &ContainerId, mask: Option<SigSet>) -> Result<()> {
     start::run_poststart(&Record::load(root, id)?, mask)
-}
-
-/// The pid of a process in the innermost pid namespace that it is in (proc_pid_status(5)).
-///
-/// # Errors
-/// Those of reading /proc: it is gone.
-pub fn inner_pid(pid: i32) -> Result<i32> {
-    let operation = || format!("look at process {pid}");
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context(operation)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let number = line.and_then(|line| line.split_ascii_whitespace().next_back()?.parse().ok());
-    number.ok_or_else(|| crate::error::Error::new(crate::error::Kind::System, operation(), "it has no pid"))
 }

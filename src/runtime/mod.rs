@@ -58,7 +58,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
 
-pub use berth::{Berth, finish_start, inner_pid, record_program};
+pub use berth::{Berth, finish_start, record_program};
 pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, Tree, checkpoint};
 pub use create::{CreateRequest, Created, Listen, Starter, Stdio, create, first_closed};
 pub use delete::{Stop, remove, stop};

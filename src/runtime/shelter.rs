@@ -18,7 +18,6 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
-use crate::runtime::berth::inner_pid;
 use crate::runtime::create::Way;
 use crate::runtime::record::{Locked, Record};
 use crate::runtime::{Created, StateRoot, spawn, start};
@@ -162,7 +161,7 @@ impl Sheltered {
         let init = self.init.pid();
         let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).context(operation)?;
         for child in children.split_ascii_whitespace().filter_map(|child| child.parse().ok()) {
-            if inner_pid(child).is_ok_and(|inner| inner == pid) {
+            if Process::open(child)?.is_some_and(|child| child.inner_pid().is_ok_and(|inner| inner == pid)) {
                 return Identity::of(child);
             }
         }

@@ -11,6 +11,7 @@ pub mod credential;
 pub mod detach;
 pub mod exe;
 pub mod fs;
+pub mod keyring;
 pub mod lock;
 pub mod mount;
 pub mod mount_table;

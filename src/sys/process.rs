@@ -3,8 +3,9 @@
 use std::fmt;
 use std::fs;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -154,6 +155,22 @@ impl Process {
         self.pid
     }
 
+    /// Its pid in the innermost pid namespace that it is in.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if it has ended and was reaped; those of reading /proc.
+    pub fn inner_pid(&self) -> Result<i32> {
+        let operation = || format!("look at process {}", self.pid);
+        // What the kernel says of the handle (proc_pid_fdinfo(5)) is shorter than what it says of the process.
+        let mut text = Vec::with_capacity(256);
+        let path = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
+        fs::File::open(path).and_then(|mut file| file.read_to_end(&mut text)).context(operation)?;
+        let line =
+            std::str::from_utf8(&text).ok().and_then(|text| text.lines().find_map(|line| line.strip_prefix("NSpid:")));
+        let number = line.and_then(|line| line.split_ascii_whitespace().next_back()?.parse().ok());
+        number.filter(|number| *number > 0).ok_or_else(|| Error::new(Kind::NotFound, operation(), "it has ended"))
+    }
+
     /// Sends a signal. `Ok(false)` if the process has ended.
     ///
     /// # Errors
@@ -296,8 +313,13 @@ pub fn kill_children() -> Result<()> {
 /// # Errors
 /// Those of reading it.
 pub fn boot_id() -> Result<String> {
+    // A process does not live longer than its boot.
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context(|| "read the boot id")?;
-    Ok(text.trim_end().to_owned())
+    Ok(KNOWN.get_or_init(|| text.trim_end().to_owned()).clone())
 }
 
 fn read_stat(pid: i32) -> Result<Option<Stat>> {
@@ -325,50 +347,6 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = *fields.next()?.as_bytes().first()?;
     let start_time = fields.nth(18)?.parse().ok()?;
     Some(Stat { state, start_time })
-}
-
-/// Gives the process a session keyring of its own called `name`, so that a container never sees the caller's keys.
-/// A kernel without keyrings has nothing to hide.
-///
-/// # Errors
-/// Those of keyctl(2), such as a full quota.
-pub fn join_session_keyring(name: &str) -> Result<()> {
-    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
-    let operation = || format!("join session keyring '{name}'");
-    let text = std::ffi::CString::new(name).map_err(|_| Error::new(Kind::Invalid, operation(), "a NUL in the name"))?;
-    // SAFETY: keyctl(JOIN_SESSION_KEYRING, name) reads a NUL-terminated string, which `text` keeps alive.
-    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, text.as_ptr()) };
-    match (result, std::io::Error::last_os_error()) {
-        (-1, error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
-        (-1, error) => Err(error).context(operation),
-        (serial, _) => let_possessors_search(serial).context(operation),
-    }
-}
-
-/// Whoever is in the session may find it, also as another user, as every runtime has it.
-fn let_possessors_search(serial: libc::c_long) -> std::io::Result<()> {
-    const KEYCTL_DESCRIBE: libc::c_long = 6;
-    const KEYCTL_SETPERM: libc::c_long = 5;
-    const USER_SEARCH: libc::c_ulong = 0x0008_0000;
-    let mut text = [0_u8; 256];
-    // SAFETY: keyctl(DESCRIBE, serial, buffer, size) writes at most `size` bytes into the buffer, which outlives it.
-    let length = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len()) };
-    if length == -1 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // "type;uid;gid;permissions;description", the permissions in hexadecimal.
-    let text = String::from_utf8_lossy(&text);
-    let Some(permissions) = text.split(';').nth(3).and_then(|field| libc::c_ulong::from_str_radix(field, 16).ok())
-    else {
-        return Ok(());
-    };
-    // SAFETY: keyctl(SETPERM, serial, permissions) takes two numbers.
-    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, permissions | USER_SEARCH) };
-    // One that somebody else owns stays as they want it.
-    match (result, std::io::Error::last_os_error()) {
-        (-1, error) if error.raw_os_error() != Some(libc::EACCES) => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Closes every descriptor from `first` on that this process was started with. The first thing that a program does: what
@@ -405,6 +383,24 @@ pub fn check_preserved_fds(count: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_known_by_the_pid_that_its_namespace_gives_it() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(Process::open(own).unwrap().unwrap().inner_pid().unwrap(), own);
+        let mut command = std::process::Command::new("unshare");
+        let mut child = command.args(["--pid", "--fork", "--kill-child", "sleep", "100"]).spawn().unwrap();
+        let sleeper = loop {
+            let text = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+            if let Ok(pid) = text.trim().parse::<i32>() {
+                break Process::open(pid).unwrap().unwrap();
+            }
+        };
+        assert_eq!(sleeper.inner_pid().unwrap(), 1);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(sleeper.wait_end(Duration::from_secs(10)).unwrap());
+    }
 
     #[test]
     fn a_command_name_with_parentheses_does_not_shift_the_fields() {

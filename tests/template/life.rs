@@ -229,3 +229,13 @@ fn a_newer_keeper_takes_the_socket_over_and_the_older_one_ends_when_it_is_done()
     assert_eq!(newer.clone_of(None, &["/program", "say", "y"]).end(), ended("exit 0", "y\n"));
     newer.finish();
 }
+
+#[test]
+fn a_clone_is_a_machine_of_its_own() {
+    let world = World::new("machine");
+    fs::write(world.rootfs().join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    let kept = world.keep_template(&native(&world, "c", &[]));
+    let ids: BTreeSet<_> = (0..3).map(|_| kept.clone_of(None, &["cat", "/etc/machine-id"]).end().output).collect();
+    assert!(ids.len() == 3 && ids.iter().all(|id| id.len() == 33 && !id.starts_with("0123456789")), "{ids:?}");
+    kept.finish();
+}

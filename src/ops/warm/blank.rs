@@ -1,9 +1,11 @@
 //! What the containers of a template are made of: its own, and those that wait for clones.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde_json::json;
 
 use super::home::{FUNCTION, MODULE};
@@ -15,7 +17,8 @@ use crate::ops::apart::{Apart, Upon};
 use crate::ops::load::{self, Network, Supervised, Wish};
 use crate::ops::request::RingRequest;
 use crate::runtime::Stdio;
-use crate::sys::fs::random_id;
+use crate::sys::fs::{open_path, random_id};
+use crate::sys::process::Identity;
 use crate::template::definition::{Definition, MARK, Order, Source};
 use crate::template::proxy;
 
@@ -115,6 +118,24 @@ fn names_nobody(spec: &Spec, order: &Order) -> bool {
 
 fn random_name() -> Result<String> {
     Ok(random_id()?.iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Gives a sandbox an `/etc/machine-id` of its own (machine-id(5)), if its image has one: clones are not one machine. Nothing
+/// has run in it yet. What is read-only stays as it is.
+pub(super) fn identify(init: &Identity) {
+    let write = || -> Option<()> {
+        let root = open_path(Path::new(&format!("/proc/{}/root", init.pid))).ok()?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let file = File::from(openat2(root, "etc/machine-id", flags, Mode::empty(), resolve).ok()?);
+        let metadata = file.metadata().ok().filter(|metadata| metadata.is_file() && metadata.len() > 1)?;
+        let text: String =
+            random_id().ok()?.iter().map(|byte| format!("{byte:02x}")).chain(["\n".to_owned()]).collect();
+        file.write_all_at(text.as_bytes(), 0).ok()?;
+        (metadata.len() > 33).then(|| file.set_len(33).ok()).flatten()
+    };
+    // Most images have none.
+    let _ = write();
 }
 
 /// Variables that the template's own program has beside those of its clones.

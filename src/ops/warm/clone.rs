@@ -180,7 +180,7 @@ impl Keeper {
         };
         // It runs.
         self.status.clones += 1;
-        let adopted = runtime::inner_pid(process.pid()).and_then(|pid| {
+        let adopted = process.inner_pid().and_then(|pid| {
             let identity = Identity::of(process.pid())?;
             berth.adopt(pid, files.status)?;
             Ok(identity)
@@ -307,7 +307,7 @@ impl Keeper {
         }
         let container = enter.container.clone();
         match self.try_enter(enter, &files) {
-            Ok(process) => match runtime::inner_pid(process.pid()) {
+            Ok(process) => match process.inner_pid() {
                 Ok(inner_pid) => {
                     self.status.clones += 1;
                     Answer::Entered { pid: process.pid(), inner_pid }

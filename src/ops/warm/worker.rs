@@ -113,6 +113,9 @@ impl Worker {
             self.discard(container);
             Error::new(Kind::Invalid, format!("create container '{container}'"), "process is missing")
         })?;
+        if part == Part::Sandbox {
+            blank::identify(&created.init);
+        }
         let memory = share(&created.init);
         Ok((Made { init: created.init, cgroup: created.cgroup, process, seccomp, memory }, berth))
     }

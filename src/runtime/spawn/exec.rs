@@ -29,7 +29,8 @@ use crate::runtime::Pty;
 use crate::runtime::record::Record;
 use crate::sys::channel::Channel;
 use crate::sys::clone::{self, Birth, Parent, close_on_exec_from};
-use crate::sys::process::{Process, join_session_keyring};
+use crate::sys::keyring::join_session_keyring;
+use crate::sys::process::Process;
 
 /// What is decided before the process exists.
 #[derive(Debug)]

@@ -24,8 +24,8 @@ use crate::runtime::hook::{self, Place, State};
 use crate::runtime::record::Record;
 use crate::sys::channel::{Channel, Listener};
 use crate::sys::clone::{self, Birth, Parent, close_all_but, close_on_exec_from, lift, place_from, replace_stream};
+use crate::sys::keyring::join_session_keyring;
 use crate::sys::namespace::{NEW_TIME, loopback_up};
-use crate::sys::process::join_session_keyring;
 
 /// What the process has at its birth.
 #[derive(Debug)]

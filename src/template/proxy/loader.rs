@@ -14,7 +14,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::program::{self, Given, Kernel, Role, Surrender, UserNamespace};
 use crate::sys::channel::Channel;
 use crate::sys::clone::{self, Birth, Parent, close_on_exec_from, lift, place_from, replace_stream};
-use crate::sys::process::{Process, join_session_keyring};
+use crate::sys::keyring::join_session_keyring;
+use crate::sys::process::Process;
 use crate::sys::trace::{Event, Resume, Stop, Tracee};
 
 /// Where the program finds the zygote socket.
