@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -67,6 +67,10 @@ pub struct Image {
 pub struct Template {
     /// Bytes that a function's tar file may unpack to.
     pub max_function_bytes: Size,
+    /// The names of root's templates that everybody's containers may use, where their owner has none of that name.
+    pub shared: Vec<String>,
+    /// The directories below which an annotation may name a function.
+    pub function_directories: Vec<PathBuf>,
 }
 
 impl Default for Store {
@@ -89,7 +93,7 @@ impl Default for Image {
 
 impl Default for Template {
     fn default() -> Self {
-        Self { max_function_bytes: Size(1 << 30) }
+        Self { max_function_bytes: Size(1 << 30), shared: Vec::new(), function_directories: Vec::new() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Containers whose program is a process that was made elsewhere, and that their first process only looks after.
 //!
-//! The process comes by nsenter(1) and a shell that leaves it behind: so it is a child of the container's first process.
+//! The process comes from the test: see `harness::visitor`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,9 +11,10 @@ use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+use harness::visitor::{self, children};
 use harness::{Directory, World, eventually, process_status};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -68,38 +69,9 @@ fn shelter(world: &World, id: &str) -> Sheltered {
     runtime::shelter(&root(world), &id.parse().unwrap()).unwrap()
 }
 
-/// Puts a program into the container, in its cgroups and with its streams, as a child of its first process. Its pid there.
+/// Puts a program into the container, as a child of its first process. Its pid there.
 fn enter(sheltered: &Sheltered, program: &[&str]) -> i32 {
-    let init = sheltered.init().pid();
-    let target = init.to_string();
-    let stream = |number: usize| Stdio::from(sheltered.stdio()[number].try_clone_to_owned().unwrap());
-    let mut command = Command::new("nsenter");
-    // The shell gives what it leaves behind another standard input.
-    let script = "exec 3<&0; \"$@\" <&3 3<&- & :";
-    command.args(["-t", &target, "-p", "-m", "-n", "-i", "-u", "/bin/sh", "-c", script, "sh"]).args(program);
-    command.env_clear().env("PATH", "/bin:/usr/bin");
-    let status = command.stdin(stream(0)).stdout(stream(1)).stderr(stream(2)).status().unwrap();
-    assert!(status.success());
-    let mut found = None;
-    eventually("it is left behind", || {
-        found = children(init).first().copied();
-        found.is_some()
-    });
-    let host = found.unwrap();
-    for directory in fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap().lines() {
-        let (controllers, path) = directory.split_once(':').unwrap().1.split_once(':').unwrap();
-        let mounted = Path::new("/sys/fs/cgroup").join(controllers.trim_start_matches("name="));
-        let file = mounted.join(&path[1..]).join("cgroup.procs");
-        if file.exists() {
-            fs::write(file, host.to_string()).unwrap();
-        }
-    }
-    process_status(host, "NSpid").split_whitespace().next_back().unwrap().parse().unwrap()
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    visitor::enter(sheltered.init().pid(), sheltered.stdio(), program)
 }
 
 /// Makes a program the container's, and gives what tells of its end.

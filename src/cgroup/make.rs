@@ -182,20 +182,6 @@ impl Cgroup {
         Ok(entrance)
     }
 
-    /// The files by which a process enters cgroups that exist: it writes `0` into each. On version 1 that moves the thread
-    /// that writes, so it has to be its process's only one.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] if they are gone.
-    pub fn open_doors(&self) -> Result<Vec<File>> {
-        let open = |directory: &Directory| {
-            let name = if directory.is_unified() { "cgroup.procs" } else { "tasks" };
-            let path = directory.path.join(name);
-            File::options().write(true).open(&path).context(|| format!("open cgroup {}", quote(&directory.path)))
-        };
-        self.directories.iter().map(open).collect()
-    }
-
     /// The way in for one more process of a container that runs. On version 2 the container may have made cgroups of
     /// its own below this one and given them controllers; then none but they take processes, and the new one goes where
     /// the container's first process is.

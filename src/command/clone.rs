@@ -70,7 +70,10 @@ fn restore(world: &World, arguments: &Arguments, from: Snapshot) -> Result<u8> {
     drop(from);
     let ended = match signals {
         None => created.start(&place.root, id).map(|()| None),
-        Some(signals) => runtime::wait_foreground(&place.root, id, &created, signals).map(Some),
+        Some(signals) => {
+            let begin = || created.start(&place.root, id);
+            runtime::wait_foreground(&place.root, id, (&created, signals), begin).map(Some)
+        }
     };
     let status = match ended {
         Ok(None) => return Ok(0),

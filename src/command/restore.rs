@@ -47,7 +47,10 @@ pub(super) fn run(world: &World, arguments: &Restore) -> Result<u8> {
     })?;
     let ended = match signals {
         None => live.created.start(&world.place.root, id).map(|()| None),
-        Some(signals) => runtime::wait_foreground(&world.place.root, id, &live.created, signals).map(Some),
+        Some(signals) => {
+            let begin = || live.created.start(&world.place.root, id);
+            runtime::wait_foreground(&world.place.root, id, (&live.created, signals), begin).map(Some)
+        }
     };
     match ended {
         Ok(None) => Ok(0),

@@ -10,6 +10,7 @@ use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Network, Source, Supervised, Wish};
 use crate::ops::save;
+use crate::ops::warm::start;
 use crate::runtime::{self, CreateRequest, Starter, Stdio};
 use crate::sys::exe;
 use crate::sys::signal::Blocked;
@@ -26,7 +27,7 @@ pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
             making(request);
             request.starter = Starter::Creator;
         })?;
-        return live.created.start(&world.place.root, id).map(|()| 0).inspect_err(|_| discard(world, id));
+        return start::start_created(&world.place, id, &live.created).map(|()| 0).inspect_err(|_| discard(world, id));
     }
     // From here on a signal is not ours to die of: it is the container's.
     let signals = Blocked::all()?;
@@ -39,7 +40,8 @@ pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
             request.stdio = Stdio::Pty;
         }
     })?;
-    match runtime::wait_foreground(&world.place.root, id, &live.created, signals) {
+    let begin = || start::start_created(&world.place, id, &live.created);
+    match runtime::wait_foreground(&world.place.root, id, (&live.created, signals), begin) {
         Ok(status) if arguments.keep => Ok(status.code()),
         Ok(status) => finish(world, arguments, status.code()),
         Err(error) => {

@@ -3,8 +3,8 @@
 use crate::cli;
 use crate::command::World;
 use crate::error::Result;
-use crate::runtime;
+use crate::ops::warm::start;
 
 pub(super) fn run(world: &World, arguments: &cli::Container) -> Result<()> {
-    runtime::start(&world.place.root, &arguments.id)
+    start::start(&world.place, &arguments.id)
 }

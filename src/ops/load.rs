@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
-use super::request::{Create, RingRequest, choose, initial_limits};
+use super::request::{Create, RingRequest, TemplateRequest, choose, initial_limits};
+use super::warm::wish as clone;
 use super::{Place, base, image, notify, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
@@ -120,6 +121,7 @@ pub fn create(place: &Place, wish: Wish, adjust: impl FnOnce(&mut CreateRequest)
     if plan.base.is_none() {
         let mut request = CreateRequest::new(plan.wish.id.clone(), plan.bundle, plan.spec.unwrap_or_default());
         adjust(&mut request);
+        clone::note(plan.template.as_ref(), &mut request).context(|| operation.clone())?;
         return runtime::create(&place.root, request).map(|created| Live { created, handover: None });
     }
     check_mount_namespace(plan.spec.as_ref()).context(|| operation.clone())?;
@@ -166,28 +168,33 @@ pub(super) struct Plan {
     pub base: Option<Base>,
     /// What lies between the base and an upper that belongs to no ring.
     pub upon: Upon,
+    /// What its program is to be a clone of.
+    pub template: Option<TemplateRequest>,
 }
 
 pub(super) fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
     let default_ring = wish.default_ring.take();
     match wish.source.clone() {
         Source::Bundle(directory) => {
-            let bundle = Bundle::load(&directory)?;
+            let mut bundle = Bundle::load(&directory)?;
+            let annotations = bundle.spec.annotations().clone().unwrap_or_default();
+            let template = clone::plan(place, &annotations, &mut bundle.spec)?;
             if wish.ring.is_none() {
-                let annotations = bundle.spec.annotations().clone().unwrap_or_default();
                 let environment = bundle.spec.process().as_ref().and_then(|process| process.env().clone());
                 let environment = environment.unwrap_or_default();
                 wish.ring = choose(&annotations, &environment, default_ring, &place.owner, &place.config.ring)?;
             }
             let base = wish.ring.is_some().then(|| base::of_directory(&bundle.rootfs())).transpose()?;
             let spec = override_process(bundle.spec, &wish);
-            Ok(Plan { wish, bundle: bundle.directory, spec: Some(spec), image: None, base, upon: Upon::Base })
+            let upon = Upon::Base;
+            Ok(Plan { wish, bundle: bundle.directory, spec: Some(spec), image: None, base, upon, template })
         }
         Source::Rootfs(directory) => {
             wish.ring = wish.ring.or(default_ring);
             let base = base::of_directory(&directory)?;
             let bundle = base.directories.first().cloned().unwrap_or_default();
-            Ok(Plan { wish, bundle, spec: None, image: None, base: Some(base), upon: Upon::Base })
+            let upon = Upon::Base;
+            Ok(Plan { wish, bundle, spec: None, image: None, base: Some(base), upon, template: None })
         }
         Source::Image(source) => {
             wish.ring = wish.ring.or(default_ring);
@@ -200,6 +207,7 @@ pub(super) fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
                 image: Some(config),
                 base: Some(base),
                 upon: Upon::Base,
+                template: None,
             })
         }
     }
@@ -323,6 +331,7 @@ fn mount_and_create(
     let created = overlay.attach(&mount_point).and_then(|()| {
         let mut request = request(store, plan, run, &mount_point)?;
         adjust(&mut request);
+        clone::note(plan.template.as_ref(), &mut request)?;
         runtime::create(&place.root, request)
     });
     let left = namespace.leave();

@@ -3,7 +3,11 @@
 //! Annotations are written by whoever writes a pod; who *owns* a ring is therefore taken from what the engine says,
 //! and how much they may ask for is limited by the administrator.
 
+mod template;
+
 use std::collections::HashMap;
+
+pub use template::{Need, TemplateRequest, choose_template};
 
 use crate::config::{self, parse_bytes};
 use crate::error::{Error, Kind, Result};
@@ -20,7 +24,18 @@ const CONTAINERD: [&str; 3] =
 const CRIO: [&str; 3] =
     ["io.kubernetes.cri-o.ContainerType", "io.kubernetes.container.name", "io.kubernetes.pod.namespace"];
 /// What is known behind [`PREFIX`]; a container of a pod that is called like one of these can't have a ring of another name.
-const KNOWN: [&str; 7] = ["ring", "ring.at", "ring.depth", "ring.max-bytes", "ring.create", "ring.mode", "ring.rebase"];
+const KNOWN: [&str; 10] = [
+    "ring",
+    "ring.at",
+    "ring.depth",
+    "ring.max-bytes",
+    "ring.create",
+    "ring.mode",
+    "ring.rebase",
+    "template",
+    "template.required",
+    "function",
+];
 
 /// Which ring, where to start in it, and how to treat it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +146,13 @@ impl<'a> Member<'a> {
     fn is_sandbox(&self) -> bool {
         self.kind == "sandbox"
     }
+
+    /// Who owns what it names.
+    fn owner(&self) -> Result<Name> {
+        format!("k8s.{}", self.namespace).parse().map_err(|error: Error| {
+            error.during(format!("read whose pod it is, of namespace '{}'", self.namespace.escape_debug()))
+        })
+    }
 }
 
 /// Reads the `run.regen.*` annotations of a container; `None` if it asks for no ring.
@@ -152,9 +174,7 @@ pub fn parse_annotations(
     let container = member.as_ref().and_then(|member| member.container);
     // Pods own rings by their Kubernetes namespace; everybody else is who calls.
     let owner = match &member {
-        Some(member) => format!("k8s.{}", member.namespace).parse().map_err(|error: Error| {
-            error.during(format!("read whose pod it is, of namespace '{}'", member.namespace.escape_debug()))
-        })?,
+        Some(member) => member.owner()?,
         None => owner.clone(),
     };
     let Some(ring) = ring_name(annotations, container, owner)? else {

@@ -98,6 +98,8 @@ pub struct CreateRequest {
     pub mask: Option<SigSet>,
     /// Whatever the caller wants to find again in [`super::ContainerState::attachment`].
     pub attachment: Option<serde_json::Value>,
+    /// A few words that whoever starts it finds by [`super::memo`].
+    pub memo: Option<String>,
 }
 
 impl CreateRequest {
@@ -121,6 +123,7 @@ impl CreateRequest {
             restore: None,
             mask: None,
             attachment: None,
+            memo: None,
         }
     }
 }
@@ -282,6 +285,9 @@ fn enclose(root: &StateRoot, record: &mut Record, request: &CreateRequest, privi
     record.begin(root)?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let planned = record.cgroup.directories.clone();
+    if let Some(memo) = &request.memo {
+        record.note(root, memo)?;
+    }
     let entrance = match record.cgroup.create(resources, privilege.refusal())? {
         Creation::Made(entrance) => entrance,
         Creation::Refused(reason) => {

@@ -23,19 +23,24 @@ const CHUNK: usize = 4096;
 /// Control-D: end of file, for whoever reads the terminal line by line.
 const END_OF_FILE: u8 = 4;
 
-/// Starts a container that this process created for itself, and stays with it until its first process has ended.
+/// Has a container started that this process created for itself, and stays with it until its first process has ended.
 ///
 /// `signals` were blocked before the creation ([`super::CreateRequest::mask`] is what was in force before); each that
 /// arrives is sent on. The caller deletes the container, whatever this returns.
 ///
 /// # Errors
 /// Those of [`super::start()`] and of the system calls in between; the terminal is restored in any case.
-pub fn wait_foreground(root: &StateRoot, id: &ContainerId, created: &Created, signals: Blocked) -> Result<ExitStatus> {
+pub fn wait_foreground(
+    root: &StateRoot,
+    id: &ContainerId,
+    (created, signals): (&Created, Blocked),
+    start: impl FnOnce() -> Result<()>,
+) -> Result<ExitStatus> {
     let init = create::open_init(created)?;
     if let Some(pty) = &created.pty {
         copy_size(io::stdin().as_fd(), pty.as_fd())?;
     }
-    created.start(root, id)?;
+    start()?;
     attend(&init, signals, created.pty.as_ref(), |signal| {
         if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)
             && let Err(error) = kill::note(root, id, signal)

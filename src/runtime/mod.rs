@@ -19,6 +19,7 @@
 //!   init                 symlink: its first process, once there is one: pid, start time, boot id
 //!   program              symlink: its program, if that is another process (see `shelter`)
 //!   started              its program was started
+//!   memo                 symlink: a few words of its creator's for whoever starts it
 //!   name                 symlink: what it is called, if it was renamed
 //!   stop-requested       the last signal that somebody sent on purpose; absent if nobody did
 //!   resources.json       the limits that hold, once they were updated
@@ -70,6 +71,7 @@ pub use leftover::{Leftover, leftovers};
 pub use list::{Listed, list};
 pub use pause::{Hold, hold, pause, processes, resume};
 pub use pty::Pty;
+pub use record::memo;
 pub use rename::rename;
 pub use shelter::{Sheltered, shelter};
 pub use start::start;

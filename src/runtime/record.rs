@@ -32,6 +32,7 @@ const INIT: &str = "init";
 const STARTED: &str = "started";
 const CGROUP: &str = "cgroup";
 const NAME: &str = "name";
+const MEMO: &str = "memo";
 const PROGRAM: &str = "program";
 const CGROUPS: &str = "cgroups.json";
 const FORMAT: u32 = 2;
@@ -163,6 +164,11 @@ impl Record {
         self.write(root, FILE, &serde_json::to_vec(self).context(|| self.operation())?)
     }
 
+    /// Writes what its creator wants whoever starts it to find.
+    pub(super) fn note(&self, root: &StateRoot, memo: &str) -> Result<()> {
+        self.link(root, MEMO, memo)
+    }
+
     /// Writes where its cgroups are, which turned out otherwise than `begin` has it.
     pub(super) fn moved(&self, root: &StateRoot) -> Result<()> {
         self.write(root, CGROUPS, &serde_json::to_vec(&self.cgroup.directories).context(|| self.operation())?)
@@ -226,6 +232,18 @@ pub(super) fn note_program(root: &StateRoot, id: &ContainerId, program: &Identit
     let directory = root.container(id);
     std::os::unix::fs::symlink(program.to_string(), directory.join(PROGRAM)).context(operation)?;
     fs::File::create(directory.join(STARTED)).map(drop).context(operation)
+}
+
+/// What the creator of a container wants whoever starts it to find; asking costs next to nothing.
+///
+/// # Errors
+/// Those of readlink(2); that there is none, or no container, is no error.
+pub fn memo(root: &StateRoot, id: &ContainerId) -> Result<Option<String>> {
+    match fs::read_link(root.container(id).join(MEMO)) {
+        Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("read the state of container '{id}'")),
+    }
 }
 
 /// A process that a link in a container's directory names. The error is a cause.

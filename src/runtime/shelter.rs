@@ -10,12 +10,13 @@
 //! process, which is that one's parent then, passes signals on, reaps, and ends as the program ends. If that or the caller
 //! dies at any point, nothing of the container goes on: what is in a pid namespace ends with its first process.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::create::Way;
@@ -97,6 +98,14 @@ impl Sheltered {
         &self.init
     }
 
+    /// The same, as it is on record.
+    ///
+    /// # Errors
+    /// [`Kind::State`] if it is not.
+    pub fn identity(&self) -> Result<&Identity> {
+        self.container.1.init()
+    }
+
     /// The program's standard streams.
     #[must_use]
     pub fn stdio(&self) -> [BorrowedFd<'_>; 3] {
@@ -117,12 +126,21 @@ impl Sheltered {
         self.container.1.spec()
     }
 
-    /// The ways into its cgroups: a process enters by writing `0` into each of them.
+    /// Its cgroups.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.container.1.cgroup
+    }
+
+    /// Whether its first process is alone in it: whoever came for the program left nothing behind.
     ///
     /// # Errors
-    /// Those of open(2).
-    pub fn doors(&self) -> Result<Vec<File>> {
-        self.container.1.cgroup.open_doors()
+    /// Those of reading /proc and the cgroups.
+    pub fn is_empty(&self) -> Result<bool> {
+        let init = self.init.pid();
+        let operation = || format!("look for children of process {init}");
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).context(operation)?;
+        Ok(children.trim().is_empty() && self.cgroup().processes()?.iter().all(|pid| *pid == init))
     }
 
     /// Lets its first process look after a child of its, which is the program; `pid` is that child's in the container.

@@ -20,6 +20,7 @@ pub mod port;
 pub mod ring;
 pub mod template;
 pub mod user;
+pub mod visitor;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

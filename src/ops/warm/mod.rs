@@ -8,6 +8,11 @@
 //!            requests ──> a sandbox that waits, forked into, answered                        clone
 //!            sandboxes are made and taken away by workers                                    stock, crew, worker
 //!            commands ──> status, retire, stop                                               status, end
+//!
+//! the other side, in the process that creates or starts a container:
+//!
+//! wish       what a container's annotations say is written down at its creation
+//! start      a container of an engine's becomes a clone, or starts as ever                    base
 //! ```
 //!
 //! **Crashes.** A keeper that is killed takes the loaded program with it (it is its tracer), and every sandbox that waits
@@ -18,6 +23,7 @@
 //! written while it runs already; hooks, and what the store says of it, are a worker's. So whoever is killed in between
 //! leaves a container under the sandbox's name, never two of one process.
 
+mod base;
 mod birth;
 mod blank;
 mod caller;
@@ -32,11 +38,13 @@ mod leftover;
 mod loading;
 mod pool;
 pub mod snapshot;
+pub mod start;
 mod status;
 mod stock;
 mod tail;
 mod task;
 mod watch;
+pub(super) mod wish;
 mod worker;
 mod zygote;
 
