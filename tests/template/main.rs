@@ -6,6 +6,7 @@
 mod harness;
 
 mod crash;
+mod foreign;
 mod life;
 mod loading;
 
