@@ -20,6 +20,10 @@
 //! registers, which Z cannot reach; where a call takes memory, its effect is looked at from outside before W is made, and
 //! anything else than what was ordered ends the template. W's memory is its own.
 //!
+//! **What differs from fork(2).** A copy has none of the template's descriptors, and what belongs to a place is its
+//! container's: namespaces, cgroups, directory, user, limits. It does not have the forking thread's alternate signal stack
+//! (sigaltstack(2)), its name if that was changed, and its niceness; a program that wants them sets them after the fork.
+//!
 //! **Where T is.** setns(2) leads only downwards in the tree of pid namespaces, so T has to be above every container.
 //! That is why T executes the program and Z is the clone, and not the other way round.
 
