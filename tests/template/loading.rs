@@ -105,6 +105,36 @@ fn a_bundle_is_not_written_to_and_its_root_may_be_read_only() {
 }
 
 #[test]
+fn a_template_and_its_clones_stand_on_an_entry_of_a_ring_as_it_was() {
+    let world = World::new("ring");
+    let mut order = native(&world, "c", &[]);
+    let (ring, rootfs, id) = (world.id("ring"), world.rootfs(), world.id("run"));
+    let rootfs = rootfs.to_str().unwrap();
+    let save = |text: &str| {
+        let script = format!("echo {text} > /said");
+        world.regen(&["run", "--rootfs", rootfs, "--ring", &ring, &id, "--", "sh", "-c", &script]).success();
+    };
+    save("one");
+    order.definition.ring = Some(ring.clone());
+    let kept = world.keep_template(&order);
+    let said = || kept.clone_of(None, &["cat", "/said"]).end().output;
+    assert_eq!(said(), "one\n");
+    save("two");
+    kept.clone_of(None, &["sh", "-c", "echo three > /said"]).end();
+    for _ in 0..4 {
+        assert_eq!(said(), "one\n", "what is loaded is what clones see");
+    }
+    let mut next = order.clone();
+    next.generation = 2;
+    let newer = world.keep_template(&next);
+    assert_eq!(newer.clone_of(None, &["cat", "/said"]).end().output, "two\n");
+    kept.tell(Command::Stop);
+    kept.child_has_ended();
+    newer.finish();
+    world.regen(&["ring", "rm", &ring]).success();
+}
+
+#[test]
 fn a_keeper_whose_daemon_is_gone_before_it_is_ready_ends() {
     let world = World::new("orphan");
     let mut kept = world.begin_keeping(&native(&world, "c", &["hang"]));
