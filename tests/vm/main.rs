@@ -9,6 +9,7 @@ mod checkpoint;
 mod harness;
 mod ring;
 mod rootless;
+mod snapshot;
 mod unit;
 
 use std::fs;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::home::Home;
 use super::keeper::Keeper;
-use super::{blank, leftover};
+use super::{leftover, snapshot};
 use crate::cgroup::Manager;
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
@@ -14,7 +14,7 @@ use crate::runtime::StateRoot;
 use crate::sys::channel::Channel;
 use crate::sys::exe;
 use crate::sys::user_namespace::is_initial;
-use crate::template::definition::Order;
+use crate::template::definition::{Mode, Order};
 use crate::template::message::{Report, decode, encode};
 
 /// What the keeper process does, from its order to its end.
@@ -25,10 +25,18 @@ pub fn run() -> Result<()> {
     let (channel, order) = receive_order("take the order of a template's keeper")?;
     // For a retry: the channel is the keeper's once there is one.
     let second = channel.duplicate()?;
-    match begin(channel, order) {
+    let begun = check(&order).and_then(|()| match order.definition.mode {
+        Mode::Zygote => begin(channel, order).map(Box::new).map(Begun::Zygote),
+        Mode::Snapshot => snapshot::Keeper::begin(channel, order).map(Box::new).map(Begun::Snapshot),
+    });
+    match begun {
         Ok(keeper) => {
+            drop(second);
             exe::forget_code();
-            keeper.keep();
+            match keeper {
+                Begun::Zygote(keeper) => keeper.keep(),
+                Begun::Snapshot(keeper) => keeper.keep(),
+            }
         }
         Err(error) => {
             tracing::debug!("{error}");
@@ -38,14 +46,22 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn begin(channel: Channel, order: Order) -> Result<Keeper> {
-    let operation = || format!("keep template '{}'", order.definition);
+/// A keeper, by the mode of its template.
+enum Begun {
+    Zygote(Box<Keeper>),
+    Snapshot(Box<snapshot::Keeper>),
+}
+
+fn check(order: &Order) -> Result<()> {
     order.check()?;
-    blank::check(&order.definition)?;
-    if !is_initial() {
-        let cause = "only root of the machine itself can have templates, not that of a user namespace";
-        return Err(Error::new(Kind::Unsupported, operation(), cause));
+    if is_initial() {
+        return Ok(());
     }
+    let cause = "only root of the machine itself can have templates, not that of a user namespace";
+    Err(Error::new(Kind::Unsupported, format!("keep template '{}'", order.definition), cause))
+}
+
+fn begin(channel: Channel, order: Order) -> Result<Keeper> {
     let place = place(&order)?;
     place.open_store()?;
     let home = Home::enter(&order)?;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::home::{FUNCTION, MODULE};
 use super::task::Part;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::apart::{Apart, Upon};
@@ -159,16 +159,6 @@ pub(super) fn filter_alone(seccomp: Option<oci_spec::runtime::LinuxSeccomp>) -> 
 pub(super) fn no_streams() -> Result<Stdio> {
     let null = || File::options().read(true).write(true).open("/dev/null").context(|| "open '/dev/null'");
     Ok(Stdio::Files { stdin: null()?.into(), stdout: null()?.into(), stderr: null()?.into() })
-}
-
-/// Refuses what a keeper of this build cannot keep.
-pub(super) fn check(definition: &Definition) -> Result<()> {
-    let refuse = |cause: &str| Err(Error::new(Kind::Unsupported, format!("load template '{definition}'"), cause));
-    match definition.mode {
-        crate::template::definition::Mode::Zygote => {}
-        crate::template::definition::Mode::Snapshot => return refuse("templates from a snapshot are not there yet"),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

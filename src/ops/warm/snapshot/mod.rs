@@ -23,6 +23,7 @@
 //! what it reads after it has said that it is ready is the clone's.
 
 mod call;
+mod keep;
 mod ready;
 mod record;
 mod restore;
@@ -33,6 +34,8 @@ mod take;
 use super::super::doctor;
 use crate::error::{Error, Kind, Result};
 use crate::template::definition::Definition;
+
+pub(super) use keep::Keeper;
 
 pub use call::{Invocation, invoke};
 pub use record::Snapshot;

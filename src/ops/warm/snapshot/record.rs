@@ -156,9 +156,11 @@ impl Snapshot {
             other => other.context(operation)?,
         }
         symlink(name, &next).and_then(|()| fs::rename(&next, directory.join(CURRENT))).context(operation)?;
+        let own = generation_of(&name.to_string_lossy());
         for entry in fs::read_dir(directory).context(operation)? {
             let entry = entry.context(operation)?;
-            if entry.file_name() != name && entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            // Of what a newer keeper is at work on nothing is known yet.
+            if generation_of(&entry.file_name().to_string_lossy()).is_some_and(|other| Some(other) < own) {
                 remove(&entry.path())?;
             }
         }
@@ -199,6 +201,26 @@ impl Snapshot {
         let path = self.directory.join(CONFIG);
         bundle::parse(&read_capped(&path, CAP)?).context(|| format!("read {}", quote(&path)))
     }
+}
+
+/// The generation of a snapshot, or of one that was begun.
+fn generation_of(name: &str) -> Option<u64> {
+    name.strip_prefix('.').unwrap_or(name).strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// Takes the snapshot of a keeper's generation away, and what was begun of it; clones are made of none then, unless a
+/// newer keeper has taken its place.
+///
+/// # Errors
+/// Those of unlink(2) and rmdir(2).
+pub(super) fn withdraw(directory: &Path, generation: u64) -> Result<()> {
+    let place = Snapshot::place(directory, generation);
+    let link = directory.join(CURRENT);
+    if fs::read_link(&link).is_ok_and(|target| directory.join(target) == place) {
+        fs::remove_file(&link).context(|| format!("remove {}", quote(&link)))?;
+    }
+    let begun = directory.join(format!(".{PREFIX}{generation}"));
+    [place, begun].iter().filter(|path| path.exists()).try_for_each(|path| remove(path))
 }
 
 /// Removes a snapshot, once nobody restores it any more.

@@ -28,7 +28,7 @@ use crate::service::ready::notify::Socket;
 use crate::store::{Run, Store};
 use crate::sys::fs::{by_descriptor, open_path};
 use crate::sys::namespace;
-use crate::template::definition::{Definition, Source};
+use crate::template::definition::{Definition, MARK, Source};
 
 const NOTIFY: &str = "notify";
 const VARIABLE: &str = "NOTIFY_SOCKET=";
@@ -48,6 +48,9 @@ pub struct Recipe {
     pub ready_timeout: Duration,
     /// Who makes the cgroup.
     pub cgroups: Manager,
+    /// What says of the container, and of clones, that they are a template's: the value of
+    /// [`MARK`](crate::template::definition::MARK).
+    pub mark: Option<String>,
 }
 
 impl Recipe {
@@ -65,6 +68,7 @@ impl Recipe {
             },
             ready_timeout: definition.ready_timeout(),
             cgroups,
+            mark: None,
         }
     }
 }
@@ -149,6 +153,7 @@ fn fill(place: &Place, recipe: &Recipe, stage: &Path) -> Result<()> {
     let mut spec = Spec::default();
     let created = apart::create_apart(place, wish(recipe, stage)?, Apart::default(), |request| {
         prepare(&mut request.spec, &stage.join("function"));
+        mark(&mut request.spec, recipe);
         spec = request.spec.clone();
         adjust(request, recipe, streams);
     })?;
@@ -205,6 +210,13 @@ fn adjust(request: &mut CreateRequest, recipe: &Recipe, streams: Stdio) {
     request.cgroups = recipe.cgroups;
     request.starter = Starter::Creator;
     request.stdio = streams;
+}
+
+fn mark(spec: &mut Spec, recipe: &Recipe) {
+    let Some(mark) = &recipe.mark else { return };
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    annotations.insert(MARK.to_owned(), mark.clone());
+    spec.set_annotations(Some(annotations));
 }
 
 /// Makes the specification one that many containers can have: nobody sits in front of it, it writes nothing, and nothing
