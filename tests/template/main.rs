@@ -9,6 +9,7 @@ mod crash;
 mod foreign;
 mod life;
 mod loading;
+mod start;
 
 use std::path::Path;
 
