@@ -1,5 +1,9 @@
 //! Containers that somebody else has made, an engine or `run`, and that become clones when they are started.
 
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use regen::sys::tty::receive_descriptor;
 use serde_json::{Value, json};
 
 use crate::harness::visitor::children;
@@ -156,4 +160,34 @@ fn a_container_starts_as_ever_when_the_keeper_is_killed_before() {
     let output = world.regen(&["run", "--bundle", bundle.text(), &world.id("a")]);
     assert_eq!(output.success().stdout(), "False\n");
     assert!(output.stderr().contains("without template"), "{}", output.stderr());
+}
+
+#[test]
+fn a_clone_has_the_terminal_of_its_container() {
+    let world = World::new("wtty");
+    let order = world.python_template("py", "ssl");
+    let kept = world.keep_template(&order);
+    let script = "import os, signal, sys, time\n\
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(4))\n\
+        print('on', os.ttyname(0), os.tcgetpgrp(0) == os.getpid(), open('/dev/tty') and 'ssl' in sys.modules, flush=True)\n\
+        while True: time.sleep(0.01)";
+    let bundle = bundle(&world, order.definition.name.as_str(), &["-c", script], |spec| {
+        spec["process"]["terminal"] = json!(true);
+    });
+    let (id, socket) = (world.id("a"), world.base().join("console"));
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    world.regen(&["create", "--bundle", bundle.text(), "--console-socket", socket.to_str().unwrap(), &id]).success();
+    let mut near = std::fs::File::from(receive_descriptor(&listener, Duration::from_secs(60)).unwrap());
+    world.regen(&["start", &id]).success();
+    let mut seen = String::new();
+    let mut buffer = [0; 512];
+    while !seen.ends_with('\n') {
+        let count = near.read(&mut buffer).unwrap();
+        seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    assert_eq!(seen, "on /dev/pts/0 True True\r\n");
+    near.write_all(b"\x03").unwrap();
+    eventually("it is interrupted", || world.status(&id) == "stopped");
+    world.regen(&["delete", &id]).success();
+    kept.finish();
 }
