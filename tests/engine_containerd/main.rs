@@ -15,3 +15,4 @@ mod message;
 mod pod;
 mod ring;
 mod security;
+mod warm;

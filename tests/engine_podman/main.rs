@@ -13,3 +13,4 @@ mod pod;
 mod podman;
 mod ring;
 mod rootless;
+mod warm;
