@@ -27,7 +27,7 @@ use crate::image::ImageSource;
 use crate::image::process::{Overrides, process_config};
 use crate::image::user::resolve_user;
 use crate::image::{ImageConfig, process};
-use crate::overlay::{Detached, PrivateNamespace, Stack, Upper};
+use crate::overlay::{Detached, Fate, PrivateNamespace, Stack, Upper};
 use crate::ring::{Base, Claim, Rebase, Ring};
 use crate::runtime::{self, CreateRequest, Created, Stop};
 use crate::store::{Run, Store, make_directory};
@@ -319,7 +319,7 @@ fn mount_and_create(
     let id = &plan.wish.id;
     let stack = Stack {
         lowers: run.record.lowers(store),
-        upper: Some(Upper { directory: run.upper(), work: run.work() }),
+        upper: Some(Upper { directory: run.upper(), work: run.work(), fate: fate(run) }),
         class: run.record.class,
     };
     let overlay = Detached::overlay(&stack, &format!("container '{id}'"))?;
@@ -344,6 +344,14 @@ fn mount_and_create(
             runtime::remove(&place.root, id, Stop::Kill)?;
             Err(error)
         }
+    }
+}
+
+/// A run that is in no ring leaves nothing.
+fn fate(run: &Run) -> Fate {
+    match run.record.ring {
+        Some(_) => Fate::Kept,
+        None => Fate::ThrownAway,
     }
 }
 

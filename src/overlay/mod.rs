@@ -8,6 +8,7 @@
 //! | `metacopy=off` | every file in an upper is whole, so that a layer can be packed alone |
 //! | `redirect_dir=nofollow` | a layer means the same to every tool; programs see EXDEV when they rename a directory of an earlier run, as they do for directories of an image under other engines |
 //! | `xino=auto` | stable inode numbers where the file system has room for them |
+//! | `volatile` | only for an upper that is thrown away: else the end of every container waits until all that anybody has written to the upper's file system is on its disk |
 //! | `userxattr` | only inside a user namespace, where `trusted.` attributes cannot be written |
 
 mod feature;
@@ -42,6 +43,17 @@ pub struct Upper {
     pub directory: PathBuf,
     /// The kernel's scratch space, empty at first.
     pub work: PathBuf,
+    /// What becomes of the changes.
+    pub fate: Fate,
+}
+
+/// What becomes of the changes in an upper at its container's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// They are kept.
+    Kept,
+    /// They are thrown away, so that nothing of them need ever reach a disk.
+    ThrownAway,
 }
 
 /// Whether the kernel keeps an index of copied-up files, which also makes it refuse an upper that is in use.
@@ -90,6 +102,9 @@ pub(crate) fn plan_parameters(stack: &Stack, index: Index) -> Result<Vec<Paramet
     if let Some(upper) = &stack.upper {
         parameters.push(Parameter::Directory("upperdir", upper.directory.clone()));
         parameters.push(Parameter::Directory("workdir", upper.work.clone()));
+        if upper.fate == Fate::ThrownAway {
+            parameters.push(Parameter::Flag("volatile"));
+        }
     }
     Ok(parameters)
 }
@@ -115,7 +130,7 @@ mod tests {
     fn stack(lowers: usize) -> Stack {
         Stack {
             lowers: (0..lowers).map(|n| PathBuf::from(format!("/l/{n}"))).collect(),
-            upper: Some(Upper { directory: "/u".into(), work: "/w".into() }),
+            upper: Some(Upper { directory: "/u".into(), work: "/w".into(), fate: Fate::Kept }),
             class: OverlayClass::Trusted,
         }
     }
@@ -135,7 +150,14 @@ mod tests {
             ]
         );
         assert!(parameters.contains(&Parameter::Word("redirect_dir", "nofollow")));
-        assert!(!parameters.contains(&Parameter::Flag("userxattr")));
+        assert!(!parameters.iter().any(|parameter| matches!(parameter, Parameter::Flag(_))), "{parameters:?}");
+    }
+
+    #[test]
+    fn only_what_is_thrown_away_is_not_synced() {
+        let mut stack = stack(1);
+        stack.upper.as_mut().unwrap().fate = Fate::ThrownAway;
+        assert!(plan_parameters(&stack, Index::Off).unwrap().contains(&Parameter::Flag("volatile")));
     }
 
     #[test]

@@ -287,6 +287,7 @@ impl PrivateNamespace {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Fate;
     use super::*;
     use std::fs;
 
@@ -300,7 +301,7 @@ mod tests {
         };
         let stack = Stack {
             lowers: vec![path("top"), path("base")],
-            upper: Some(Upper { directory: path("upper"), work: path("work") }),
+            upper: Some(Upper { directory: path("upper"), work: path("work"), fate: Fate::Kept }),
             class: OverlayClass::Trusted,
         };
         (directory, stack)

@@ -139,7 +139,7 @@ fn names(directory: &Path) -> Result<Vec<OsString>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overlay::{Detached, Stack, Upper};
+    use crate::overlay::{Detached, Fate, Stack, Upper};
     use std::process::Command;
 
     /// Runs `script` with sh in a container-like root: `lowers` uppermost first, changes into `upper`.
@@ -150,7 +150,7 @@ mod tests {
         fs::create_dir(upper).unwrap();
         let stack = Stack {
             lowers: lowers.to_vec(),
-            upper: Some(Upper { directory: upper.to_owned(), work }),
+            upper: Some(Upper { directory: upper.to_owned(), work, fate: Fate::Kept }),
             class: OverlayClass::Trusted,
         };
         let mount = Detached::overlay(&stack, "test").unwrap();

@@ -26,7 +26,7 @@ use super::state::Journal;
 use super::{Locked, Ring, fold, slot};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
-use crate::overlay::{self, Upper};
+use crate::overlay::{self, Fate, Upper};
 use crate::pack;
 use crate::store::{Run, RunRecord, Store};
 use crate::sys::process::boot_id;
@@ -211,7 +211,7 @@ pub(super) fn is_held(run: &Run) -> Result<bool> {
     if !holder::in_cgroups(&run.record.cgroups).is_empty() {
         return Ok(true);
     }
-    let upper = Upper { directory: run.upper(), work: run.work() };
+    let upper = Upper { directory: run.upper(), work: run.work(), fate: Fate::Kept };
     overlay::is_held(&upper, &run.empty()?, run.record.class)
 }
 

@@ -9,7 +9,7 @@ use super::Finding;
 use crate::config::{Floor, human_bytes};
 use crate::error::{Context, Error, Result, quote};
 use crate::ops::Place;
-use crate::overlay::{Detached, Stack, Upper};
+use crate::overlay::{Detached, Fate, Stack, Upper};
 use crate::store::{self, Store};
 use crate::sys::fs::{mount_point_of, space};
 use crate::sys::mount_table;
@@ -73,7 +73,7 @@ fn try_mount(store: &Store) -> Result<()> {
     };
     let stack = Stack {
         lowers: vec![make("lower")?],
-        upper: Some(Upper { directory: make("upper")?, work: make("work")? }),
+        upper: Some(Upper { directory: make("upper")?, work: make("work")?, fate: Fate::Kept }),
         class: store.class(),
     };
     Detached::overlay(&stack, "a trial").map(drop)
