@@ -264,10 +264,16 @@ fn a_function_is_shown_read_only_if_the_administrator_allows_its_directory() {
         let bundle = show(&function);
         let config = allowed.to_str().unwrap();
         let output = world.regen(&["--config", config, "run", "--bundle", bundle.text(), &world.id("a")]);
-        assert_eq!(output.code(1).stdout(), "code");
+        assert_eq!(output.code(1).stdout(), "code", "{}", output.stderr());
         assert!(output.stderr().contains("Read-only file system"), "{}", output.stderr());
+        let arguments = ["--config", config, "run", "--ring", "r", "--bundle", bundle.text(), &world.id("r")];
+        assert_eq!(world.regen(&arguments).code(1).stdout(), "code", "over a ring");
         world.regen(&["run", "--bundle", bundle.text(), &world.id("b")]).fails_with(1, "function-directories");
     }
+    std::os::unix::fs::symlink(world.rootfs(), functions.join("way")).unwrap();
+    let led = show(&functions.join("way"));
+    let arguments = ["--config", allowed.to_str().unwrap(), "run", "--bundle", led.text(), &world.id("d")];
+    world.regen(&arguments).fails_with(1, "administrator allows");
     let outside = show(&world.base().join("functions/../rootfs"));
     let arguments = ["--config", allowed.to_str().unwrap(), "run", "--bundle", outside.text(), &world.id("c")];
     world.regen(&arguments).fails_with(1, "administrator allows");

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, Timespec, Timestamps, UTIME_NOW, futimens};
@@ -28,6 +28,7 @@ use crate::image::ImageSource;
 use crate::overlay::{Detached, Stack};
 use crate::pack::{Compression, Expected, Files, Limits, unpack_layer};
 use crate::store::{Layers, Store, make_directory};
+use crate::sys::fs::{by_descriptor, open_path};
 use crate::sys::mount::{Depth, set_attributes, set_propagation};
 use crate::sys::mount_table;
 
@@ -62,28 +63,24 @@ pub fn open(place: &Place, function: &Path) -> Result<OwnedFd> {
     Err(Error::new(Kind::Invalid, operation(), cause).next("give a directory, a tar file, or oci:DIR[:TAG]"))
 }
 
-/// Where the files of a function are that an annotation names: a directory, or what a tar file was unpacked to. It stays as
-/// long as something of it is mounted that was mounted within a day.
+/// The same for a directory or a tar file that an annotation names. What was looked at is what is opened, whoever changes
+/// names meanwhile.
 ///
 /// # Errors
-/// As [`open`], but for images, which it does not take; [`Kind::Invalid`] if the administrator does not allow it.
-pub(super) fn locate(place: &Place, function: &Path) -> Result<PathBuf> {
+/// As [`open`]; [`Kind::Invalid`] if the administrator does not allow it.
+pub(super) fn open_allowed(place: &Place, function: &Path) -> Result<OwnedFd> {
     let operation = || format!("open function {}", quote(function));
-    let function = fs::canonicalize(function).context(operation)?;
-    let allowed =
-        place.config.template.function_directories.iter().filter_map(|directory| fs::canonicalize(directory).ok());
-    if !allowed.into_iter().any(|directory| function.starts_with(directory)) {
-        let cause = "it lies below no directory that the administrator allows";
-        return Err(Error::new(Kind::Invalid, operation(), cause)
-            .next("name one in 'function-directories' of [template] in the configuration"));
+    let handle = open_path(function).context(operation)?;
+    let opened = by_descriptor(&handle);
+    let found = fs::read_link(&opened).context(operation)?;
+    let allowed = place.config.template.function_directories.iter();
+    let mut allowed = allowed.filter_map(|directory| fs::canonicalize(directory).ok());
+    if allowed.any(|directory| found.starts_with(directory)) {
+        return open(place, &opened).context(operation);
     }
-    if function.is_dir() {
-        return Ok(function);
-    }
-    let store = place.open_store()?;
-    open_tar(place, &function).context(operation)?;
-    let digest = copy(&mut File::open(&function).context(operation)?, None)?;
-    Ok(store.functions().content(&LayerId::of_image(&digest)))
+    let cause = "it lies below no directory that the administrator allows";
+    Err(Error::new(Kind::Invalid, operation(), cause)
+        .next("name one in 'function-directories' of [template] in the configuration"))
 }
 
 /// What else is mounted in the directory is not seen.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
-use super::request::{Create, RingRequest, TemplateRequest, choose, initial_limits};
-use super::warm::wish as clone;
+use super::request::{Create, RingRequest, choose, initial_limits};
+use super::warm::wish::{self as clone, Wanted};
 use super::{Place, base, image, notify, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
@@ -169,7 +169,7 @@ pub(super) struct Plan {
     /// What lies between the base and an upper that belongs to no ring.
     pub upon: Upon,
     /// What its program is to be a clone of.
-    pub template: Option<TemplateRequest>,
+    pub template: Option<Wanted>,
 }
 
 pub(super) fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {

@@ -38,6 +38,9 @@ impl Plan {
         let mut namespaces = HashMap::new();
         for mount in &mut self.mounts {
             let Form::Bind { source, .. } = &mount.form else { continue };
+            if mount.tree.is_some() {
+                continue;
+            }
             let operation = format!("mount {} at {}", quote(source), quote(&mount.destination));
             if mount.id_map.is_some() || (self.user_namespace && mount.options.source != Source::CopySymlink) {
                 let source = source.clone();
@@ -49,6 +52,16 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Has a mount that is attached nowhere yet take the place of the source of the bind mount at a destination; the last
+    /// one there, which is the one that is seen.
+    pub fn give(&mut self, destination: &Path, tree: OwnedFd) {
+        let mut mounts = self.mounts.iter_mut().rev();
+        let found = mounts.find(|mount| matches!(mount.form, Form::Bind { .. }) && mount.destination == destination);
+        if let Some(mount) = found {
+            mount.tree = Some(tree);
+        }
     }
 
     /// The settings of a network namespace that somebody else uses are not the container's to make.

@@ -96,6 +96,9 @@ pub struct CreateRequest {
     pub restore: Option<RestoreRequest>,
     /// The signal mask that the program starts with; the caller's own if none. For callers that block signals before.
     pub mask: Option<SigSet>,
+    /// Mounts that are attached nowhere yet, for destinations at which the specification has bind mounts: in place of their
+    /// sources.
+    pub mounted: Vec<(PathBuf, OwnedFd)>,
     /// Whatever the caller wants to find again in [`super::ContainerState::attachment`].
     pub attachment: Option<serde_json::Value>,
     /// A few words that whoever starts it finds by [`super::memo`].
@@ -122,6 +125,7 @@ impl CreateRequest {
             starter: Starter::Anybody,
             restore: None,
             mask: None,
+            mounted: Vec::new(),
             attachment: None,
             memo: None,
         }
@@ -170,7 +174,8 @@ pub fn create(root: &StateRoot, mut request: CreateRequest) -> Result<Created> {
     check_terminal(&request).context(operation)?;
     check_given(&request).context(operation)?;
     let mut record = plan_record(&request).context(operation)?;
-    let plan = plan(&request, &record).context(operation)?;
+    let mut plan = plan(&request, &record).context(operation)?;
+    plan.give(std::mem::take(&mut request.mounted));
     record.cgroup.check_free().context(operation)?;
 
     let lock = record::claim(root, &id)?;

@@ -2,11 +2,12 @@
 //! and to show the container its function.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{Mount, Spec};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::ops::request::{Need, TemplateRequest, choose_template};
 use crate::ops::{Place, function};
 use crate::program::{Activation, Intercept};
@@ -14,6 +15,14 @@ use crate::runtime::CreateRequest;
 
 /// Where a function is, in the container.
 const FUNCTION: &str = "/function";
+
+/// What a container's annotations ask for.
+#[derive(Debug)]
+pub(in crate::ops) struct Wanted {
+    request: TemplateRequest,
+    /// Its function, as a mount that is attached nowhere yet.
+    function: Option<OwnedFd>,
+}
 
 /// Reads the annotations, and mounts the function that they name.
 ///
@@ -23,31 +32,38 @@ pub(in crate::ops) fn plan(
     place: &Place,
     annotations: &HashMap<String, String>,
     spec: &mut Spec,
-) -> Result<Option<TemplateRequest>> {
+) -> Result<Option<Wanted>> {
     let Some((request, function)) = choose_template(annotations, &place.owner)? else { return Ok(None) };
+    let opened = function.as_deref().map(|function| function::open_allowed(place, function)).transpose()?;
     if let Some(function) = function {
-        show(spec, &function::locate(place, &function)?);
+        show(spec, &function);
     }
-    Ok(Some(request))
+    Ok(Some(Wanted { request, function: opened }))
 }
 
+/// Where it comes from is for whoever reads the specification.
 fn show(spec: &mut Spec, function: &Path) {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     let mut mount = Mount::default();
     mount.set_destination(FUNCTION.into());
     mount.set_typ(Some("bind".to_owned()));
     mount.set_source(Some(function.to_owned()));
-    mount.set_options(Some(["bind", "ro", "nosuid", "nodev", "private"].map(str::to_owned).to_vec()));
+    mount.set_options(Some(["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec()));
     mounts.push(mount);
     spec.set_mounts(Some(mounts));
 }
 
-/// Writes down, for whoever starts the container, what its program is to be a clone of; unless it cannot be one.
+/// Writes down, for whoever starts the container, what its program is to be a clone of; unless it cannot be one. Its
+/// function it gets in any case.
 ///
 /// # Errors
 /// [`Kind::Unsupported`] for a container that may not start without its template.
-pub(in crate::ops) fn note(template: Option<&TemplateRequest>, request: &mut CreateRequest) -> Result<()> {
-    let Some(template) = template else { return Ok(()) };
+pub(in crate::ops) fn note(wanted: Option<&Wanted>, request: &mut CreateRequest) -> Result<()> {
+    let Some(Wanted { request: template, function }) = wanted else { return Ok(()) };
+    if let Some(function) = function {
+        let tree = function.try_clone().context(|| "hold the function")?;
+        request.mounted.push((FUNCTION.into(), tree));
+    }
     let activated = Activation::of_environment().is_some() || !request.listen.is_empty();
     if !activated && request.preserve_fds == 0 && request.intercept == Intercept::No {
         request.memo = Some(template.to_string());

@@ -1,5 +1,6 @@
 //! Everything about a container's first process that is decided before it exists.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::sched::CloneFlags;
@@ -88,6 +89,15 @@ pub(in crate::runtime) fn plan(spec: &Spec, around: &Around<'_>, given: Given) -
         seccomp: Seccomp::of(linux),
         namespaces,
     })
+}
+
+impl Plan {
+    /// Has these mounts attached in place of bind mounts at the same destinations.
+    pub(in crate::runtime) fn give(&mut self, mounted: Vec<(PathBuf, OwnedFd)>) {
+        if let Some(rootfs) = &mut self.rootfs {
+            mounted.into_iter().for_each(|(destination, tree)| rootfs.give(&destination, tree));
+        }
+    }
 }
 
 /// What the plan had a part of, and has no more.
