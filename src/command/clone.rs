@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::template::Clone as Arguments;
 use crate::command::World;
 use crate::error::{Context, Kind, Result};
-use crate::ops::clone::{Wish, take};
+use crate::ops::clone::{Answered, Wish, ask, connect, take};
 use crate::ops::load::Supervised;
 use crate::ops::warm::snapshot::{self, Snapshot, Streams};
 use crate::ops::{function, save};
@@ -40,10 +40,13 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
     if arguments.detach {
         return take(&world.place, &wish, stdio, PATIENCE).map(|_| 0);
     }
-    // While it is waited for its turn, a signal may end us: there is nothing to be passed on to.
-    let taken = take(&world.place, &wish, stdio, PATIENCE)?;
+    // While it is waited for its turn, a signal ends us as it would anybody: there is nothing yet to pass it on to.
+    let requester = connect(place, &arguments.template, PATIENCE)?;
     let signals = Blocked::all()?;
-    taken.attend(&world.place, &signals).map(|end| end.code())
+    match ask(place, requester, &wish, stdio)?.answer_or_signal(&signals)? {
+        Answered::Taken(taken) => taken.attend(place, &signals).map(|end| end.code()),
+        Answered::Interrupted(signal) => Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)),
+    }
 }
 
 /// A clone of a template of mode 'snapshot' is nobody's affair but ours.

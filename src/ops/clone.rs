@@ -29,6 +29,8 @@ use crate::template::program::Program;
 const STATUS_CAP: usize = 64;
 /// A keeper deletes a container as soon as it hears that nobody wants it any more; without a keeper, nobody does.
 const LEAVING: Duration = Duration::from_secs(5);
+/// An answer that has begun to come is there.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -104,17 +106,49 @@ impl End {
     }
 }
 
+/// A clone that was asked for.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    wish: &'a Wish,
+    requester: Requester,
+    status: File,
+    result: Option<File>,
+}
+
+/// Whether a clone was made.
+#[derive(Debug)]
+pub enum Answered {
+    /// It runs.
+    Taken(Taken),
+    /// A signal came first: it was not.
+    Interrupted(Signal),
+}
+
 /// Has a clone made, and returns once it runs. `patience` is for the wait while others are served.
 ///
 /// # Errors
-/// [`Kind::NotFound`] if there is no such template, or it is not ready; those of the function; what the keeper says against it.
+/// As [`connect`], [`ask`] and [`Asked::answer`].
 pub fn take(place: &Place, wish: &Wish, stdio: [BorrowedFd<'_>; 3], patience: Duration) -> Result<Taken> {
-    let directory = directory(&place.store, &place.owner, &wish.template);
-    let operation = || format!("clone template '{}'", wish.template);
-    // First of all: without a template nothing else has to be done.
-    let requester = Requester::connect(&directory, wish.template.as_str(), patience)?;
+    let requester = connect(place, &wish.template, patience)?;
+    ask(place, requester, wish, stdio)?.answer(patience)
+}
+
+/// Waits for a place among those who are served.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such template, or it is not ready; [`Kind::Busy`] at the end of the patience.
+pub fn connect(place: &Place, template: &Name, patience: Duration) -> Result<Requester> {
+    Requester::connect(&directory(&place.store, &place.owner, template), template.as_str(), patience)
+}
+
+/// Asks for a clone.
+///
+/// # Errors
+/// Those of the function, of making the job, and of a keeper that has ended.
+pub fn ask<'a>(place: &Place, requester: Requester, wish: &'a Wish, stdio: [BorrowedFd<'_>; 3]) -> Result<Asked<'a>> {
+    let operation = || wish.operation();
     let function = wish.function.as_deref().map(|function| function::open(place, function)).transpose()?;
-    let program = Program::read(&directory).context(operation)?;
+    let program = Program::read(&directory(&place.store, &place.owner, &wish.template)).context(operation)?;
     let job = Job { args: wish.command.clone(), env: program.environment(&wish.env), call: wish.call.clone() };
     let job = job.seal().context(operation)?;
     let (status, status_end) = pipe().context(operation)?;
@@ -141,14 +175,60 @@ pub fn take(place: &Place, wish: &Wish, stdio: [BorrowedFd<'_>; 3], patience: Du
         terminal: Terminal::None,
     };
     requester.ask(&Request::Take(Box::new(take)), &descriptors)?;
-    match requester.answer(Some(patience))? {
-        Answer::Taken { container, pid } => Ok(Taken { container, pid, requester, status, result }),
-        Answer::Failed { error, .. } => Err(error.during(operation())),
-        Answer::Unfit { reason } => Err(Error::new(Kind::Unsupported, operation(), reason)),
-        Answer::Fits(_) | Answer::Entered { .. } => {
-            Err(Error::new(Kind::Damaged, operation(), "its keeper answers something else"))
+    Ok(Asked { wish, requester, status, result })
+}
+
+impl Wish {
+    fn operation(&self) -> String {
+        format!("clone template '{}'", self.template)
+    }
+}
+
+impl Asked<'_> {
+    /// Waits until the clone runs.
+    ///
+    /// # Errors
+    /// What the keeper says against it; [`Kind::Busy`] if it does not come in time.
+    pub fn answer(self, patience: Duration) -> Result<Taken> {
+        let operation = self.wish.operation();
+        match self.requester.answer(Some(patience))? {
+            Answer::Taken { container, pid } => {
+                Ok(Taken { container, pid, requester: self.requester, status: self.status, result: self.result })
+            }
+            Answer::Failed { error, .. } => Err(error),
+            Answer::Unfit { reason } => Err(Error::new(Kind::Unsupported, operation, reason)),
+            Answer::Fits(_) | Answer::Entered { .. } => {
+                Err(Error::new(Kind::Damaged, operation, "its keeper answers something else"))
+            }
         }
     }
+
+    /// As [`Asked::answer`], or until a signal arrives that is not for the clone yet.
+    ///
+    /// # Errors
+    /// As [`Asked::answer`], and those of poll(2).
+    pub fn answer_or_signal(self, signals: &Blocked) -> Result<Answered> {
+        loop {
+            let mut sources = [PollFd::new(&self.requester, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            match poll(&mut sources, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).context(|| self.wish.operation()),
+            }
+            if !sources[0].revents().is_empty() {
+                return self.answer(ANSWER).map(Answered::Taken);
+            }
+            while let Some(Arrived { signal, .. }) = signals.take()? {
+                if !is_ours(signal) {
+                    return Ok(Answered::Interrupted(signal));
+                }
+            }
+        }
+    }
+}
+
+/// Signals that are not meant for a program that somebody else waits for.
+fn is_ours(signal: Signal) -> bool {
+    matches!(signal, Signal::CHLD | Signal::PIPE | Signal::WINCH)
 }
 
 /// The near end, from which is read without waiting, and the far one.
@@ -193,7 +273,7 @@ impl Taken {
             kept = kept && sources[2].revents().is_empty();
             drop(sources);
             while let Some(Arrived { signal, .. }) = signals.take()? {
-                if !matches!(signal, Signal::CHLD | Signal::PIPE | Signal::WINCH) {
+                if !is_ours(signal) {
                     self.forward(place, signal);
                 }
             }

@@ -4,6 +4,7 @@
 //! else that can happen to it is told apart here: it ends without a word, is killed for its memory, takes too long, says too much.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -69,8 +70,15 @@ pub fn invoke(place: &Place, wish: &Wish, bounds: Bounds, stdio: [BorrowedFd<'_>
     };
     let mut call = Call { place, bounds, deadline, text: Vec::new(), end: None };
     let heard = call.hear(&mut taken).context(operation)?;
+    if heard == Heard::All {
+        return parse(&call.text).map_err(|error| call.explain(&taken, error)).context(operation);
+    }
+    // Before its result is closed, so that it does not complain of that.
+    stop(taken);
     match heard {
-        Heard::All => parse(&call.text).map_err(|error| call.explain(&taken, error)).context(operation),
+        Heard::All | Heard::Abandoned => {
+            Err(Error::new(Kind::State, operation(), "the keeper of its template has ended"))
+        }
         Heard::TooLong => {
             let seconds = bounds.time.as_secs_f64();
             let cause = format!("it has not come to its end in {seconds} s, and was killed");
@@ -80,7 +88,6 @@ pub fn invoke(place: &Place, wish: &Wish, bounds: Bounds, stdio: [BorrowedFd<'_>
             let cause = format!("its result has more than {}, and it was killed", human_bytes(bounds.output));
             Err(Error::new(Kind::State, operation(), cause).next("let it return less, or allow more: --max-output"))
         }
-        Heard::Abandoned => Err(Error::new(Kind::State, operation(), "the keeper of its template has ended")),
     }
 }
 
@@ -185,10 +192,24 @@ fn wait(taken: &Taken, limit: Duration) -> Result<bool> {
     Ok(news || sources[0].revents().is_empty())
 }
 
+/// Ends the clone by the end of the connection that it was asked for by.
+fn stop(taken: Taken) {
+    let Taken { requester, status, result, .. } = taken;
+    drop(requester);
+    await_end(&status);
+    drop(result);
+}
+
+/// Waits a moment for the word about a clone's end.
+fn await_end(status: &File) {
+    let limit = Timespec { tv_sec: i64::try_from(LAST_WORDS.as_secs()).unwrap_or(1), tv_nsec: 0 };
+    // If it does not come, it is said without it.
+    let _ = poll(&mut [PollFd::new(status, PollFlags::IN)], Some(&limit));
+}
+
 /// How a clone ended that has closed its result; it is just about to.
 fn last_words(taken: &Taken) -> Option<End> {
-    let limit = Timespec { tv_sec: i64::try_from(LAST_WORDS.as_secs()).unwrap_or(1), tv_nsec: 0 };
-    poll(&mut [PollFd::new(&taken.status, PollFlags::IN)], Some(&limit)).ok()?;
+    await_end(&taken.status);
     let mut text = [0; 64];
     let count = rustix::io::read(&taken.status, &mut text).ok()?;
     Some(End::parse(&text[..count]))

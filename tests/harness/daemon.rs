@@ -104,6 +104,11 @@ impl Daemon<'_> {
         });
     }
 
+    /// Where it is.
+    pub fn world(&self) -> &World {
+        self.world
+    }
+
     /// Its pid.
     pub fn pid(&self) -> i32 {
         self.running.as_ref().unwrap().pid()
@@ -214,7 +219,7 @@ impl Daemon<'_> {
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
-        if self.running.is_none() && !failed && !self.keepers().is_empty() {
+        if self.running.is_none() && !failed && (!self.keepers().is_empty() || self.has_templates()) {
             self.start();
         }
         let Some(running) = self.running.take() else { return };
@@ -224,6 +229,9 @@ impl Drop for Daemon<'_> {
         names.dedup();
         for name in names {
             let _ = self.world.regen(&["service", "rm", "--force", name]);
+        }
+        for template in self.templates() {
+            let _ = self.world.regen(&["template", "rm", "--force", template["name"].as_str().unwrap()]);
         }
         if failed {
             let _ = writeln!(std::io::stderr(), "the daemon's log:\n{}", running.complaints());

@@ -16,6 +16,7 @@ pub mod image;
 pub mod keeper;
 mod leaks;
 pub mod load;
+pub mod middleware;
 pub mod port;
 pub mod ring;
 pub mod template;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::cgroup;
 use crate::error::{Context, Error, Kind, Result};
+use crate::ops::warm::KEEPER;
 use crate::sys::channel::Channel;
 use crate::sys::detach::spawn_self_with;
 use crate::sys::signal::Signal;
@@ -14,8 +15,6 @@ use crate::template::client::Controller;
 use crate::template::definition::Order;
 use crate::template::message::{Command, Phase, Reply, Report, Status, decode, encode};
 
-/// The verb that a keeper is started with; the template behind it is for those who look at processes.
-const VERB: &str = "template-keeper";
 /// How long one that was killed may take to be gone.
 const KILLED: Duration = Duration::from_secs(20);
 
@@ -51,6 +50,21 @@ pub(super) enum Heard {
 impl Keeper {
     pub(super) fn is_ready(&self) -> bool {
         self.status.as_ref().is_some_and(|status| status.phase == Phase::Ready)
+    }
+
+    /// Whether it makes no clones any more though nobody has told it so.
+    pub(super) fn has_given_up(&self) -> bool {
+        let retiring = |status: &Status| matches!(status.phase, Phase::Retiring | Phase::Ended);
+        !self.retires && self.status.as_ref().is_some_and(retiring)
+    }
+
+    /// Why it has given up, if it says so.
+    pub(super) fn reason(&self) -> Option<Error> {
+        let status = self.status.as_ref()?;
+        let reason = status.reason.as_deref()?;
+        // It is an error of the keeper's, as that is told.
+        let (operation, cause) = reason.split_once(": ").unwrap_or(("keep the template", reason));
+        Some(Error::new(Kind::State, operation, cause))
     }
 
     /// Has it end as soon as nobody waits for anything of it: a newer one is ready.
@@ -138,12 +152,15 @@ fn hear_control(controller: &Controller) -> Heard {
 }
 
 /// Starts a keeper. What it has to say comes over the channel, which then ends.
+///
+/// # Errors
+/// Those of fork, exec and sendmsg(2).
 pub(super) fn spawn(order: &Order) -> Result<Channel> {
     let operation = || format!("start the keeper of template '{}'", order.definition);
     let (ours, theirs) = Channel::pair()?;
     // Said before anybody listens: what is on its way is read after the end of who said it, too.
     ours.send(&encode(order)?, &[]).context(operation)?;
-    let arguments = [VERB.into(), OsString::from(order.definition.name.as_str())];
+    let arguments = [KEEPER.into(), OsString::from(order.definition.to_string())];
     spawn_self_with(theirs, &arguments).context(operation)?;
     Ok(ours)
 }

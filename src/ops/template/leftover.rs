@@ -31,6 +31,15 @@ pub(super) fn clear(place: &Place, definition: &Definition, clones: Clones, dead
     Ok(())
 }
 
+/// The generations that some container is of.
+///
+/// # Errors
+/// Those of listing containers.
+pub(super) fn generations(place: &Place, definition: &Definition) -> Result<Vec<u64>> {
+    let listed = runtime::list(&place.root)?.into_iter();
+    Ok(listed.filter_map(|listed| generation_of(definition, &listed.state.ok()?)).collect())
+}
+
 /// Takes the directory of a template away.
 ///
 /// # Errors

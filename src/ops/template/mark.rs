@@ -1,5 +1,6 @@
 //! What the source of a template is now: a word that is another one once the template has to be made anew.
 
+use crate::bundle::Bundle;
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::RingName;
 use crate::image::ImageSource;
@@ -12,6 +13,7 @@ use crate::ring::selector::{Selected, Selector};
 use crate::ring::state::RingState;
 use crate::store::Store;
 use crate::template::definition::{Definition, Mode, Source};
+use crate::template::proxy;
 
 /// Refuses at once what would fail later, and says it better.
 ///
@@ -28,10 +30,17 @@ pub(super) fn check(definition: &Definition, place: &Place) -> Result<()> {
     match &definition.source {
         Source::Bundle(path) | Source::Rootfs(path) if !path.is_dir() => {
             let cause = if path.exists() { "it is not a directory" } else { "no such file or directory" };
-            Err(Error::new(Kind::NotFound, format!("open {}", quote(path)), cause))
+            return Err(Error::new(Kind::NotFound, format!("open {}", quote(path)), cause));
         }
-        Source::Bundle(_) | Source::Rootfs(_) | Source::Image(_) => read(definition, place).map(drop),
+        // One with a user namespace would fail at something else first.
+        Source::Bundle(path) if definition.mode == Mode::Zygote => {
+            let spec = Bundle::load(path)?.spec;
+            let misfit = |error: Error| error.during(format!("use bundle {}", quote(path))).next("give another one");
+            proxy::plan(&spec).map_err(misfit)?;
+        }
+        Source::Bundle(_) | Source::Rootfs(_) | Source::Image(_) => {}
     }
+    read(definition, place).map(drop)
 }
 
 /// The word. A directory that was named is taken as it is: nobody says when it is another one.

@@ -26,7 +26,7 @@ use crate::service::definition::Restart;
 use crate::service::policy::{Backoff, Decision, Ending};
 use crate::template::client::{Controller, generations};
 use crate::template::definition::{Definition, ORDER, Order, directory};
-use crate::template::message::{Command, Phase};
+use crate::template::message::{Command, Phase, Status};
 
 /// How often it is looked whether the source is another one.
 const LOOK: Duration = Duration::from_secs(3);
@@ -50,6 +50,24 @@ pub(super) struct Minder {
     look: Instant,
     /// Whether the template has not come yet: if its first keeper comes to nothing, it goes.
     creating: bool,
+}
+
+/// Lets nobody wait for a thread that is no more.
+struct Watchdog(Arc<Template>);
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error =
+                Error::new(Kind::System, format!("look after template '{}'", self.0.key), "a thread has failed")
+                    .next("restart 'regen serve'");
+            self.0.note(|seen| {
+                seen.failure = Some(error.to_string());
+                seen.creation = Some(Outcome::Failed(error.clone()));
+                seen.gone = Some(Err(error));
+            });
+        }
+    }
 }
 
 impl Minder {
@@ -92,6 +110,7 @@ impl Minder {
     }
 
     fn attend(mut self) {
+        let _watchdog = Watchdog(Arc::clone(&self.template));
         if !self.creating {
             self.find();
         }
@@ -139,7 +158,10 @@ impl Minder {
                 Err(error) => tracing::error!("template '{}': {error}", self.template.key),
             }
         }
-        if self.keepers.is_empty() {
+        for keeper in self.keepers.iter_mut().filter(|keeper| keeper.has_given_up()) {
+            keeper.retires = true;
+        }
+        if self.keepers.iter().all(|keeper| keeper.retires) {
             self.retry = Some(Instant::now());
         }
     }
@@ -148,17 +170,11 @@ impl Minder {
     fn arrange(&mut self) {
         let ready = self.keepers.iter().rposition(Keeper::is_ready);
         if let Some(ready) = ready {
-            for keeper in &mut self.keepers[..ready] {
-                keeper.retire();
-            }
-            if self.creating {
-                self.creating = false;
-                self.note_creation();
-            }
+            self.keepers[..ready].iter_mut().for_each(Keeper::retire);
         }
         let status = ready.and_then(|ready| self.keepers[ready].status.clone());
-        let loading =
-            self.keepers.iter().skip(ready.map_or(0, |ready| ready + 1)).map(|keeper| keeper.generation).next_back();
+        let newer = self.keepers.iter().skip(ready.map_or(0, |ready| ready + 1));
+        let loading = newer.filter(|keeper| !keeper.retires).map(|keeper| keeper.generation).next_back();
         self.template.note(|seen| {
             if seen.ready.as_ref().map(|old| old.generation) != status.as_ref().map(|new| new.generation)
                 && status.is_some()
@@ -169,6 +185,9 @@ impl Minder {
             seen.ready = status;
             seen.loading = loading;
         });
+        if ready.is_some() && std::mem::replace(&mut self.creating, false) {
+            self.note_creation();
+        }
     }
 
     fn note_creation(&self) {
@@ -220,9 +239,11 @@ impl Minder {
         let mark = mark::read(&definition, place)?;
         let alive: Vec<u64> = self.keepers.iter().map(|keeper| keeper.generation).collect();
         leftover::clear(place, &definition, Clones::Spared, |generation| !alive.contains(&generation))?;
+        // Clones of an earlier template of this name keep its names in use.
+        let used = leftover::generations(place, &definition)?.into_iter().max().unwrap_or(0);
         let mut seen = self.template.lock();
         self.core.save(&self.template.key, &mut seen, |record| {
-            record.generation += 1;
+            record.generation = record.generation.max(used) + 1;
             record.mark = mark;
         })?;
         let generation = seen.record.generation;
@@ -279,9 +300,14 @@ impl Minder {
             Heard::Nothing => {}
             Heard::Step(step) => self.template.note(|seen| seen.step = step),
             Heard::Status(status) => {
-                keeper.status = Some(*status);
+                let before = keeper.status.replace(*status);
                 if let Link::Birth(_) = keeper.link {
                     self.follow(index);
+                } else if keeper.has_given_up() {
+                    // It attends to the clones that it has, and ends then.
+                    keeper.retires = true;
+                    let (generation, reason) = (keeper.generation, keeper.reason());
+                    self.replace(generation, before.as_ref(), reason);
                 }
             }
             Heard::End(error) => self.lose(index, error),
@@ -303,13 +329,20 @@ impl Minder {
     /// A keeper is no more.
     fn lose(&mut self, index: usize, error: Option<Error>) {
         let Keeper { status, retires, generation, .. } = self.keepers.remove(index);
-        if retires || self.goes() {
+        if !retires {
+            self.replace(generation, status.as_ref(), error);
+        }
+    }
+
+    /// A keeper that was like this makes no clones any more, and nobody had wanted that.
+    fn replace(&mut self, generation: u64, before: Option<&Status>, error: Option<Error>) {
+        if self.goes() {
             return;
         }
-        let ready = status.as_ref().filter(|status| status.phase == Phase::Ready).and_then(|status| status.ready);
+        let ready = before.filter(|status| status.phase == Phase::Ready).and_then(|status| status.ready);
         if let Some(since) = ready {
             let served = (Utc::now() - since).to_std().unwrap_or_default();
-            // Counts as the end of something that worked, or not.
+            // What worked for a while is not counted with what failed before.
             let _ = self.backoff.decide(Restart::No, Ending { exit_code: None, served });
             let mut seen = self.template.lock();
             if let Err(error) = self.core.save(&self.template.key, &mut seen, |record| record.restarts += 1) {

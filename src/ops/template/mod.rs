@@ -156,6 +156,7 @@ impl Manager {
         let key = Key::of(&definition);
         let operation = format!("create template '{}'", key.name);
         definition.check()?;
+        check_free(&self.0.lock(), &key, &operation)?;
         mark::check(&definition, &self.0.place).context(|| operation.clone())?;
         let template = self.begin(definition, &operation)?;
         Minder::create(Arc::clone(&self.0), Arc::clone(&template))?;
@@ -182,10 +183,7 @@ impl Manager {
         let key = Key::of(&definition);
         let record = Record::first(definition, &self.0.boot);
         let mut templates = self.0.lock();
-        if templates.contains_key(&key) {
-            let next = format!("choose another name, or remove that one: 'regen template rm {}'", key.name);
-            return Err(Error::new(Kind::Exists, operation, "there is one already").next(next));
-        }
+        check_free(&templates, &key, operation)?;
         let transaction = Transaction::replace(&key.path(), 0, record.write()?);
         let Applied::Committed(revision) = self.0.registry.apply(&transaction)? else {
             let cause = "something is written down under its name that cannot be read";
@@ -233,6 +231,15 @@ impl Manager {
             Error::new(Kind::NotFound, format!("{verb} template '{name}'"), cause).next("see 'regen template ls'")
         })
     }
+}
+
+/// Refuses a name that is taken.
+fn check_free(templates: &BTreeMap<Key, Arc<Template>>, key: &Key, operation: &str) -> Result<()> {
+    if !templates.contains_key(key) {
+        return Ok(());
+    }
+    let next = format!("choose another name, or remove that one: 'regen template rm {}'", key.name);
+    Err(Error::new(Kind::Exists, operation, "there is one already").next(next))
 }
 
 impl Core {
