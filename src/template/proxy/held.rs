@@ -175,16 +175,15 @@ impl Held {
             // Whoever was asked and has not forked may do so at any later time.
             self.break_off();
         });
+        // T's own is what a copy has anyway.
+        let score = guest.persona.oom_score_adj.filter(|score| self.oom_score_adj != Some(*score));
         let copied = forked.and_then(|forking| {
             let stage = self.stage(PATIENCE);
-            let made = self.check_lives(&guest).and_then(|()| make(&stage, &guest, &forking, control));
+            let made = self.check_lives(&guest).and_then(|()| make(&stage, &guest, &forking, (control, score)));
             let released = release(&forking, made.as_ref().ok());
             made.and_then(|process| released.map(|()| process))
         });
         self.discard(guest.tracee);
-        if let (Ok(copy), Some(score)) = (&copied, guest.persona.oom_score_adj) {
-            self.adjust(copy.pid(), score)?;
-        }
         self.conclude(copied)
     }
 
@@ -278,14 +277,6 @@ impl Held {
         let waiting = || poll(&mut [PollFd::new(far, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
         while waiting() == Ok(1) && far.receive().is_ok() {}
     }
-
-    fn adjust(&self, pid: i32, score: i32) -> Result<()> {
-        if self.oom_score_adj == Some(score) {
-            return Ok(());
-        }
-        fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
-            .context(|| format!("set oom score adjustment {score}"))
-    }
 }
 
 impl Drop for Held {
@@ -338,12 +329,22 @@ impl Family {
 }
 
 /// From a fork that waits to a copy that runs. On failure none is left.
-fn make(stage: &Stage, guest: &Guest, forking: &Forking, control: Control) -> Result<Process> {
+///
+/// Its adjustment for the killer of processes is set from outside, and only now: I shares the template's memory, and the
+/// kernel gives all who share it the same.
+fn make(stage: &Stage, guest: &Guest, forking: &Forking, (control, score): (Control, Option<i32>)) -> Result<Process> {
     let made = guest.tracee.call_once(stage.gate, &stage.base, &forking.call, stage.deadline)?;
     // Once that has ended, the copy is a child of its container's first process. It dies while the copy is dressed.
     guest.tracee.kill();
     let dressed = stage.await_birth(made).and_then(|()| dress(stage, guest, forking, (made, control)));
-    dressed.and_then(|process| made.detach().map(|()| process)).map_err(|error| end(made, stage.deadline, error))
+    let adjusted =
+        dressed.and_then(|process| score.map_or(Ok(()), |score| adjust(made.pid(), score)).map(|()| process));
+    adjusted.and_then(|process| made.detach().map(|()| process)).map_err(|error| end(made, stage.deadline, error))
+}
+
+fn adjust(pid: i32, score: i32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+        .context(|| format!("set oom score adjustment {score}"))
 }
 
 /// Lets the thread that forks go on as if it had.
