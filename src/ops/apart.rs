@@ -81,7 +81,12 @@ fn plan_apart(place: &Place, wish: Wish, apart: Apart) -> Result<Plan> {
 
 /// A run that belongs to no ring: its upper is thrown away at its end.
 pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, holder: Identity) -> Result<Run> {
-    if gc::finds_dead_scratch(store)? {
+    // Whoever makes one sandbox after the other takes dead ones away, too: not every one of them has to look at all runs.
+    let looks = match &plan.upon {
+        Upon::Base | Upon::Entry(_) => true,
+        Upon::Like(_) => false,
+    };
+    if looks && gc::finds_dead_scratch(store)? {
         worker::start(place)?;
     }
     // The ring stays locked until the run is there, which keeps the layers.

@@ -82,7 +82,8 @@ impl Crew {
             ended: Vec::new(),
             urgent: VecDeque::new(),
             later: VecDeque::new(),
-            wanted: processors.clamp(2, MOST),
+            // The most of what they do is to wait for the kernel: for grace periods, for locks of cgroups and mounts.
+            wanted: (4 * processors).clamp(4, MOST),
             number: 0,
             deaths: 0,
         }
