@@ -153,7 +153,10 @@ impl Layout {
     }
 
     fn write_index(&self, index: &Value) {
-        fs::write(self.directory.join("index.json"), index.to_string()).unwrap();
+        let new = self.directory.join("index.json.new");
+        fs::write(&new, index.to_string()).unwrap();
+        // Somebody may be reading the old one.
+        fs::rename(new, self.directory.join("index.json")).unwrap();
     }
 
     /// The layout's directory.

@@ -431,6 +431,9 @@ def _call(interpreter, job):
         while answer:
             answer = answer[os.write(RESULT, answer):]
         os.close(RESULT)
+    except BrokenPipeError:
+        # Whoever asked has had enough of it, and says so.
+        status = 1
     except OSError as error:
         complain("write the result: %s" % error)
         status = 1
