@@ -282,10 +282,12 @@ impl Keeper {
             Terminal::None => Control::None,
             Terminal::Controlling => Control::Terminal,
         };
-        self.forks += 1;
-        let asked = held.channel().send_now(zygote::fork(self.forks).as_bytes());
-        let forked = match asked {
-            Ok(true) => held.fork(guest, control, FORK),
+        let number = self.forks + 1;
+        let forked = match held.channel().send_now(zygote::fork(number).as_bytes()) {
+            Ok(true) => {
+                self.forks = number;
+                held.fork(guest, control, FORK)
+            }
             Ok(false) => Err(Error::new(Kind::State, "tell the template's program to fork", "it does not listen")),
             Err(error) => Err(error),
         };

@@ -70,6 +70,8 @@ pub(super) struct Keeper {
     pub(super) number: u64,
     /// How often the program was told to fork.
     pub(super) forks: u64,
+    /// How often it has answered: in the order in which it was told, and once.
+    pub(super) answers: u64,
     /// Sandboxes in a row that could not be made.
     pub(super) failures: u32,
     /// The last one that somebody was in a foreign container.
@@ -134,6 +136,7 @@ impl Keeper {
             weight: Weight::default(),
             number: 0,
             forks: 0,
+            answers: 0,
             failures: 0,
             foreign: None,
             status: Books {

@@ -139,7 +139,11 @@ impl Keeper {
             };
             match heard {
                 Ok(Said::Ready { language }) if self.phase == Phase::Loading => self.become_ready(language),
-                Ok(Said::Forked { number } | Said::Failed { number, .. }) if number <= self.forks => {}
+                Ok(Said::Forked { number } | Said::Failed { number, .. })
+                    if number <= self.forks && number == self.answers + 1 =>
+                {
+                    self.answers = number;
+                }
                 Ok(Said::Ready { .. } | Said::Forked { .. } | Said::Failed { .. }) => {
                     return self.ended("it says on the zygote socket what it was not asked");
                 }

@@ -1,5 +1,6 @@
 //! The template's process with its threads and children: all of them are traced, and none of them shall notice.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,7 +9,10 @@ use nix::errno::Errno;
 use super::End;
 use crate::error::{Error, Kind, Result};
 use crate::program::FORK_MARK;
-use crate::sys::trace::{Call, Event, Registers, Resume, Stop, Tracee, await_stop, find_stopped};
+use crate::sys::trace::{Call, Event, Registers, Resume, Stop, Tracee, await_stop, find_stopped, tell_of_stops_again};
+
+/// How often everybody is looked at before somebody else gets a turn: a template may be stopped again and again.
+const TURNS: usize = 32;
 
 /// Everybody who runs on the template's side.
 #[derive(Debug)]
@@ -84,9 +88,9 @@ impl Crew {
         }
     }
 
-    /// Looks at everybody until nobody is stopped.
+    /// Looks at everybody until nobody is stopped, or it is somebody else's turn: SIGCHLD comes again then.
     fn sweep(&mut self, wish: Wish) -> Result<Option<Forking>> {
-        loop {
+        for _ in 0..TURNS {
             let mut moved = false;
             for member in self.members.clone() {
                 let stop = match member.look() {
@@ -113,6 +117,8 @@ impl Crew {
                 return Ok(None);
             }
         }
+        tell_of_stops_again();
+        Ok(None)
     }
 
     /// Takes in somebody whose maker was killed before it could tell of them.
@@ -177,12 +183,23 @@ impl Crew {
         member == self.leader || Path::new(&task).exists()
     }
 
+    /// Takes in threads that were killed before anybody could tell of them: a process's end is told after theirs.
+    fn find_threads(&mut self) -> bool {
+        let list = |member: &Tracee| std::fs::read_dir(format!("/proc/{}/task", member.pid())).into_iter().flatten();
+        let names = self.members.iter().flat_map(list).flatten().map(|entry| entry.file_name());
+        let threads = names.filter_map(|name| name.to_str()?.parse().ok().map(Tracee::inherited));
+        let found: BTreeSet<i32> =
+            threads.filter(|thread| !self.members.contains(thread) && is_traced(*thread)).map(Tracee::pid).collect();
+        self.members.extend(found.iter().copied().map(Tracee::inherited));
+        !found.is_empty()
+    }
+
     /// Kills and reaps everybody. A process's end is told after those of all its threads, so they are waited for together.
     pub(super) fn end(&mut self, deadline: Instant) -> Result<()> {
         self.members.iter().for_each(|member| member.kill());
         loop {
             self.members.retain(|member| !has_ended(*member));
-            if self.adopt() {
+            if Instant::now() < deadline && (self.adopt() || self.find_threads()) {
                 self.members.iter().for_each(|member| member.kill());
                 continue;
             }
