@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use regen::error::Error;
 use regen::sys::channel::Channel;
 use regen::template::client::{Controller, Requester};
 use regen::template::definition::{Definition, ORDER, Order, Source};
@@ -166,9 +167,20 @@ impl Kept {
         change: impl FnOnce(&mut Take),
         function: Option<BorrowedFd<'_>>,
     ) -> Cloned {
-        let program = Program::read(&self.directory()).unwrap();
+        self.try_request(id, job, change, function).unwrap()
+    }
+
+    /// The same of a keeper that may have ended.
+    pub fn try_request(
+        &self,
+        id: Option<&str>,
+        job: &Job,
+        change: impl FnOnce(&mut Take),
+        function: Option<BorrowedFd<'_>>,
+    ) -> Result<Cloned, Error> {
+        let program = Program::read(&self.directory())?;
         let job = Job { env: program.environment(&job.env), ..job.clone() }.seal().unwrap();
-        let requester = Requester::connect(&self.directory(), "test", LIMIT).unwrap();
+        let requester = Requester::connect(&self.directory(), "test", LIMIT)?;
         let (output, printer) = pipe();
         let (status, status_end) = pipe();
         let (result, result_end) = pipe();
@@ -188,10 +200,10 @@ impl Kept {
             files.push(function);
         }
         change(&mut take);
-        requester.ask(&Request::Take(Box::new(take)), &files).unwrap();
+        requester.ask(&Request::Take(Box::new(take)), &files)?;
         drop((printer, status_end, result_end));
         let answer = requester.answer(Some(LIMIT)).unwrap_or_else(|error| Answer::Unfit { reason: error.to_string() });
-        Cloned { answer, requester, output, status, result }
+        Ok(Cloned { answer, requester, output, status, result })
     }
 
     /// Tells it something.

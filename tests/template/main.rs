@@ -7,8 +7,11 @@ mod harness;
 
 mod crash;
 mod foreign;
+mod function;
+mod hostile;
 mod life;
 mod loading;
+mod rights;
 mod start;
 
 use std::path::Path;
