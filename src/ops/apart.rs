@@ -1,19 +1,25 @@
 //! Containers that are made apart from what they are made from: on an upper that is thrown away, in no ring.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
 
 use super::load::{self, Plan, Wish};
 use super::request::RingRequest;
 use super::{Place, base, save, worker};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, LayerId};
+use crate::image::ImageConfig;
 use crate::ring::{Base, Ring, gc};
 use crate::runtime::{CreateRequest, Created};
 use crate::store::{Run, RunRecord, Store};
+use crate::sys::fs::{Durability, read_capped, replace_file};
 use crate::sys::process::Identity;
+
+/// No specification that is read is longer.
+const PINNED_CAP: u64 = 32 << 20;
 
 /// What a container of a template has that others lack: it is made apart from what it is made from, on a scratch upper even
 /// where that is a bundle, and in no ring.
@@ -25,6 +31,52 @@ pub(super) struct Apart {
     pub base: Option<String>,
     /// What lies over the base.
     pub upon: Upon,
+    /// What was found when it was looked what the source is, if that is not to be looked at again.
+    pub pinned: Option<Pinned>,
+}
+
+/// What containers are made from, as it was at one moment: a tag may lead elsewhere later, a file may be changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Pinned {
+    bundle: PathBuf,
+    spec: Option<Spec>,
+    image: Option<ImageConfig>,
+    base: Base,
+}
+
+impl Pinned {
+    /// Looks at what a container would be made from now.
+    ///
+    /// # Errors
+    /// What is wrong with the source; [`Kind::Unsupported`] for a ring.
+    pub(super) fn look(place: &Place, wish: Wish) -> Result<Self> {
+        let mut plan = load::plan(place, wish)?;
+        let base = base_of(&mut plan)?;
+        Ok(Self { bundle: plan.bundle, spec: plan.spec, image: plan.image, base })
+    }
+
+    /// Reads what another process has looked at.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = read_capped(path, PINNED_CAP)?;
+        serde_json::from_slice(&text).context(|| format!("read {}", quote(path)))
+    }
+
+    /// Writes it down for other processes.
+    ///
+    /// # Errors
+    /// Those of writing the file.
+    pub(super) fn write(&self, directory: &Path, name: &str) -> Result<()> {
+        let text = serde_json::to_vec(self).context(|| "write down what containers are made from")?;
+        replace_file(directory, name, &text, Durability::Volatile)
+    }
+
+    fn plan(self, wish: Wish) -> Plan {
+        let Self { bundle, spec, image, base } = self;
+        Plan { wish, bundle, spec, image, base: Some(base), upon: Upon::Base, template: None }
+    }
 }
 
 /// What lies between a base and an upper that belongs to no ring.
@@ -56,18 +108,11 @@ pub(super) fn create_apart(
 }
 
 fn plan_apart(place: &Place, wish: Wish, apart: Apart) -> Result<Plan> {
-    let mut plan = load::plan(place, wish)?;
-    if let Some(ring) = &plan.wish.ring {
-        let cause = format!("containers of templates are in none, and this one would be in '{}'", ring.ring);
-        return Err(Error::new(Kind::Unsupported, "leave rings out", cause));
-    }
-    let base = match (plan.base.take(), plan.spec.as_ref().and_then(|spec| spec.root().as_ref())) {
-        (Some(base), _) => base,
-        (None, root) => {
-            let root = root.map_or(Path::new("rootfs"), |root| root.path().as_path());
-            base::of_directory(&plan.bundle.join(root))?
-        }
+    let mut plan = match apart.pinned {
+        Some(pinned) => pinned.plan(wish),
+        None => load::plan(place, wish)?,
     };
+    let base = base_of(&mut plan)?;
     if apart.base.is_some_and(|expected| expected != base.fingerprint) {
         return Err(Error::new(Kind::State, "look at its root file system", "it is not the one that was saved"));
     }
@@ -77,6 +122,21 @@ fn plan_apart(place: &Place, wish: Wish, apart: Apart) -> Result<Plan> {
         plan.spec = apart.spec;
     }
     Ok(plan)
+}
+
+/// What a container stands on that is in no ring, also where it would have written into its bundle.
+fn base_of(plan: &mut Plan) -> Result<Base> {
+    if let Some(ring) = &plan.wish.ring {
+        let cause = format!("containers of templates are in none, and this one would be in '{}'", ring.ring);
+        return Err(Error::new(Kind::Unsupported, "leave rings out", cause));
+    }
+    match (plan.base.take(), plan.spec.as_ref().and_then(|spec| spec.root().as_ref())) {
+        (Some(base), _) => Ok(base),
+        (None, root) => {
+            let root = root.map_or(Path::new("rootfs"), |root| root.path().as_path());
+            base::of_directory(&plan.bundle.join(root))
+        }
+    }
 }
 
 /// A run that belongs to no ring: its upper is thrown away at its end.

@@ -163,7 +163,7 @@ pub(super) struct Plan {
     pub bundle: PathBuf,
     /// The bundle's specification; for other sources it depends on what is in the mounted root.
     pub spec: Option<Spec>,
-    image: Option<ImageConfig>,
+    pub image: Option<ImageConfig>,
     /// What an overlay is to be put on; `None` if the container gets its root file system as it is.
     pub base: Option<Base>,
     /// What lies between the base and an upper that belongs to no ring.

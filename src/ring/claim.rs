@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use chrono::Utc;
+use serde::{Deserialize, Serialize};
 
 use super::Locked;
 use super::entry::{Entry, timestamp};
@@ -14,7 +15,7 @@ use crate::store::{Run, RunRecord};
 use crate::sys::process::{Identity, boot_id};
 
 /// What a ring's chain stands on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// What identifies it: entries are bound to this.
     pub fingerprint: String,

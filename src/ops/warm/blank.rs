@@ -8,12 +8,13 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde_json::json;
 
-use super::home::{FUNCTION, MODULE};
+use super::home::{BASE, FUNCTION, MODULE};
 use super::task::Part;
 use crate::error::{Context, Result};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
-use crate::ops::apart::{Apart, Upon};
+use crate::ops::Place;
+use crate::ops::apart::{Apart, Pinned, Upon};
 use crate::ops::load::{self, Network, Supervised, Wish};
 use crate::ops::request::RingRequest;
 use crate::runtime::Stdio;
@@ -49,15 +50,29 @@ pub(super) fn wish(order: &Order, container: &ContainerId) -> Result<Wish> {
 }
 
 /// What a container of a template stands on.
-pub(super) fn apart(order: &Order, part: Part) -> Result<Apart> {
+///
+/// Its source is looked at for the first container, the template's own; all others are made from what was found then.
+///
+/// # Errors
+/// What is wrong with the source.
+pub(super) fn apart(order: &Order, place: &Place, wish: &Wish, part: Part) -> Result<Apart> {
     let Definition { ring, owner, .. } = &order.definition;
     let upon = match (part, ring) {
         (Part::Template, None) => Upon::Base,
         (Part::Template, Some(ring)) => Upon::Entry(RingRequest::parse(ring, owner)?),
-        // A tag, or a ring, may lead elsewhere by now.
+        // A ring may lead elsewhere by now.
         (Part::Sandbox, _) => Upon::Like(order.container()?),
     };
-    Ok(Apart { upon, ..Apart::default() })
+    let (home, name) = (order.directory(), format!("{BASE}{}", order.generation));
+    let pinned = match part {
+        Part::Template => {
+            let pinned = Pinned::look(place, wish.clone())?;
+            pinned.write(&home, &name)?;
+            pinned
+        }
+        Part::Sandbox => Pinned::read(&home.join(name))?,
+    };
+    Ok(Apart { upon, pinned: Some(pinned), ..Apart::default() })
 }
 
 /// Makes a specification that of a container of a template.

@@ -5,6 +5,7 @@
 //!   socket                      requests: of the newest keeper that is ready (rename(2) of socket-N)
 //!   control-N                   commands to the keeper of generation N
 //!   keeper-N                    locked (flock(2)) as long as that keeper lives
+//!   base-N                      what the containers of that generation are made from
 //!   program.json                what the program of a clone has, unless somebody says otherwise
 //!   module/                     what is bound to /run/regen-zygote in its containers
 //!   function/                   empty: what is bound to /function in its containers
@@ -26,6 +27,8 @@ use crate::template::python;
 pub(super) const MODULE: &str = "module";
 /// What is bound to `/function`.
 pub(super) const FUNCTION: &str = "function";
+/// What containers of a generation are made from, before its number.
+pub(super) const BASE: &str = "base-";
 const KEEPER: &str = "keeper-";
 const NEXT_SOCKET: &str = "socket-";
 
@@ -130,7 +133,7 @@ impl Home {
 
     /// Takes away what a keeper had in the directory. Its lock goes last: without it nobody looks for the rest.
     pub(super) fn sweep(&self, generation: u64) -> Result<()> {
-        for prefix in [NEXT_SOCKET, CONTROL, KEEPER] {
+        for prefix in [NEXT_SOCKET, CONTROL, BASE, KEEPER] {
             self.unlink(&format!("{prefix}{generation}"))?;
         }
         Ok(())

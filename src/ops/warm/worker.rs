@@ -90,7 +90,7 @@ impl Worker {
         let streams = blank::no_streams()?;
         let manager = super::manager(&self.order.cgroup_manager)?;
         let (mut adapted, mut seen) = (Ok(()), None);
-        let base = blank::apart(&self.order, part)?;
+        let base = blank::apart(&self.order, &self.place, &wish, part)?;
         let created = apart::create_apart(&self.place, wish, base, |request| {
             adapted = blank::adapt(&mut request.spec, &self.order, part);
             request.cgroups = manager;
