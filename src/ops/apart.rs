@@ -91,10 +91,10 @@ pub(super) enum Upon {
     Like(ContainerId),
 }
 
-/// Creates a container of a template, as [`create`] does others.
+/// Creates a container of a template, as [`load::create`] does others.
 ///
 /// # Errors
-/// As [`create`]; [`Kind::State`] if the base is another one, [`Kind::Unsupported`] for a ring.
+/// As [`load::create`]; [`Kind::State`] if the base is another one, [`Kind::Unsupported`] for a ring.
 pub(super) fn create_apart(
     place: &Place,
     wish: Wish,

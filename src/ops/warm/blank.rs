@@ -78,7 +78,7 @@ pub(super) fn apart(order: &Order, place: &Place, wish: &Wish, part: Part) -> Re
 /// Makes a specification that of a container of a template.
 ///
 /// # Errors
-/// [`Kind::Unsupported`] if no clone can be in such a container.
+/// [`crate::error::Kind::Unsupported`] if no clone can be in such a container.
 pub(super) fn adapt(spec: &mut Spec, order: &Order, part: Part) -> Result<()> {
     let mut annotations = spec.annotations().clone().unwrap_or_default();
     annotations.insert(MARK.to_owned(), order.mark());

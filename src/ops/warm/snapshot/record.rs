@@ -99,7 +99,7 @@ impl Record {
 }
 
 impl Snapshot {
-    /// Opens what [`super::take`] has left in a directory.
+    /// Opens what [`super::take()`] has left in a directory.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if nothing is there, [`Kind::Damaged`] for what cannot be read, [`Kind::State`] if it cannot come

@@ -49,7 +49,7 @@ pub struct Recipe {
     /// Who makes the cgroup.
     pub cgroups: Manager,
     /// What says of the container, and of clones, that they are a template's: the value of
-    /// [`MARK`](crate::template::definition::MARK).
+    /// [`MARK`].
     pub mark: Option<String>,
 }
 
