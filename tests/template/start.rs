@@ -191,3 +191,28 @@ fn a_clone_has_the_terminal_of_its_container() {
     world.regen(&["delete", &id]).success();
     kept.finish();
 }
+
+#[test]
+fn whoever_starts_a_clone_may_be_killed_at_any_moment() {
+    let world = World::new("wstarter");
+    let order = world.python_template("py", "ssl");
+    let kept = world.keep_template(&order);
+    let bundle = bundle(&world, order.definition.name.as_str(), &["-c", "import time; time.sleep(1000)"], |_| ());
+    for turn in 0..16 {
+        let id = world.id(&format!("a{turn}"));
+        world.regen(&["create", "--bundle", bundle.text(), &id]).success();
+        let mut starter = world.spawn(world.command(&["start", &id])).child;
+        std::thread::sleep(Duration::from_millis(3 * turn));
+        let _ = starter.kill();
+        starter.wait().unwrap();
+        let status = world.status(&id);
+        assert!(["created", "running", "stopped"].contains(&&*status), "{status}");
+        world.delete(&id);
+    }
+    let id = world.id("last");
+    world.regen(&["create", "--bundle", bundle.text(), &id]).success();
+    world.regen(&["start", &id]).success();
+    assert_eq!(world.status(&id), "running");
+    world.delete(&id);
+    kept.finish();
+}
