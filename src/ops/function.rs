@@ -164,9 +164,20 @@ fn unpack(place: &Place, store: &Store, path: &Path) -> Result<()> {
     };
     unpack_layer(&blob, &expected, compression, store.class(), &limits, &content)?;
     let id = LayerId::of_image(&digest);
-    // Two who unpack the same at once: the first one's stays.
+    adopt(store, &id, &content)?;
+    // Who adds something takes away what is old.
+    drop(stage);
+    if let Err(error) = collect(store) {
+        tracing::debug!("{error}");
+    }
+    Ok(())
+}
+
+/// Of two who unpack the same at once the first one's stays.
+fn adopt(store: &Store, id: &LayerId, content: &Path) -> Result<()> {
     let _lock = store.lock_for_collection()?;
-    if functions.has(&id) { Ok(()) } else { functions.adopt(&id, &content) }
+    let functions = store.functions();
+    if functions.has(id) { Ok(()) } else { functions.adopt(id, content) }
 }
 
 /// Reads a file to its end; its digest.

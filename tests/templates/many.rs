@@ -49,18 +49,21 @@ fn a_crowd_that_asks_at_once_waits_its_turn_and_nobody_is_turned_away() {
     daemon.template(&create).success();
     let directory = world.store().join("templates/root").join(&name);
     let crowd = crowd();
-    let (left, most) = (AtomicUsize::new(crowd), AtomicUsize::new(0));
+    let (begun, done, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|threads| {
-        for _ in 0..crowd {
+        // Each who waits has two files open.
+        for _ in 0..crowd.min(4_000) {
             let ask = || {
-                // One that fails is missed at the end, too.
-                let counted = std::panic::catch_unwind(|| count_primes(&directory, &name));
-                left.fetch_sub(1, Ordering::SeqCst);
-                assert_eq!(counted.unwrap(), r#"{"result":25}"#);
+                while begun.fetch_add(1, Ordering::SeqCst) < crowd {
+                    // One that fails is missed at the end, too.
+                    let counted = std::panic::catch_unwind(|| count_primes(&directory, &name));
+                    done.fetch_add(1, Ordering::SeqCst);
+                    assert_eq!(counted.unwrap(), r#"{"result":25}"#);
+                }
             };
             std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(threads, ask).unwrap();
         }
-        while left.load(Ordering::SeqCst) > 0 {
+        while done.load(Ordering::SeqCst) < crowd {
             most.fetch_max(containers(&world), Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -43,6 +43,11 @@ pub(super) fn check(definition: &Definition, place: &Place) -> Result<()> {
     read(definition, place).map(drop)
 }
 
+/// Whether the word may be another one later.
+pub(super) fn moves(definition: &Definition) -> bool {
+    definition.ring.is_some() || matches!(definition.source, Source::Image(_))
+}
+
 /// The word. A directory that was named is taken as it is: nobody says when it is another one.
 ///
 /// # Errors

@@ -46,8 +46,8 @@ pub(super) struct Minder {
     backoff: Backoff,
     /// When a keeper is started.
     retry: Option<Instant>,
-    /// When the source is looked at.
-    look: Instant,
+    /// When the source is looked at; never if it is nothing that becomes another one.
+    look: Option<Instant>,
     /// Whether the template has not come yet: if its first keeper comes to nothing, it goes.
     creating: bool,
 }
@@ -90,7 +90,7 @@ impl Minder {
 
     fn new(core: Arc<Core>, template: Arc<Template>) -> Self {
         let directory = directory(&core.place.store, &template.key.owner, &template.key.name);
-        let look = Instant::now() + LOOK;
+        let look = mark::moves(&template.lock().record.definition).then(|| Instant::now() + LOOK);
         Self {
             core,
             template,
@@ -200,10 +200,11 @@ impl Minder {
 
     /// Whether it is to be made anew, because what it was made from is another one.
     fn look_at_source(&mut self) {
-        if self.look > Instant::now() {
+        let Some(look) = &mut self.look else { return };
+        if *look > Instant::now() {
             return;
         }
-        self.look = Instant::now() + LOOK;
+        *look = Instant::now() + LOOK;
         let (loading, old) = {
             let seen = self.template.lock();
             (seen.loading.is_some(), seen.record.mark.clone())
@@ -269,20 +270,22 @@ impl Minder {
 
     /// Sleeps until something happens, and hears what.
     fn wait(&mut self) {
-        let until = self.retry.into_iter().chain([self.look]).min().unwrap_or(self.look);
+        let until = self.retry.into_iter().chain(self.look).min();
         for index in self.sleep(until).into_iter().rev() {
             self.hear(index);
         }
     }
 
-    /// Which keepers have something to say.
-    fn sleep(&self, until: Instant) -> Vec<usize> {
-        let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        let limit =
-            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+    /// Which keepers have something to say; none if the time has come, or the bell rings.
+    fn sleep(&self, until: Option<Instant>) -> Vec<usize> {
+        let limit = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+            Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() }
+        });
         let mut sources = vec![PollFd::new(&self.template.bell, PollFlags::IN)];
         sources.extend(self.keepers.iter().map(|keeper| PollFd::from_borrowed_fd(keeper.as_fd(), PollFlags::IN)));
-        match poll(&mut sources, Some(&limit)) {
+        match poll(&mut sources, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => {
                 tracing::error!("template '{}': wait for its keepers: {errno}", self.template.key);
@@ -411,7 +414,7 @@ impl Minder {
         }
         let deadline = Instant::now() + ENDING;
         while !self.keepers.is_empty() && Instant::now() < deadline {
-            for index in self.sleep(deadline).into_iter().rev() {
+            for index in self.sleep(Some(deadline)).into_iter().rev() {
                 if let Heard::End(_) = self.keepers[index].hear() {
                     self.keepers.remove(index);
                 }
