@@ -29,7 +29,7 @@ pub enum Verb {
     Ls(Output),
     /// Print all that is known of a template
     Show(Show),
-    /// Remove a template; its clones go on
+    /// Remove a template; its detached clones go on
     Rm(Remove),
 }
 

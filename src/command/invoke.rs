@@ -81,9 +81,21 @@ fn tell(arguments: &Invoke, outcome: Outcome) -> Result<u8> {
             }
             let Failure { kind, message, .. } = failure;
             let operation = format!("invoke '{handler}' in a clone of '{}'", arguments.template);
-            Err(Error::new(Kind::State, operation, format!("{kind}: {message}")))
+            Err(Error::new(Kind::State, operation, on_one_line(&format!("{kind}: {message}"))))
         }
     }
+}
+
+/// Somebody else's text, which may say things to a terminal.
+fn on_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }
+    }
+    line
 }
 
 /// The event's text: JSON, and not too long. Nothing is begun before it is known to be good.
@@ -143,5 +155,15 @@ fn print(text: &str) -> Result<()> {
 fn complain(traceback: &str) {
     if !traceback.is_empty() {
         let _ = writeln!(std::io::stderr(), "{}", traceback.trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_moves_no_cursor() {
+        assert_eq!(on_one_line("KeyError: 'ä'\n\x1b[31m"), "KeyError: 'ä'\\n\\u{1b}[31m");
     }
 }

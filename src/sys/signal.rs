@@ -188,6 +188,21 @@ pub fn restore_for_exec(mask: &SigSet) -> Result<()> {
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(mask), None).context(|| "restore the signal mask")
 }
 
+/// Gives the calling thread's process the default action for every signal: one that whoever started us had ignored (nohup(1), a
+/// shell's background) would be ignored by every program after it.
+///
+/// # Errors
+/// Those of sigaction.
+pub fn reset_actions() -> Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal as Number, sigaction};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for number in Number::iterator().filter(|number| !matches!(number, Number::SIGKILL | Number::SIGSTOP)) {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(number, &default) }.context(|| format!("reset {number}"))?;
+    }
+    Ok(())
+}
+
 /// Lets a command begin with this signal mask instead of ours.
 pub fn with_mask(command: &mut Command, mask: SigSet) {
     let set = move || Ok(pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?);

@@ -1,5 +1,7 @@
 //! From `create` to `rm`, and when a template is made anew.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use crate::harness::image::{Form, Layout, Tar};
@@ -72,6 +74,27 @@ fn two_templates_stand_side_by_side() {
     }
     daemon.template(&["rm", &names[0]]).success();
     world.invoke(&names[1], function.to_str().unwrap(), "app:who", &[]).success();
+}
+
+#[test]
+fn what_the_daemons_shell_ignores_no_clone_ignores() {
+    let world = World::new("tpl-ignored");
+    let mut daemon = world.daemon();
+    daemon.end(nix::sys::signal::Signal::SIGTERM);
+    let plain = world.command(&["serve"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP INT QUIT USR1; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    shell.current_dir(world.base());
+    daemon.start_as(shell);
+    let name = daemon.name("py");
+    daemon.create(&name, &["--pool", "1"]);
+    let ignored = "import signal\ndef ignored(event): return [n.name for n in signal.valid_signals() \
+                   if isinstance(n, signal.Signals) and signal.getsignal(n) == signal.SIG_IGN]\n";
+    let function = world.function("ignored", ignored);
+    let answer = world.invoke(&name, function.to_str().unwrap(), "app:ignored", &[]);
+    let found: Vec<String> = serde_json::from_str(answer.success().stdout()).unwrap();
+    // Those are the interpreter's own.
+    assert!(found.iter().all(|name| ["SIGPIPE", "SIGXFSZ"].contains(&&**name)), "{found:?}");
 }
 
 /// A static program that is a template, as the only file of an image.

@@ -72,7 +72,8 @@ fn read(arguments: Create) -> Result<Creation> {
 }
 
 fn text(template: &Summary) -> String {
-    let memory = template.memory.process.map(|bytes| format!(", {}", human_bytes(bytes))).unwrap_or_default();
-    let language = template.language.as_deref().unwrap_or("its program");
-    format!("{} is ready: {language}{memory}\n", template.name)
+    let memory = template.memory.process.map(human_bytes);
+    let known: Vec<String> = template.language.clone().into_iter().chain(memory).collect();
+    let known = if known.is_empty() { String::new() } else { format!(": {}", known.join(", ")) };
+    format!("{} is ready{known}\n", template.name)
 }

@@ -16,6 +16,7 @@ use crate::sys::channel::Channel;
 use crate::sys::clone::{self, Birth, Parent, close_on_exec_from, lift, place_from, replace_stream};
 use crate::sys::keyring::join_session_keyring;
 use crate::sys::process::Process;
+use crate::sys::signal::reset_actions;
 use crate::sys::trace::{Event, Resume, Stop, Tracee};
 
 /// Where the program finds the zygote socket.
@@ -149,6 +150,8 @@ impl Loader<'_> {
         let used_up = || Error::new(Kind::System, "load a template", "its plan was used twice");
         let mut plan = self.plan.take().ok_or_else(used_up)?;
         plan.prepare()?;
+        // Clones have the actions of their template, whatever the daemon was started by.
+        reset_actions()?;
         Err(plan.execute(&SigSet::empty()))
     }
 
