@@ -240,6 +240,15 @@ pub(super) fn finish(tracee: Tracee, deadline: Instant) -> Result<()> {
     }
 }
 
+/// Kills and reaps copies that nobody was told of, because whoever made them was killed with the container in the middle of
+/// that. As they are traced only we can reap them, and until then their container's first process does not end.
+pub(super) fn end_strays(init: i32, deadline: Instant) -> Result<()> {
+    // One that is gone has no children that wait for somebody.
+    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap_or_default();
+    let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Tracee::inherited));
+    children.filter(|child| is_traced(*child)).try_for_each(|stray| finish(stray, deadline))
+}
+
 /// Waits for the end of somebody who was killed.
 fn reap(tracee: Tracee, deadline: Instant) -> Result<()> {
     loop {

@@ -21,6 +21,8 @@ use crate::sys::trace::{Call, Event, Gate, Registers, Stop, Tracee};
 #[derive(Debug)]
 pub struct Guest {
     pub(super) tracee: Tracee,
+    /// The first process of its container.
+    pub(super) init: i32,
     pub(super) persona: Persona,
     /// The right that is kept for loading a filter.
     pub(super) keep: CapabilitySet,
@@ -161,7 +163,57 @@ pub(super) fn check(tracee: Tracee, sandbox: &Sandbox, persona: &Persona, keep: 
     }
 }
 
+/// The template is not blamed for what a container's end does to those in it: they lose their cgroups, descriptors and
+/// memory.
+pub(super) fn excuse(error: Error, involved: &[i32]) -> Error {
+    match error.kind() {
+        Kind::Damaged if involved.iter().any(|pid| is_exiting(*pid)) => {
+            Error::new(Kind::State, "make a copy in a container", "it has ended meanwhile")
+        }
+        _ => error,
+    }
+}
+
+/// Whether a process is about to end, or has ended.
+fn is_exiting(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| flags(&stat)).is_none_or(|flags| {
+        // PF_EXITING of linux/sched.h: set before anything of it is taken away.
+        flags & 0x4 != 0
+    })
+}
+
+/// The kernel's flags of a process: the seventh field behind its name in parentheses (proc_pid_stat(5)).
+fn flags(stat: &str) -> Option<u32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
 fn tampered(tracee: Tracee, what: &str) -> Error {
     let operation = format!("make process {} ready for a copy", tracee.pid());
     Error::new(Kind::Damaged, operation, format!("{what}: the template has interfered"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_container_is_told_from_interference() {
+        let error = |kind| Error::new(kind, "a", "b");
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(excuse(error(Kind::Damaged), &[own]).kind(), Kind::Damaged);
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let process = crate::sys::process::Process::open(pid).unwrap().unwrap();
+        assert!(process.wait_end(std::time::Duration::from_secs(60)).unwrap());
+        assert_eq!(excuse(error(Kind::Damaged), &[own, pid]).kind(), Kind::State, "a zombie");
+        assert_eq!(excuse(error(Kind::Busy), &[own, pid]).kind(), Kind::Busy);
+        child.wait().unwrap();
+        assert_eq!(excuse(error(Kind::Damaged), &[own, pid]).kind(), Kind::State, "nobody");
+    }
+
+    #[test]
+    fn the_flags_of_a_process_are_found_behind_any_name() {
+        assert_eq!(flags("12 (a) b) S 1 2 3 4 5 4194560 7 8"), Some(4_194_560));
+        assert_eq!(flags("12 (a"), None);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::change::{kept, plan_change, plan_confinement};
-use super::crew::{Crew, Forking, finish, has_ended};
+use super::crew::{Crew, Forking, end_strays, finish, has_ended};
 use super::guest::{self, Guest, Stage};
 use super::loader::{self, Ends};
 use super::{Control, End, LANE, Origin, Sandbox};
@@ -130,9 +130,13 @@ impl Held {
         let prepared = entered.and_then(|(tracee, cgroups)| {
             self.guests.push(tracee);
             let keep = guest::settle(&stage, tracee, cgroups, persona)
-                .and_then(|keep| guest::check(tracee, sandbox, persona, keep).map(|()| keep));
+                .and_then(|keep| guest::check(tracee, sandbox, persona, keep).map(|()| keep))
+                .map_err(|error| guest::excuse(error, &[tracee.pid(), sandbox.init.pid()]));
             match keep {
-                Ok(keep) => Ok(Guest { tracee, persona: persona.clone(), keep, furnished: false }),
+                Ok(keep) => {
+                    let init = sandbox.init.pid();
+                    Ok(Guest { tracee, init, persona: persona.clone(), keep, furnished: false })
+                }
                 Err(error) => {
                     self.discard(tracee);
                     Err(error)
@@ -155,7 +159,8 @@ impl Held {
         let stage = self.stage(PATIENCE);
         let result = guest::receive(&stage, guest.tracee, &self.lane.0, descriptors)
             .and_then(|()| stage.call(guest.tracee, &Call::close(LANE, u32::MAX)))
-            .map(|_| guest.furnished = true);
+            .map(|_| guest.furnished = true)
+            .map_err(|error| guest::excuse(error, &[guest.tracee.pid(), guest.init]));
         if result.is_err() {
             self.discard(guest.tracee);
             self.drain();
@@ -180,10 +185,15 @@ impl Held {
         let copied = forked.and_then(|forking| {
             let stage = self.stage(PATIENCE);
             let made = self.check_lives(&guest).and_then(|()| make(&stage, &guest, &forking, (control, score)));
+            // Its maker ends in any case.
+            let made = made.map_err(|error| guest::excuse(error, &[guest.init]));
             let released = release(&forking, made.as_ref().ok());
             made.and_then(|process| released.map(|()| process))
         });
         self.discard(guest.tracee);
+        if copied.is_err() {
+            end_strays(guest.init, Instant::now() + PATIENCE)?;
+        }
         self.conclude(copied)
     }
 
