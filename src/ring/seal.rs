@@ -211,7 +211,12 @@ pub(super) fn is_held(run: &Run) -> Result<bool> {
     if !holder::in_cgroups(&run.record.cgroups).is_empty() {
         return Ok(true);
     }
-    let upper = Upper { directory: run.upper(), work: run.work(), fate: Fate::Kept };
+    let work = match run.record.ring {
+        Some(_) => run.work(),
+        // The kernel has marked the work directory of what is thrown away, and mounts it no more.
+        None => run.trial()?,
+    };
+    let upper = Upper { directory: run.upper(), work, fate: Fate::Kept };
     overlay::is_held(&upper, &run.empty()?, run.record.class)
 }
 

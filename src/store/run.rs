@@ -163,6 +163,16 @@ impl Run {
         Ok(path)
     }
 
+    /// Another empty directory beside the upper, for a trial mount to work in.
+    ///
+    /// # Errors
+    /// Those of mkdir.
+    pub fn trial(&self) -> Result<PathBuf> {
+        let path = self.directory.join("trial");
+        make_directory(&path)?;
+        Ok(path)
+    }
+
     /// Whether its upper has become a layer, or was thrown away: nothing in the run is needed any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
