@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use regen::template::job::Job;
 use regen::template::message::{Answer, Command, Phase};
 
-use crate::harness::template::Kept;
+use crate::harness::template::{Cloned, Kept, words};
 use crate::harness::{World, eventually};
 use crate::{ended, native};
 
@@ -87,7 +88,9 @@ fn a_keeper_that_is_killed_at_any_moment_leaves_what_the_next_one_clears() {
             kept.outcome().unwrap();
             std::thread::scope(|scope| {
                 let requests = scope.spawn(|| {
-                    while let Answer::Taken { .. } = kept.clone_of(None, &["/program", "say", "x"]).answer {}
+                    let job = Job { args: words(&["/program", "say", "x"]), ..Job::default() };
+                    let taken = |cloned: Cloned| matches!(cloned.answer, Answer::Taken { .. });
+                    while kept.try_request(None, &job, |_| {}, None).is_ok_and(taken) {}
                 });
                 std::thread::sleep(Duration::from_millis(30 * turn));
                 murder(i32::try_from(kept.child.id()).unwrap());
