@@ -14,7 +14,7 @@ from pathlib import Path
 HEAD = b"regen-template 1\n"
 REQUEST, JOB = 9, 3
 # Programs look in /proc for what they are.
-ENTER = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
+ENTER = 'mount -t proc proc "$0/proc" && exec /usr/sbin/chroot "$0" "$@"'
 
 
 def seal(arguments, call=None):

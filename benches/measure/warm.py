@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -35,7 +36,7 @@ def warm(rig, rounds):
     function = rig.top / "function"
     function.mkdir()
     (function / "handler.py").write_text(FUNCTION)
-    with Daemon(rig) as daemon:
+    with Daemon(rig) as daemon, _no_templates_after(daemon):
         tables = [
             _latency(rig, daemon, root, function, rounds, "python", IMPORTS),
             _latency(rig, daemon, root, function, max(rounds // 4, 1), "numpy", "numpy"),
@@ -44,6 +45,16 @@ def warm(rig, rounds):
             _rate(rig, daemon, root),
         ]
     return [one for series, _ in tables for one in series], [one for _, checks in tables for one in checks]
+
+
+@contextmanager
+def _no_templates_after(daemon):
+    """They outlive their daemon, and so what went wrong."""
+    try:
+        yield
+    finally:
+        for template in json.loads(daemon.must("template", "ls", "--json")):
+            daemon.must("template", "rm", "--force", template["name"])
 
 
 def _make_root(root):
@@ -208,7 +219,7 @@ def _memory(rig, daemon, root):
 
 def _family(template):
     """Every process that descends from the template's keeper, which adopts what is left behind below it."""
-    keeper = template.show()["keeper"]["pid"]
+    keeper = template.show()["keeper"]
     family, at = [keeper], 0
     while at < len(family):
         for task in Path(f"/proc/{family[at]}/task").glob("*/children"):

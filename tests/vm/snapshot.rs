@@ -243,7 +243,7 @@ fn what_cannot_be_saved_leaves_nothing_but_the_reason() {
 
 /// The pid of a template's keeper, by its command line.
 fn pid_of_keeper(template: &str) -> i32 {
-    let wanted = format!("template-keeper\0{template}\0");
+    let wanted = format!("template-keeper\0root/{template}\0");
     let found = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let line = fs::read(entry.path().join("cmdline")).ok()?;
