@@ -81,16 +81,16 @@ fn tell(arguments: &Invoke, outcome: Outcome) -> Result<u8> {
             }
             let Failure { kind, message, .. } = failure;
             let operation = format!("invoke '{handler}' in a clone of '{}'", arguments.template);
-            Err(Error::new(Kind::State, operation, on_one_line(&format!("{kind}: {message}"))))
+            Err(Error::new(Kind::State, operation, harmless(&format!("{kind}: {message}"))))
         }
     }
 }
 
-/// Somebody else's text, which may say things to a terminal.
-fn on_one_line(text: &str) -> String {
+/// Somebody else's text, which may say things to a terminal; of its lines an error makes one.
+fn harmless(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
-        match character.is_control() {
+        match character.is_control() && character != '\n' {
             true => line.extend(character.escape_default()),
             false => line.push(character),
         }
@@ -164,6 +164,6 @@ mod tests {
 
     #[test]
     fn what_others_say_moves_no_cursor() {
-        assert_eq!(on_one_line("KeyError: 'ä'\n\x1b[31m"), "KeyError: 'ä'\\n\\u{1b}[31m");
+        assert_eq!(harmless("KeyError: 'ä'\n\x1b[31m"), "KeyError: 'ä'\n\\u{1b}[31m");
     }
 }
