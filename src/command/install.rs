@@ -30,7 +30,7 @@ pub(super) fn run(world: &World, global: &Global, arguments: &Install) -> Result
     let root = absolute(&arguments.root_dir)?;
     let file = place(&root, engine, &engine.file(&entry.name));
     let main = engine.main_file().map(|main| place(&root, engine, main));
-    let find = || Ok(Found { file: read(&file)?, main: main.as_deref().map(read).transpose()?.flatten() });
+    let find = || Ok::<_, Error>(Found { file: read(&file)?, main: main.as_deref().map(read).transpose()?.flatten() });
     if arguments.print {
         return say(&engine.text(&entry, &find()?)?);
     }

@@ -38,7 +38,7 @@ pub mod worker;
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::Name;
 use crate::runtime::StateRoot;
 use crate::store::Store;
@@ -78,7 +78,7 @@ impl Place {
 pub fn caller() -> Result<Name> {
     let uid = nix::unistd::geteuid();
     let outside = outside(uid.as_raw()).filter(|_| uid.is_root());
-    let name_of = |uid: u32| Ok(user::by_id(uid)?.and_then(|user| user.name.parse().ok()));
+    let name_of = |uid: u32| Ok::<_, Error>(user::by_id(uid)?.and_then(|user| user.name.parse().ok()));
     if uid.is_root() {
         return outside.map_or(Ok(None), name_of)?.map_or_else(|| "root".parse(), Ok);
     }

@@ -1,38 +1,34 @@
-//! What the daemon remembers over its own death and the machine's: keys with values, in one SQLite file.
+//! What outlives a process: keys with values, in the shape of etcd's store (<https://etcd.io/docs/v3.5/learning/api/>).
 //!
-//! It has the shape of etcd's store: every transaction has a number, its *revision*, which only grows; every key knows
-//! the revision that made it and the one that changed it last; a transaction is applied only if nobody changed what it
-//! is based on.
+//! Every transaction has a number, its *revision*, which only grows; every key knows the revision that made it and the one
+//! that changed it last; a transaction is applied only if nobody changed what it is based on; keys may hang on a *lease*
+//! and go when nobody renews that; and who watches hears every change after a revision, in order, once.
 //!
 //! ```text
-//! STORE/registry.db        the data; written by the one process that has it open
-//! STORE/registry.db-wal    what was committed since the last checkpoint; there as long as the daemon lives, or since it
-//!                          was killed
+//! Registry (trait)
+//!    ├─ Sqlite   one file on a local disk; several processes of this machine at once
+//!    └─ Etcd     many machines (feature `etcd`)
 //! ```
 //!
-//! A transaction is on disk when it was applied: the log is written ahead and synced each time
-//! (`journal_mode=WAL`, `synchronous=FULL`; <https://www.sqlite.org/pragma.html#pragma_synchronous>).
+//! No process that makes a container opens one.
 
-mod file;
+pub mod sqlite;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use crate::error::{Error, Kind};
 
-use crate::error::{Error, Kind, Result};
-
-pub use file::FILE;
+pub use sqlite::{FILE, Sqlite};
 
 /// The longest value.
-const VALUE_MAX: usize = 1 << 20;
+pub const VALUE_MAX: usize = 1 << 20;
+/// The most compares of a transaction, and the most changes: etcd's own bound (`--max-txn-ops`).
+pub const CHANGES_MAX: usize = 128;
 
-/// An opened registry. Threads may share it; one is served after the other.
-#[derive(Debug)]
-pub struct Registry {
-    path: PathBuf,
-    connection: Mutex<Connection>,
-}
+/// What a registry answers.
+pub type Answer<T> = Result<T, Failure>;
 
 /// A key with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +43,22 @@ pub struct Entry {
     pub modified: u64,
 }
 
+/// What a prefix has, all at one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// The registry's revision then: a watch after it misses nothing.
+    pub revision: u64,
+    /// In the order of keys.
+    pub entries: Vec<Entry>,
+}
+
 /// Changes that are made together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Transaction {
     /// What has to be so.
     pub compares: Vec<Compare>,
-    /// Keys that get a value.
-    pub puts: Vec<(String, Vec<u8>)>,
+    /// Keys that get a value. No key is named twice in a transaction.
+    pub puts: Vec<Put>,
     /// Keys that go; one that is not there is no error.
     pub deletes: Vec<String>,
 }
@@ -67,6 +72,17 @@ pub struct Compare {
     pub modified: u64,
 }
 
+/// A key that gets a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// What the key goes with; none if it stays.
+    pub lease: Option<Lease>,
+}
+
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
@@ -76,182 +92,158 @@ pub enum Applied {
     Refused,
 }
 
+/// The right to have keys for a while, which is prolonged by renewing it. When its time is over, its keys go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lease(pub u64);
+
+/// What became of renewing a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewed {
+    /// It has its whole time again, from when this was asked.
+    Yes,
+    /// There is none any more, and none of its keys.
+    Gone,
+}
+
+/// A change of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The key.
+    pub key: String,
+    /// Its entry now; `None` if it went: deleted, or with its lease.
+    pub entry: Option<Entry>,
+    /// The revision that did it. All events of one revision come together.
+    pub revision: u64,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// A change was asked for, and may or may not have been made: look before it is asked for again.
+    Indeterminate(Error),
+    /// The changes after that revision are not all known any more: list, and watch after the listing's revision.
+    Compacted,
+    /// Nobody answers; nothing was changed. It may be different later.
+    Unavailable(Error),
+    /// It cannot be done, now or later; nothing was changed.
+    Refused(Error),
+}
+
+/// Keys with values. Threads may share it.
+pub trait Registry: fmt::Debug + Send + Sync {
+    /// What tells this registry from every other: revisions of two are not compared.
+    ///
+    /// # Errors
+    /// [`Failure::Unavailable`], [`Failure::Refused`]
+    fn identity(&self) -> Answer<String>;
+
+    /// What a key has; `None` if it is not there. Nothing that was committed before is missed.
+    ///
+    /// # Errors
+    /// [`Failure::Unavailable`], [`Failure::Refused`]
+    fn get(&self, key: &str) -> Answer<Option<Entry>>;
+
+    /// Every key that begins so.
+    ///
+    /// # Errors
+    /// [`Failure::Unavailable`], [`Failure::Refused`]
+    fn list(&self, prefix: &str) -> Answer<Listing>;
+
+    /// Makes all changes of a transaction, or none. A put with a lease that is gone is [`Failure::Refused`] with
+    /// [`Kind::NotFound`].
+    ///
+    /// # Errors
+    /// [`Failure::Indeterminate`], [`Failure::Unavailable`]; [`Failure::Refused`] with [`Kind::Invalid`] for more than
+    /// [`VALUE_MAX`] or [`CHANGES_MAX`], else those of writing.
+    fn apply(&self, transaction: &Transaction) -> Answer<Applied>;
+
+    /// A new lease for so long. One that nobody learnt of ([`Failure::Indeterminate`]) goes by itself.
+    ///
+    /// # Errors
+    /// [`Failure::Indeterminate`], [`Failure::Unavailable`], [`Failure::Refused`]
+    fn grant(&self, time: Duration) -> Answer<Lease>;
+
+    /// Prolongs a lease.
+    ///
+    /// # Errors
+    /// [`Failure::Indeterminate`], [`Failure::Unavailable`], [`Failure::Refused`]
+    fn renew(&self, lease: Lease) -> Answer<Renewed>;
+
+    /// Ends a lease, and its keys with it; one that is gone is no error.
+    ///
+    /// # Errors
+    /// [`Failure::Indeterminate`], [`Failure::Unavailable`], [`Failure::Refused`]
+    fn revoke(&self, lease: Lease) -> Answer<()>;
+
+    /// Every change after a revision, of keys that begin so.
+    ///
+    /// # Errors
+    /// [`Failure::Compacted`], [`Failure::Unavailable`], [`Failure::Refused`]
+    fn watch(&self, prefix: &str, after: u64) -> Answer<Box<dyn Watch>>;
+}
+
+/// Changes, as they come.
+pub trait Watch: fmt::Debug + Send {
+    /// Those that came since the last call, in order; waits for one if there is none, and gives nothing if there is none
+    /// until then. Changes of one revision are never torn apart.
+    ///
+    /// # Errors
+    /// [`Failure::Compacted`] if so much came that some of it is not known any more; [`Failure::Unavailable`] if the
+    /// connection broke: watch again after the last revision that was heard.
+    fn next(&mut self, limit: Option<Duration>) -> Answer<Vec<Event>>;
+
+    /// Readable when there may be something; for those who wait for several things.
+    fn bell(&self) -> BorrowedFd<'_>;
+}
+
+impl Put {
+    /// A key that stays.
+    #[must_use]
+    pub fn new(key: impl Into<String>, value: Vec<u8>) -> Self {
+        Self { key: key.into(), value, lease: None }
+    }
+
+    /// A key that goes with a lease.
+    #[must_use]
+    pub fn leased(key: impl Into<String>, value: Vec<u8>, lease: Lease) -> Self {
+        Self { key: key.into(), value, lease: Some(lease) }
+    }
+}
+
+impl Compare {
+    /// That a key is as it was when somebody changed it last.
+    #[must_use]
+    pub fn unchanged(key: impl Into<String>, modified: u64) -> Self {
+        Self { key: key.into(), modified }
+    }
+
+    /// That there is no such key.
+    #[must_use]
+    pub fn absent(key: impl Into<String>) -> Self {
+        Self { key: key.into(), modified: 0 }
+    }
+}
+
 impl Transaction {
     /// Gives a key a value that nobody may have changed since it was read.
     #[must_use]
     pub fn replace(key: &str, modified: u64, value: Vec<u8>) -> Self {
         Self {
-            compares: vec![Compare { key: key.to_owned(), modified }],
-            puts: vec![(key.to_owned(), value)],
+            compares: vec![Compare::unchanged(key, modified)],
+            puts: vec![Put::new(key, value)],
             deletes: Vec::new(),
         }
     }
 }
 
-impl Registry {
-    /// Opens the registry in a store's directory, which has to be there; makes it if there is none.
-    ///
-    /// # Errors
-    /// [`Kind::Busy`] if another process has it open, [`Kind::Damaged`] if it is no registry any more,
-    /// [`Kind::Unsupported`] if a newer regen wrote it or if it lies on a network's file system, [`Kind::System`] if it
-    /// cannot be written.
-    pub fn open(directory: &Path) -> Result<Self> {
-        let path = directory.join(FILE);
-        let connection = file::open(&path)?;
-        Ok(Self { path, connection: Mutex::new(connection) })
-    }
-
-    /// What a key has; `None` if it is not there.
-    ///
-    /// # Errors
-    /// Those of reading the file.
-    pub fn get(&self, key: &str) -> Result<Option<Entry>> {
-        let query = "SELECT key, value, created, modified FROM entry WHERE key = ?1";
-        let found = self.lock().query_row(query, [key], read_entry).optional();
-        found.map_err(|error| self.explain(&error, "read"))
-    }
-
-    /// Every key that begins so, in their order.
-    ///
-    /// # Errors
-    /// Those of reading the file.
-    pub fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
-        let query = "SELECT key, value, created, modified FROM entry WHERE key >= ?1 AND key < ?2 ORDER BY key";
-        // Keys are compared by their bytes, and no character has higher ones.
-        let end = format!("{prefix}{}", char::MAX);
-        let connection = self.lock();
-        let read =
-            || connection.prepare(query)?.query_map([prefix, &end], read_entry)?.collect::<rusqlite::Result<_>>();
-        read().map_err(|error| self.explain(&error, "read"))
-    }
-
-    /// Makes all changes of a transaction, or none.
-    ///
-    /// # Errors
-    /// [`Kind::Invalid`] for a value that is too long, [`Kind::NoSpace`], else those of writing the file; nothing was
-    /// changed then.
-    pub fn apply(&self, transaction: &Transaction) -> Result<Applied> {
-        if let Some((key, value)) = transaction.puts.iter().find(|(_, value)| value.len() > VALUE_MAX) {
-            let cause = format!("'{key}' would have {} bytes, at most {VALUE_MAX} are possible", value.len());
-            return Err(Error::new(Kind::Invalid, self.operation("write"), cause));
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Indeterminate(error) | Failure::Unavailable(error) | Failure::Refused(error) => error,
+            Failure::Compacted => {
+                Error::new(Kind::State, "watch the registry", "the changes since then are not known any more")
+                    .next("list, and watch from there")
+            }
         }
-        apply(&mut self.lock(), transaction).map_err(|error| self.explain(&error, "write"))
-    }
-
-    /// A thread that panicked left a transaction that was rolled back.
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn operation(&self, verb: &str) -> String {
-        file::operation(verb, &self.path)
-    }
-
-    fn explain(&self, error: &rusqlite::Error, verb: &str) -> Error {
-        file::explain(error, self.operation(verb), &self.path)
-    }
-}
-
-fn apply(connection: &mut Connection, changes: &Transaction) -> rusqlite::Result<Applied> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for compare in &changes.compares {
-        let query = "SELECT modified FROM entry WHERE key = ?1";
-        let modified: Option<u64> = transaction.query_row(query, [&compare.key], |row| row.get(0)).optional()?;
-        if modified.unwrap_or(0) != compare.modified {
-            return Ok(Applied::Refused);
-        }
-    }
-    let next = "UPDATE revision SET number = number + 1 RETURNING number";
-    let revision: u64 = transaction.query_row(next, [], |row| row.get(0))?;
-    for (key, value) in &changes.puts {
-        let put = "INSERT INTO entry (key, value, created, modified) VALUES (?1, ?2, ?3, ?3) \
-                   ON CONFLICT (key) DO UPDATE SET value = excluded.value, modified = excluded.modified";
-        transaction.execute(put, params![key, value, revision])?;
-    }
-    for key in &changes.deletes {
-        transaction.execute("DELETE FROM entry WHERE key = ?1", [key])?;
-    }
-    transaction.commit()?;
-    Ok(Applied::Committed(revision))
-}
-
-fn read_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    Ok(Entry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry() -> (tempfile::TempDir, Registry) {
-        let directory = tempfile::tempdir().unwrap();
-        let registry = Registry::open(directory.path()).unwrap();
-        (directory, registry)
-    }
-
-    fn put(registry: &Registry, key: &str, value: &str) -> u64 {
-        let puts = vec![(key.to_owned(), value.as_bytes().to_vec())];
-        match registry.apply(&Transaction { puts, ..Transaction::default() }).unwrap() {
-            Applied::Committed(revision) => revision,
-            Applied::Refused => panic!("nothing was compared"),
-        }
-    }
-
-    fn keys(registry: &Registry, prefix: &str) -> Vec<String> {
-        registry.list(prefix).unwrap().into_iter().map(|entry| entry.key).collect()
-    }
-
-    #[test]
-    fn keys_know_the_revisions_that_made_and_changed_them() {
-        let (_directory, registry) = registry();
-        let (first, second) = (put(&registry, "service/a/1.0.0", "one"), put(&registry, "service/a/1.0.0", "two"));
-        assert!(second > first);
-        let entry = registry.get("service/a/1.0.0").unwrap().unwrap();
-        assert_eq!((entry.value.as_slice(), entry.created, entry.modified), (&b"two"[..], first, second));
-        assert_eq!(registry.get("service/a").unwrap(), None);
-    }
-
-    #[test]
-    fn a_prefix_finds_what_is_below_it_and_nothing_beside_it() {
-        let (_directory, registry) = registry();
-        for key in ["service/ab/1.0.0", "service/a/2.0.0", "service/a/1.0.0", "service/a", "servicf"] {
-            put(&registry, key, "x");
-        }
-        assert_eq!(keys(&registry, "service/a/"), ["service/a/1.0.0", "service/a/2.0.0"]);
-        assert_eq!(keys(&registry, "").len(), 5);
-    }
-
-    #[test]
-    fn a_transaction_on_an_old_view_changes_nothing() {
-        let (_directory, registry) = registry();
-        let absent = Transaction::replace("a", 0, b"1".to_vec());
-        let Applied::Committed(revision) = registry.apply(&absent).unwrap() else { panic!("it was not there") };
-        assert_eq!(registry.apply(&absent).unwrap(), Applied::Refused);
-        let mut both = Transaction::replace("a", revision, b"2".to_vec());
-        both.compares.push(Compare { key: "b".to_owned(), modified: 7 });
-        both.deletes.push("a".to_owned());
-        assert_eq!(registry.apply(&both).unwrap(), Applied::Refused);
-        assert_eq!(registry.get("a").unwrap().unwrap().value, b"1");
-        let good = Transaction { deletes: vec!["a".into(), "never".into()], ..Transaction::default() };
-        assert_eq!(registry.apply(&good).unwrap(), Applied::Committed(revision + 1), "refusals have no revision");
-        assert_eq!(registry.get("a").unwrap(), None);
-    }
-
-    #[test]
-    fn what_was_applied_is_there_after_the_next_start() {
-        let (directory, registry) = registry();
-        let revision = put(&registry, "a", "1");
-        drop(registry);
-        let registry = Registry::open(directory.path()).unwrap();
-        assert_eq!(registry.get("a").unwrap().unwrap().modified, revision);
-        assert!(put(&registry, "b", "2") > revision, "revisions grow over restarts");
-    }
-
-    #[test]
-    fn a_value_that_is_too_long_is_refused() {
-        let (_directory, registry) = registry();
-        let error = registry.apply(&Transaction::replace("a", 0, vec![0; VALUE_MAX + 1])).unwrap_err();
-        assert_eq!(error.kind(), Kind::Invalid);
-        assert!(registry.apply(&Transaction::replace("a", 0, vec![0; VALUE_MAX])).is_ok());
     }
 }

@@ -15,7 +15,7 @@ use crate::cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::ops::Place;
-use crate::registry::{Applied, Compare, Registry, Transaction};
+use crate::registry::{Applied, Compare, Sqlite, Transaction};
 use crate::service::keeper::Keeper;
 use crate::service::message::{Command, Outcome, Phase, Status};
 use crate::service::roster::Roster;
@@ -29,7 +29,7 @@ pub(super) struct Core {
     pub place: Place,
     pub cgroups: cgroup::Manager,
     pub boot: String,
-    pub registry: Arc<Registry>,
+    pub registry: Arc<Sqlite>,
     pub roster: Arc<Roster>,
     pub watch: Watch,
     pub crew: Crew,

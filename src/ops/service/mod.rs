@@ -56,7 +56,7 @@ use crate::cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, Name};
 use crate::ops::Place;
-use crate::registry::{Applied, Registry, Transaction};
+use crate::registry::{Applied, Sqlite, Transaction};
 use crate::service::definition::Definition;
 use crate::service::roster::Roster;
 use crate::service::settings::Settings;
@@ -108,14 +108,14 @@ impl Manager {
     /// watches.
     ///
     /// # Errors
-    /// Those of [`Registry::open`] and of starting a thread.
+    /// Those of [`Sqlite::open`] and of starting a thread.
     pub fn open(place: &Place, cgroups: cgroup::Manager) -> Result<Self> {
         let store = place.open_store()?;
         let core = Core {
             place: place.clone(),
             cgroups,
             boot: boot_id()?,
-            registry: Arc::new(Registry::open(store.directory())?),
+            registry: Arc::new(Sqlite::open(store.directory())?),
             roster: Roster::new(),
             watch: Watch::new()?,
             crew: crew::Crew::default(),
@@ -133,7 +133,7 @@ impl Manager {
 
     /// What is remembered, for others who remember something.
     #[must_use]
-    pub fn registry(&self) -> Arc<Registry> {
+    pub fn registry(&self) -> Arc<Sqlite> {
         Arc::clone(&self.0.registry)
     }
 
