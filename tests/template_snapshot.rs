@@ -6,11 +6,13 @@
 mod harness;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+use harness::daemon::Daemon;
 use harness::enclosure::Enclosure;
-use harness::{Output, World};
+use harness::{Output, Running, World, eventually};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 fn create<'a>(rootfs: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -49,7 +51,7 @@ fn without_criu_no_snapshot_is_made_and_the_package_is_named() {
     let world = World::new("snapnone");
     let enclosure = Enclosure::new(&world, "mount --bind /dev/null \"$(command -v criu)\"");
     let mut daemon = world.daemon();
-    daemon.end(nix::sys::signal::Signal::SIGTERM);
+    daemon.end(Signal::SIGTERM);
     let serve = world.command(&["serve"]);
     daemon.start_as(enclosure.command(&serve));
     let output = world.regen(&create(world.rootfs().to_str().unwrap(), &[]));
@@ -83,4 +85,51 @@ fn a_snapshot_of_another_machine_is_not_restored() {
     let invoke = world.regen(&["invoke", "t", "--function", function, "--handler", "m:f"]);
     invoke.fails_with(1, "it was taken under Linux 4.19.0");
     world.regen(&["state", &id]).fails_with(1, "does not exist");
+}
+
+/// A daemon on a machine with a criu that fits, as far as it says, and strace at it and all that it starts: this happens to
+/// whoever attaches the root file system of a container, of which there is a run by then and nothing else.
+fn fault<'a>(world: &'a World, what: &str) -> (Daemon<'a>, Enclosure<'a>, Running) {
+    let script = world.base().join("criu");
+    fs::write(&script, "#!/bin/sh\necho Version: 3.17.1\n").unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let enclosure = Enclosure::new(world, "mount --bind criu \"$(command -v criu)\"");
+    let mut daemon = world.daemon();
+    daemon.end(Signal::SIGTERM);
+    daemon.start_as(enclosure.command(&world.command(&["serve"])));
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=move_mount", "-e", &format!("inject=move_mount:{what}"), "-p"]);
+    let tracer = world.spawn({
+        strace.arg(daemon.pid().to_string());
+        strace
+    });
+    eventually("strace is there", || tracer.complaints().contains(" attached"));
+    (daemon, enclosure, tracer)
+}
+
+#[test]
+fn a_template_that_is_removed_while_its_container_is_made_leaves_nothing() {
+    let world = World::new("snapstop");
+    let (_daemon, _enclosure, tracer) = fault(&world, "delay_enter=5s");
+    let rootfs = world.rootfs();
+    let creating = world.spawn(world.command(&create(rootfs.to_str().unwrap(), &[])));
+    let runs = || fs::read_dir(world.store().join("runs")).is_ok_and(|mut runs| runs.next().is_some());
+    eventually("its container has a run", runs);
+    world.regen(&["template", "rm", "t"]).success();
+    creating.finish().code(1);
+    eventually("a worker has taken the run away", || !runs());
+    tracer.signal(Signal::SIGINT);
+    tracer.finish();
+}
+
+#[test]
+fn who_takes_a_snapshot_and_is_killed_leaves_nothing() {
+    let world = World::new("snapkill");
+    let (_daemon, _enclosure, tracer) = fault(&world, "signal=SIGKILL:when=1");
+    let output = world.regen(&create(world.rootfs().to_str().unwrap(), &[]));
+    refused(&world, &output, "who took it was killed");
+    let runs = || fs::read_dir(world.store().join("runs")).is_ok_and(|mut runs| runs.next().is_some());
+    eventually("a worker has taken the run away", || !runs());
+    tracer.signal(Signal::SIGINT);
+    tracer.finish();
 }

@@ -54,6 +54,21 @@ pub fn delete(place: &Place, id: &ContainerId, force: bool, exit_code: Option<i3
     Ok(saved)
 }
 
+/// As [`delete`] by force, for a container in no ring whose maker may have been killed over it: before there was a container, or
+/// before that said which run is its own. A worker then takes the run away.
+///
+/// # Errors
+/// As [`delete`]; that there is no such container is none.
+pub(super) fn delete_unfinished(place: &Place, id: &ContainerId) -> Result<()> {
+    let run_known = matches!(attachment(place, id), Ok(Some(_)));
+    let deleted = match delete(place, id, true, None) {
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        other => other.map(drop),
+    };
+    let swept = if run_known { Ok(()) } else { worker::start(place) };
+    deleted.and(swept)
+}
+
 /// Whether something of a run is still to be swept.
 fn is_left(attachment: &Attachment) -> Result<bool> {
     let store = Store::open_existing(&attachment.store)?;

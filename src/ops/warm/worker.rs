@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::ops::apart;
 use crate::ops::load::Attachment;
-use crate::ops::{self, Place, save};
+use crate::ops::{Place, save};
 use crate::runtime::{self, Berth, Created, Starter};
 use crate::store::{Run, Store};
 use crate::sys::channel::Channel;
@@ -133,11 +133,7 @@ impl Worker {
     }
 
     fn remove(&self, container: &ContainerId) -> Result<()> {
-        match save::delete(&self.place, container, true, None) {
-            // Whoever made it may have died before it was a container, and has left the beginning of one in the store.
-            Err(error) if error.kind() == Kind::NotFound => ops::worker::start(&self.place),
-            other => other.map(drop),
-        }
+        save::delete_unfinished(&self.place, container)
     }
 
     /// Every step is tried; the first failure is told.

@@ -244,8 +244,12 @@ impl Keeper {
     fn hear_taker(&mut self) {
         let Some(taker) = self.taker.take() else { return };
         self.watch.remove(&taker.channel);
-        let published = taker.finish().and_then(|()| self.publish());
-        if let Err(error) = published {
+        let taken = taker.finish();
+        if taken.is_err() {
+            // Whatever has killed it, if it was killed.
+            clear(&self.order, &self.place);
+        }
+        if let Err(error) = taken.and_then(|()| self.publish()) {
             self.end(Some(error));
         }
     }
@@ -275,7 +279,8 @@ impl Keeper {
             return;
         }
         if let Some(taker) = self.taker.take() {
-            taker.kill(&self.order, &self.place);
+            taker.kill();
+            clear(&self.order, &self.place);
         }
         self.reason = reason;
         self.enter(Phase::Ended);
@@ -364,14 +369,19 @@ impl Taker {
         }
     }
 
-    /// Ends it, and takes away what it has made so far.
-    fn kill(self, order: &Order, place: &Place) {
-        let killed = self.process.signal(Signal::KILL).and_then(|_| self.process.reap());
-        let deleted = order.container().and_then(|id| save::delete(place, &id, true, None));
-        let removed = withdraw(&order.directory(), order.generation);
-        let deleted = deleted.err().filter(|error| error.kind() != Kind::NotFound);
-        for error in [killed.err(), deleted, removed.err()].into_iter().flatten() {
+    /// Ends it, wherever it is.
+    fn kill(self) {
+        if let Err(error) = self.process.signal(Signal::KILL).and_then(|_| self.process.reap()) {
             tracing::warn!("{error}");
         }
+    }
+}
+
+/// Takes away what a taker has made so far that did not come to its end.
+fn clear(order: &Order, place: &Place) {
+    let deleted = order.container().and_then(|id| save::delete_unfinished(place, &id));
+    let removed = withdraw(&order.directory(), order.generation);
+    for error in [deleted.err(), removed.err()].into_iter().flatten() {
+        tracing::warn!("{error}");
     }
 }
