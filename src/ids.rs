@@ -95,6 +95,43 @@ fn check_name(what: &str, text: &str, allowed: impl Fn(char) -> bool) -> Result<
     }
 }
 
+/// The longest name of a node: that of a host (RFC 1123, 2.1).
+const NODE_NAME_MAX: usize = 253;
+/// The longest part of it between dots (RFC 1035, 2.3.4).
+const NODE_LABEL_MAX: usize = 63;
+
+/// The name of a node: that of a host in lower case, `[a-z0-9-]+` in parts separated by dots, no part beginning or ending with
+/// a hyphen. So it can stand in a certificate as a DNS name, and in a key of the registry as a part.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName(String);
+string_id!(NodeName);
+
+impl FromStr for NodeName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |cause: &str| {
+            let shown: String = text.chars().take(40).collect();
+            Err(Error::new(Kind::Invalid, format!("check the name of a node '{}'", shown.escape_debug()), cause)
+                .next("give a name like a host's: letters a to z, digits and hyphens, in parts separated by dots"))
+        };
+        if text.len() > NODE_NAME_MAX {
+            return refuse(&format!("{} bytes, at most {NODE_NAME_MAX} are allowed", text.len()));
+        }
+        for part in text.split('.') {
+            let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+            if part.is_empty() || part.len() > NODE_LABEL_MAX {
+                return refuse(&format!("a part has {} bytes, from 1 to {NODE_LABEL_MAX} are allowed", part.len()));
+            }
+            if part.starts_with('-') || part.ends_with('-') || !part.bytes().all(plain) {
+                return refuse(&format!("'{}' is no part of a host's name", part.escape_debug()));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// The full name of a ring: who owns it and what they call it, `root/alice`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RingName {
@@ -248,6 +285,19 @@ mod tests {
         }
         assert_eq!(RingName::parse("alice", &root).unwrap().to_string(), "root/alice");
         assert_eq!(RingName::parse("k8s.io_default/a", &root).unwrap().to_string(), "k8s.io_default/a");
+    }
+
+    #[test]
+    fn nodes_are_named_like_hosts() {
+        for good in ["a", "n1", "node-1.rack-2.example.org", "1", &"x".repeat(63)] {
+            assert_eq!(good.parse::<NodeName>().unwrap().as_str(), good);
+        }
+        let long = format!("{}.", "x".repeat(60)).repeat(5);
+        for bad in
+            ["", ".", "a.", ".a", "a..b", "-a", "a-", "A", "a_b", "a/b", "*.a", "a b", "é", &"x".repeat(64), &long]
+        {
+            assert!(bad.parse::<NodeName>().is_err(), "{bad:?} was taken");
+        }
     }
 
     #[test]
