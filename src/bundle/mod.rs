@@ -3,11 +3,13 @@
 //! ```text
 //! load        DIR/config.json  ──parse, validate──>  Bundle { directory, spec }
 //! process     exec's wishes    ──pure────────────>   a process of its own for a running container
+//! bind        a spec           ──pure────────────>   the same with something of the host's in it
 //! template    nothing          ──pure────────────>   the spec of `spec`, and of runs without a bundle
 //! ```
 //!
 //! Only [`Bundle::load`] reads a file; everything else is a function from values to values.
 
+pub mod bind;
 pub mod process;
 pub mod template;
 mod validate;

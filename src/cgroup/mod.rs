@@ -26,6 +26,7 @@ pub mod stat;
 mod systemd;
 
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,29 @@ pub enum Manager {
     Systemd,
     /// Nobody does: the container stays where its creator is.
     Disabled,
+}
+
+impl Manager {
+    /// Its word, where it is written down: `cgroupfs`, `systemd`, `disabled`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl FromStr for Manager {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        let all = [Self::Cgroupfs, Self::Systemd, Self::Disabled];
+        all.into_iter().find(|manager| manager.word() == word).ok_or_else(|| {
+            Error::new(Kind::Invalid, "read who makes the cgroups", format!("'{}'", word.escape_debug()))
+        })
+    }
 }
 
 /// What a container's place in the hierarchies is decided from.

@@ -10,7 +10,7 @@ use crate::runtime::{self, ExecOutcome, ExecRequest};
 use crate::sys::fs::read_capped;
 
 /// The process's exit status, or 0 once it runs detached.
-pub(super) fn run(world: &World, arguments: &cli::Exec) -> Result<u8> {
+pub(super) fn run(world: &World, arguments: &cli::exec::Exec) -> Result<u8> {
     let request = ExecRequest {
         process: process(world, arguments)?,
         detach: arguments.detach,
@@ -26,7 +26,7 @@ pub(super) fn run(world: &World, arguments: &cli::Exec) -> Result<u8> {
     }
 }
 
-fn process(world: &World, arguments: &cli::Exec) -> Result<oci_spec::runtime::Process> {
+fn process(world: &World, arguments: &cli::exec::Exec) -> Result<oci_spec::runtime::Process> {
     if let Some(path) = &arguments.process {
         let operation = || format!("read {}", quote(path));
         let mut process = bundle::parse_process(&read_capped(path, 16 << 20)?).context(operation)?;

@@ -27,6 +27,7 @@ pub mod keep;
 pub mod load;
 pub mod name;
 mod notify;
+mod order;
 pub mod request;
 pub mod save;
 pub mod service;
@@ -35,7 +36,7 @@ pub mod template;
 pub mod warm;
 pub mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -61,6 +62,20 @@ pub struct Place {
 }
 
 impl Place {
+    /// The place that a process of ours was ordered to work in, as its own user.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`] and [`caller`].
+    fn of_order(root: &Path, store: &Path, config_file: Option<&Path>) -> Result<Self> {
+        Ok(Self {
+            root: StateRoot::new(root.to_owned()),
+            store: store.to_owned(),
+            config: Config::load(config_file)?,
+            config_file: config_file.map(Path::to_owned),
+            owner: caller()?,
+        })
+    }
+
     /// The store, made if it is not there.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::Spec;
+
+use crate::bundle::bind::show;
 
 /// Where the socket is inside. In a /dev of the container's own nothing is made in its root file system for it.
 const IN_DEV: &str = "/dev/regen-notify";
@@ -12,17 +14,11 @@ const VARIABLE: &str = "NOTIFY_SOCKET";
 
 /// Binds the socket at this path into a container, and tells its program where it is.
 pub(super) fn bind(spec: &mut Spec, socket: &Path) {
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
     let own_dev = mounts.iter().any(|mount| mount.destination() == "/dev" && mount.typ().as_deref() == Some("tmpfs"));
     let inside = if own_dev { IN_DEV } else { IN_RUN };
-    let mut mount = Mount::default();
-    mount.set_destination(inside.into());
-    mount.set_typ(Some("bind".to_owned()));
-    mount.set_source(Some(socket.to_owned()));
     // A socket is written to all the same: read-only is its inode.
-    mount.set_options(Some(["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec()));
-    mounts.push(mount);
-    spec.set_mounts(Some(mounts));
+    show(spec, socket, inside, &["noexec"]);
     let Some(process) = spec.process_mut() else { return };
     let mut variables = process.env().clone().unwrap_or_default();
     variables.retain(|entry| entry.strip_prefix(VARIABLE).is_none_or(|rest| !rest.starts_with('=')));

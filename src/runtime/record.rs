@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::bundle;
-use crate::cgroup::{self, Cgroup, Directory, Manager};
+use crate::cgroup::{self, Cgroup, Directory};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::runtime::StateRoot;
@@ -155,11 +155,7 @@ impl Record {
     /// this as for the next ones.
     pub(super) fn begin(&self, root: &StateRoot) -> Result<()> {
         // For whoever finds the record damaged.
-        let manager = match self.cgroup.manager {
-            Manager::Cgroupfs => "cgroupfs",
-            Manager::Systemd => "systemd",
-            Manager::Disabled => "disabled",
-        };
+        let manager = self.cgroup.manager.word();
         self.link(root, CGROUP, &format!("{manager}:{}", self.cgroup.path.display()))?;
         self.write(root, FILE, &serde_json::to_vec(self).context(|| self.operation())?)
     }
@@ -392,11 +388,7 @@ pub(super) fn salvage_cgroup(root: &StateRoot, id: &ContainerId) -> Result<Cgrou
         Err(error) => return Err(error).context(operation),
     };
     let (manager, path) = target.to_str().and_then(|text| text.split_once(':')).unwrap_or_default();
-    let manager = match manager {
-        "cgroupfs" => Manager::Cgroupfs,
-        "systemd" => Manager::Systemd,
-        "disabled" => Manager::Disabled,
-        _ => return Err(Error::new(Kind::Damaged, operation(), format!("{} is damaged", quote(&link)))),
-    };
+    let damaged = |_| Error::new(Kind::Damaged, operation(), format!("{} is damaged", quote(&link)));
+    let manager = manager.parse().map_err(damaged)?;
     cgroup::plan(cgroup::Request { id, path: Some(Path::new(path)), manager })
 }

@@ -1,7 +1,7 @@
 //! From an order to an instance that runs.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
@@ -10,17 +10,15 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::holding::Holding;
 use super::home::Home;
-use crate::cgroup::Manager;
-use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::process::Overrides;
 use crate::ops::handover::{self, HandOver};
 use crate::ops::load::{self, Network, Supervised, Wish};
 use crate::ops::request::RingRequest;
-use crate::ops::{self, Place, save};
+use crate::ops::{Place, order, save};
 use crate::ring::Rebase;
 use crate::ring::selector::Selector;
-use crate::runtime::{CreateRequest, Created, Starter, StateRoot, Stdio};
+use crate::runtime::{CreateRequest, Created, Starter, Stdio};
 use crate::service::definition::{Readiness, Source};
 use crate::service::intercept;
 use crate::service::message::{Order, PROTOCOL};
@@ -55,16 +53,10 @@ pub(super) struct Newborn {
 }
 
 impl Commission {
-    /// Takes it from descriptor 0, in whose place is `/dev/null` then: the daemon hears of our end by the end of the channel.
+    /// Takes it from descriptor 0.
     pub(super) fn receive() -> Result<Self> {
         let operation = || "take the order of a keeper";
-        let channel = std::io::stdin().as_fd().try_clone_to_owned().map(Channel::from).context(operation)?;
-        let null = File::open("/dev/null").context(|| "open '/dev/null'")?;
-        rustix::stdio::dup2_stdin(null).context(operation)?;
-        let received = channel
-            .receive()
-            .map_err(|error| error.during(operation()).next("keepers are started by 'regen serve' alone"))?;
-        let received = received.ok_or_else(|| Error::new(Kind::State, operation(), "whoever gave it is gone"))?;
+        let (channel, received) = order::receive(operation(), "keepers are started by 'regen serve' alone")?;
         let order: Order = serde_json::from_slice(&received.bytes).context(operation)?;
         if order.protocol != PROTOCOL {
             let cause = format!("it speaks version {} of the protocol, this is version {PROTOCOL}", order.protocol);
@@ -79,13 +71,7 @@ impl Commission {
 
 /// Where and for whom the instance is made.
 pub(super) fn place(order: &Order) -> Result<Place> {
-    Ok(Place {
-        root: StateRoot::new(order.root.clone()),
-        store: order.store.clone(),
-        config: Config::load(order.config.as_deref())?,
-        config_file: order.config.clone(),
-        owner: ops::caller()?,
-    })
+    Place::of_order(&order.root, &order.store, order.config.as_deref())
 }
 
 /// Takes over a program that runs.
@@ -111,7 +97,7 @@ pub(super) fn bear(order: &Order, place: &Place, home: &Home, sockets: Vec<Owned
     let (output, print) = pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe for the instance's output")?;
     let streams = streams(print)?;
     let (listen, intercept) = (holding.to_pass_on()?, holding.intercept());
-    let manager = manager(&order.cgroup_manager)?;
+    let manager = order.cgroup_manager.parse()?;
     let wish = wish(order, place, notify.as_ref().map(|_| home.notify()))?;
     let mut network = intercept::Network::Shared;
     let mut live = load::create(place, wish, |request| {
@@ -218,15 +204,6 @@ fn network_of(request: &CreateRequest) -> intercept::Network {
     match networks.next() {
         Some(new) if new.path().is_none() => intercept::Network::Private,
         Some(_) | None => intercept::Network::Shared,
-    }
-}
-
-fn manager(word: &str) -> Result<Manager> {
-    match word {
-        "cgroupfs" => Ok(Manager::Cgroupfs),
-        "systemd" => Ok(Manager::Systemd),
-        "disabled" => Ok(Manager::Disabled),
-        _ => Err(Error::new(Kind::Invalid, "read who makes the cgroups", format!("'{}'", word.escape_debug()))),
     }
 }
 

@@ -18,7 +18,6 @@ use super::judge::Farewell;
 use super::plan::instance_id;
 use super::record::{ChangeKind, Key, Pending, Record, Wanted};
 use super::ring::GiveBack;
-use crate::cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::ops::keep;
@@ -277,11 +276,6 @@ impl Run<'_, '_> {
             let record = book.get(&self.claim.key)?.record.clone();
             (record.log, self.neighbour(&book, &record.leaving))
         };
-        let cgroup_manager = match core.cgroups {
-            cgroup::Manager::Cgroupfs => "cgroupfs",
-            cgroup::Manager::Systemd => "systemd",
-            cgroup::Manager::Disabled => "disabled",
-        };
         let beside = match &self.old {
             Old::Alive(instance) => Some(instance.clone()),
             Old::None | Old::Orphan(_) | Old::Ended(_) | Old::Lost(_) => None,
@@ -299,7 +293,7 @@ impl Run<'_, '_> {
             root: core.place.root.path().to_owned(),
             store: core.place.store.clone(),
             config: core.place.config_file.clone(),
-            cgroup_manager: cgroup_manager.to_owned(),
+            cgroup_manager: core.cgroups.word().to_owned(),
             log: core.log_directory(&log),
         })
     }

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ops::warm::KEEPER;
 use crate::sys::channel::Channel;
@@ -163,12 +162,4 @@ pub(super) fn spawn(order: &Order) -> Result<Channel> {
     let arguments = [KEEPER.into(), OsString::from(order.definition.to_string())];
     spawn_self_with(theirs, &arguments).context(operation)?;
     Ok(ours)
-}
-
-pub(super) fn manager_word(manager: cgroup::Manager) -> &'static str {
-    match manager {
-        cgroup::Manager::Cgroupfs => "cgroupfs",
-        cgroup::Manager::Systemd => "systemd",
-        cgroup::Manager::Disabled => "disabled",
-    }
 }

@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::book::{Outcome, Template};
-use super::keeper::{Heard, Keeper, Link, manager_word, spawn};
+use super::keeper::{Heard, Keeper, Link, spawn};
 use super::record::Wanted;
 use super::{Clones, Core, leftover, mark};
 use crate::error::{Context, Error, Kind, Result};
@@ -256,7 +256,7 @@ impl Minder {
             root: place.root.path().to_owned(),
             store: place.store.clone(),
             config: place.config_file.clone(),
-            cgroup_manager: manager_word(self.core.cgroups).to_owned(),
+            cgroup_manager: self.core.cgroups.word().to_owned(),
         };
         let birth = spawn(&order)?;
         self.keepers.push(Keeper { generation, link: Link::Birth(birth), status: None, retires: false });

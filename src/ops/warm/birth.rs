@@ -1,16 +1,10 @@
 //! From an order to a keeper that loads its template.
 
-use std::fs::File;
-use std::os::fd::AsFd;
-
 use super::home::Home;
 use super::keeper::Keeper;
 use super::{leftover, snapshot};
-use crate::cgroup::Manager;
-use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ops::{self, Place};
-use crate::runtime::StateRoot;
+use crate::ops::{Place, order};
 use crate::sys::channel::Channel;
 use crate::sys::exe;
 use crate::sys::user_namespace::is_initial;
@@ -69,35 +63,13 @@ fn begin(channel: Channel, order: Order) -> Result<Keeper> {
     Keeper::new(order, place, home, channel, left)
 }
 
-/// Takes the order from descriptor 0, in whose place is `/dev/null` then.
+/// Takes the order from descriptor 0.
 pub(super) fn receive_order(operation: &str) -> Result<(Channel, Order)> {
-    let context = || operation.to_owned();
-    let channel = std::io::stdin().as_fd().try_clone_to_owned().map(Channel::from).context(context)?;
-    let null = File::open("/dev/null").context(|| "open '/dev/null'")?;
-    rustix::stdio::dup2_stdin(null).context(context)?;
-    let received = channel
-        .receive()
-        .map_err(|error| error.during(context()).next("keepers of templates are started by 'regen serve' alone"))?;
-    let received = received.ok_or_else(|| Error::new(Kind::State, context(), "whoever gave it is gone"))?;
-    Ok((channel, decode(&received.bytes).context(context)?))
+    let (channel, received) = order::receive(operation, "keepers of templates are started by 'regen serve' alone")?;
+    Ok((channel, decode(&received.bytes).context(|| operation)?))
 }
 
 /// Where and for whom containers are made.
 pub(super) fn place(order: &Order) -> Result<Place> {
-    Ok(Place {
-        root: StateRoot::new(order.root.clone()),
-        store: order.store.clone(),
-        config: Config::load(order.config.as_deref())?,
-        config_file: order.config.clone(),
-        owner: ops::caller()?,
-    })
-}
-
-pub(super) fn manager(word: &str) -> Result<Manager> {
-    match word {
-        "cgroupfs" => Ok(Manager::Cgroupfs),
-        "systemd" => Ok(Manager::Systemd),
-        "disabled" => Ok(Manager::Disabled),
-        _ => Err(Error::new(Kind::Invalid, "read who makes the cgroups", format!("'{}'", word.escape_debug()))),
-    }
+    Place::of_order(&order.root, &order.store, order.config.as_deref())
 }

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use serde_json::json;
 
+use super::FUNCTION_INSIDE;
 use super::home::{BASE, FUNCTION, MODULE};
 use super::task::Part;
+use crate::bundle::bind::show;
 use crate::error::{Context, Result};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
@@ -25,8 +26,6 @@ use crate::template::proxy;
 
 /// Where a template's program and its clones find the zygote module.
 const MODULE_INSIDE: &str = "/run/regen-zygote";
-/// Where a clone finds its function, if it has one.
-pub(super) const FUNCTION_INSIDE: &str = "/function";
 
 /// The wish for a container of a template.
 pub(super) fn wish(order: &Order, container: &ContainerId) -> Result<Wish> {
@@ -87,7 +86,7 @@ pub(super) fn adapt(spec: &mut Spec, order: &Order, part: Part) -> Result<()> {
         process.set_terminal(Some(false));
     }
     let home = order.directory();
-    bind(spec, &home.join(MODULE), MODULE_INSIDE)?;
+    show(spec, &home.join(MODULE), MODULE_INSIDE, &[]);
     match part {
         Part::Template => {
             // The sandboxes are like it.
@@ -97,24 +96,12 @@ pub(super) fn adapt(spec: &mut Spec, order: &Order, part: Part) -> Result<()> {
             spec.set_root(Some(root));
         }
         Part::Sandbox => {
-            bind(spec, &home.join(FUNCTION), FUNCTION_INSIDE)?;
+            show(spec, &home.join(FUNCTION), FUNCTION_INSIDE, &[]);
             if has_own_name(spec) && names_nobody(spec, order) {
                 spec.set_hostname(Some(random_name()?));
             }
         }
     }
-    Ok(())
-}
-
-/// Binds a directory of the host's, which nobody can write to inside.
-fn bind(spec: &mut Spec, from: &Path, to: &str) -> Result<()> {
-    let mount: Mount = serde_json::from_value(json!({
-        "destination": to, "type": "bind", "source": from, "options": ["bind", "ro", "nosuid", "nodev"],
-    }))
-    .context(|| format!("mount '{to}'"))?;
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
-    mounts.push(mount);
-    spec.set_mounts(Some(mounts));
     Ok(())
 }
 
@@ -180,6 +167,7 @@ pub(super) fn no_streams() -> Result<Stdio> {
 mod tests {
     use super::*;
     use crate::template::definition::ORDER;
+    use serde_json::json;
 
     fn order(source: Source) -> Order {
         Order {

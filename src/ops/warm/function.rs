@@ -8,7 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MoveMountFlags, move_mount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::blank::FUNCTION_INSIDE;
+use super::FUNCTION_INSIDE;
 use crate::error::{Context, Result, quote};
 use crate::sys::fs::open_path;
 use crate::sys::process::Process;

@@ -3,18 +3,16 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::Spec;
 
+use super::FUNCTION_INSIDE;
+use crate::bundle::bind::show;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ops::request::{Need, TemplateRequest, choose_template};
 use crate::ops::{Place, function};
 use crate::program::{Activation, Intercept};
 use crate::runtime::CreateRequest;
-
-/// Where a function is, in the container.
-const FUNCTION: &str = "/function";
 
 /// What a container's annotations ask for.
 #[derive(Debug)]
@@ -36,21 +34,10 @@ pub(in crate::ops) fn plan(
     let Some((request, function)) = choose_template(annotations, &place.owner)? else { return Ok(None) };
     let opened = function.as_deref().map(|function| function::open_allowed(place, function)).transpose()?;
     if let Some(function) = function {
-        show(spec, &function);
+        // Where it comes from is for whoever reads the specification.
+        show(spec, &function, FUNCTION_INSIDE, &[]);
     }
     Ok(Some(Wanted { request, function: opened }))
-}
-
-/// Where it comes from is for whoever reads the specification.
-fn show(spec: &mut Spec, function: &Path) {
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
-    let mut mount = Mount::default();
-    mount.set_destination(FUNCTION.into());
-    mount.set_typ(Some("bind".to_owned()));
-    mount.set_source(Some(function.to_owned()));
-    mount.set_options(Some(["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec()));
-    mounts.push(mount);
-    spec.set_mounts(Some(mounts));
 }
 
 /// Writes down, for whoever starts the container, what its program is to be a clone of; unless it cannot be one. Its
@@ -62,7 +49,7 @@ pub(in crate::ops) fn note(wanted: Option<&Wanted>, request: &mut CreateRequest)
     let Some(Wanted { request: template, function }) = wanted else { return Ok(()) };
     if let Some(function) = function {
         let tree = function.try_clone().context(|| "hold the function")?;
-        request.mounted.push((FUNCTION.into(), tree));
+        request.mounted.push((FUNCTION_INSIDE.into(), tree));
     }
     let activated = Activation::of_environment().is_some() || !request.listen.is_empty();
     if !activated && request.preserve_fds == 0 && request.intercept == Intercept::No {

@@ -88,7 +88,7 @@ impl Worker {
     fn make(&self, container: &ContainerId, part: Part) -> Result<(Made, Berth)> {
         let wish = blank::wish(&self.order, container)?;
         let streams = blank::no_streams()?;
-        let manager = super::manager(&self.order.cgroup_manager)?;
+        let manager = self.order.cgroup_manager.parse()?;
         let (mut adapted, mut seen) = (Ok(()), None);
         let base = blank::apart(&self.order, &self.place, &wish, part)?;
         let created = apart::create_apart(&self.place, wish, base, |request| {

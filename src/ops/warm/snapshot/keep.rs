@@ -18,7 +18,7 @@ use crate::ids::ContainerId;
 use crate::ops::warm::caller::{Callers, Heard};
 use crate::ops::warm::home::Home;
 use crate::ops::warm::watch::{Source, Watch};
-use crate::ops::warm::{leftover, manager, place};
+use crate::ops::warm::{leftover, place};
 use crate::ops::{Place, save};
 use crate::sys::channel::Channel;
 use crate::sys::clone::{Birth, Parent, close_all_but, spawn};
@@ -343,7 +343,7 @@ impl Keeper {
 
 impl Taker {
     fn start(order: &Order, place: &Place, signals: &Blocked) -> Result<Self> {
-        let mut recipe = Recipe::new(&order.definition, order.container()?, manager(&order.cgroup_manager)?);
+        let mut recipe = Recipe::new(&order.definition, order.container()?, order.cgroup_manager.parse()?);
         recipe.mark = Some(order.mark());
         let directory = Snapshot::place(&order.directory(), order.generation);
         let (ours, theirs) = Channel::pair()?;

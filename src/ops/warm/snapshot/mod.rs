@@ -43,9 +43,6 @@ pub use restore::{Clone, clone};
 pub use stream::Streams;
 pub use take::{Recipe, take};
 
-/// Where a function is in a clone.
-const FUNCTION: &str = "/function";
-
 /// Whether snapshots can be had on this machine: to be asked before anything is started for one.
 ///
 /// # Errors

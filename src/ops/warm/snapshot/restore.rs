@@ -8,7 +8,6 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::{LinuxMemory, LinuxNamespaceType, LinuxResources, Spec};
 
-use super::FUNCTION;
 use super::record::{Snapshot, origin};
 use crate::cgroup::Manager;
 use crate::criu::{Allowed, CgroupMode};
@@ -17,6 +16,7 @@ use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::apart::{self, Apart};
 use crate::ops::load::{Network, Supervised, Wish};
+use crate::ops::warm::FUNCTION_INSIDE;
 use crate::ops::{Place, save};
 use crate::overlay::Detached;
 use crate::runtime::{Created, Images, RestoreRequest, Starter, Stdio, Tree};
@@ -60,7 +60,8 @@ pub fn clone(place: &Place, snapshot: &Snapshot, wanted: Clone) -> Result<Create
     let work = snapshot.directory().join("clones").join(id.as_str());
     let wish = wish(snapshot, &wanted).context(operation)?;
     let apart = Apart { spec: Some(spec), base: Some(snapshot.record().base.clone()), ..Apart::default() };
-    let function = wanted.function.map(|tree| Tree { destination: FUNCTION.into(), mount: Detached::from(tree) });
+    let function =
+        wanted.function.map(|tree| Tree { destination: FUNCTION_INSIDE.into(), mount: Detached::from(tree) });
     let mut request = restore_request(snapshot, &work, wanted.mask);
     request.trees.extend(function);
     let made = apart::create_apart(place, wish, apart, |made| {
@@ -122,7 +123,7 @@ fn restore_request(snapshot: &Snapshot, work: &Path, mask: Option<SigSet>) -> Re
 fn plan(snapshot: &Snapshot, wanted: &Clone) -> Result<Spec> {
     let mut spec = snapshot.spec()?;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    for mount in mounts.iter_mut().filter(|mount| mount.destination() == FUNCTION) {
+    for mount in mounts.iter_mut().filter(|mount| mount.destination() == FUNCTION_INSIDE) {
         mount.set_source(Some(snapshot.empty_function()));
     }
     spec.set_mounts(Some(mounts));

@@ -14,7 +14,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::ready::Watch;
 use super::record::{Record, Snapshot, origin};
-use super::{FUNCTION, check, settle};
+use super::{check, settle};
+use crate::bundle::bind::show;
 use crate::cgroup::Manager;
 use crate::criu::{Afterwards, Allowed, CgroupMode};
 use crate::error::{Context, Error, Kind, Result, quote};
@@ -22,6 +23,7 @@ use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::apart::{self, Apart};
 use crate::ops::load::{Network, Supervised, Wish};
+use crate::ops::warm::FUNCTION_INSIDE;
 use crate::ops::{Place, save};
 use crate::runtime::{self, CheckpointRequest, CreateRequest, Created, Images, Starter, Stdio};
 use crate::service::ready::notify::Socket;
@@ -236,14 +238,9 @@ fn prepare(spec: &mut Spec, function: &Path) {
     }
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     let cgroups = |mount: &Mount| matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
-    mounts.retain(|mount| mount.destination() != FUNCTION && !cgroups(mount));
-    let mut mount = Mount::default();
-    mount.set_destination(FUNCTION.into());
-    mount.set_typ(Some("bind".to_owned()));
-    mount.set_source(Some(function.to_owned()));
-    mount.set_options(Some(["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec()));
-    mounts.push(mount);
+    mounts.retain(|mount| mount.destination() != FUNCTION_INSIDE && !cgroups(mount));
     spec.set_mounts(Some(mounts));
+    show(spec, function, FUNCTION_INSIDE, &[]);
 }
 
 /// What criu cannot bring back more than once.
@@ -340,7 +337,7 @@ mod tests {
         assert!(linux.cgroups_path().is_none() && linux.namespaces().clone().unwrap().is_empty());
         let mounts = spec.mounts().clone().unwrap();
         assert_eq!(mounts.len(), 2);
-        let functions: Vec<_> = mounts.iter().filter(|mount| mount.destination() == FUNCTION).collect();
+        let functions: Vec<_> = mounts.iter().filter(|mount| mount.destination() == FUNCTION_INSIDE).collect();
         assert!(functions.len() == 1 && functions[0].source().as_deref() == Some(Path::new("/stage/function")));
         assert_eq!(strip(&mut spec, Path::new("/stage/notify")).as_deref(), Some(Path::new("/n")));
         assert_eq!(spec.process().as_ref().unwrap().env().clone().unwrap(), ["A=1"]);
