@@ -392,7 +392,10 @@ mod tests {
         let mut child = command.args(["--pid", "--fork", "--kill-child", "sleep", "100"]).spawn().unwrap();
         let sleeper = loop {
             let text = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
-            if let Ok(pid) = text.trim().parse::<i32>() {
+            // Before it is `sleep` it may not have asked yet to be killed with its parent.
+            if let Ok(pid) = text.trim().parse::<i32>()
+                && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
+            {
                 break Process::open(pid).unwrap().unwrap();
             }
         };
