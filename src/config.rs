@@ -27,6 +27,8 @@ pub struct Config {
     pub image: Image,
     /// `[template]`
     pub template: Template,
+    /// `[cluster]`
+    pub cluster: Cluster,
 }
 
 /// `[store]`: the directory that holds layers and rings.
@@ -73,6 +75,28 @@ pub struct Template {
     pub function_directories: Vec<PathBuf>,
 }
 
+/// `[cluster]`: the etcd that several machines share, and how this one is known there.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Cluster {
+    /// Its members, `etcd://HOST:PORT[,HOST:PORT…]`; none if this machine is alone.
+    pub registry: Option<String>,
+    /// What every key there begins with.
+    pub prefix: String,
+    /// Who this machine is to etcd, where it asks for users.
+    pub user: Option<String>,
+    /// The file whose first line is the user's password.
+    pub password_file: Option<PathBuf>,
+    /// The certificates (PEM) of those who vouch for the members; with it, connections are encrypted.
+    pub ca: Option<PathBuf>,
+    /// This machine's certificate (PEM), where etcd asks for one.
+    pub certificate: Option<PathBuf>,
+    /// The key (PEM) of that certificate.
+    pub key: Option<PathBuf>,
+    /// Seconds until a request is given up.
+    pub timeout: u32,
+}
+
 impl Default for Store {
     fn default() -> Self {
         Self { min_free: Floor::Percent(5) }
@@ -94,6 +118,21 @@ impl Default for Image {
 impl Default for Template {
     fn default() -> Self {
         Self { max_function_bytes: Size(1 << 30), shared: Vec::new(), function_directories: Vec::new() }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            registry: None,
+            prefix: "regen/".to_owned(),
+            user: None,
+            password_file: None,
+            ca: None,
+            certificate: None,
+            key: None,
+            timeout: 5,
+        }
     }
 }
 
@@ -143,6 +182,29 @@ impl Config {
             && own.0 > highest.0
         {
             return refuse("ring.max-bytes", "it is over ring.highest-max-bytes".to_owned());
+        }
+        self.cluster.check().or_else(|(key, cause)| refuse(key, cause.to_owned()))
+    }
+}
+
+impl Cluster {
+    /// The key that is wrong, and what is wrong with it.
+    fn check(&self) -> std::result::Result<(), (&'static str, &'static str)> {
+        let Self { registry: _, prefix, user, password_file, ca, certificate, key, timeout } = self;
+        if prefix.is_empty() {
+            return Err(("cluster.prefix", "without one, keys of others would be taken for regen's"));
+        }
+        if user.is_some() != password_file.is_some() {
+            return Err(("cluster.user", "a user needs cluster.password-file, and that needs a user"));
+        }
+        if certificate.is_some() != key.is_some() {
+            return Err(("cluster.certificate", "a certificate needs cluster.key, and that needs a certificate"));
+        }
+        if certificate.is_some() && ca.is_none() {
+            return Err(("cluster.certificate", "without cluster.ca nothing is encrypted"));
+        }
+        if !(1..=60).contains(timeout) {
+            return Err(("cluster.timeout", "it is between 1 and 60 seconds"));
         }
         Ok(())
     }
@@ -294,6 +356,26 @@ mod tests {
     }
 
     #[test]
+    fn every_key_of_a_cluster_is_read() {
+        let text = "[cluster]\nregistry = 'etcd://a:2379,b:2379'\nprefix = 'site/'\nuser = 'regen'\n\
+                    password-file = '/p'\nca = '/ca.pem'\ncertificate = '/cert.pem'\nkey = '/key.pem'\ntimeout = 9\n";
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(
+            Config::parse(text).unwrap().cluster,
+            Cluster {
+                registry: Some("etcd://a:2379,b:2379".to_owned()),
+                prefix: "site/".to_owned(),
+                user: Some("regen".to_owned()),
+                password_file: path("/p"),
+                ca: path("/ca.pem"),
+                certificate: path("/cert.pem"),
+                key: path("/key.pem"),
+                timeout: 9,
+            }
+        );
+    }
+
+    #[test]
     fn a_mistake_is_named_with_its_line() {
         for (text, words) in [
             ("[ring]\ndepht = 3\n", ["line 2", "depht"]),
@@ -305,6 +387,11 @@ mod tests {
             ("[ring]\nmax-bytes = '2 furlongs'", ["line 2", "furlongs"]),
             ("[store]\nmin-free = '101%'\n", ["line 2", "101%"]),
             ("[store]\nmin-free = true\n", ["line 2", "512MiB"]),
+            ("[cluster]\nprefix = ''\n", ["cluster.prefix", "others"]),
+            ("[cluster]\nuser = 'regen'\n", ["cluster.user", "password-file"]),
+            ("[cluster]\nca = '/ca.pem'\nkey = '/key.pem'\n", ["cluster.certificate", "cluster.key"]),
+            ("[cluster]\ncertificate = '/cert.pem'\nkey = '/key.pem'\n", ["cluster.certificate", "cluster.ca"]),
+            ("[cluster]\ntimeout = 0\n", ["cluster.timeout", "between 1 and 60"]),
             ("[ring\n", ["line 1", ""]),
         ] {
             let line = Config::parse(text).unwrap_err().to_string();

@@ -12,6 +12,8 @@
 //!
 //! No process that makes a container opens one.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod sqlite;
 
 use std::fmt;
@@ -20,6 +22,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind};
 
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
 pub use sqlite::{FILE, Sqlite};
 
 /// The longest value.

@@ -4,6 +4,7 @@
 //! must be done in one way everywhere (a file that appears whole, a lock, a mount).
 
 pub mod alarm;
+pub mod bell;
 pub mod bpf;
 pub mod channel;
 pub mod clone;

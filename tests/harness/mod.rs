@@ -10,8 +10,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod certificate;
 pub mod daemon;
 pub mod enclosure;
+pub mod etcd;
 pub mod image;
 pub mod keeper;
 mod leaks;
