@@ -101,7 +101,7 @@ const NODE_NAME_MAX: usize = 253;
 const NODE_LABEL_MAX: usize = 63;
 
 /// The name of a node: that of a host in lower case, `[a-z0-9-]+` in parts separated by dots, no part beginning or ending with
-/// a hyphen. So it can stand in a certificate as a DNS name, and in a key of the registry as a part.
+/// a hyphen, the last not a number. So it can stand in a certificate as a DNS name, and in a key of the registry as a part.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(String);
@@ -127,6 +127,10 @@ impl FromStr for NodeName {
             if part.starts_with('-') || part.ends_with('-') || !part.bytes().all(plain) {
                 return refuse(&format!("'{}' is no part of a host's name", part.escape_debug()));
             }
+        }
+        let last = text.rsplit('.').next().unwrap_or(text);
+        if last.bytes().all(|c| c.is_ascii_digit()) {
+            return refuse("what ends in a number would be an address");
         }
         Ok(Self(text.to_owned()))
     }
@@ -289,13 +293,29 @@ mod tests {
 
     #[test]
     fn nodes_are_named_like_hosts() {
-        for good in ["a", "n1", "node-1.rack-2.example.org", "1", &"x".repeat(63)] {
+        for good in ["a", "n1", "node-1.rack-2.example.org", "1a", &"x".repeat(63)] {
             assert_eq!(good.parse::<NodeName>().unwrap().as_str(), good);
         }
         let long = format!("{}.", "x".repeat(60)).repeat(5);
-        for bad in
-            ["", ".", "a.", ".a", "a..b", "-a", "a-", "A", "a_b", "a/b", "*.a", "a b", "é", &"x".repeat(64), &long]
-        {
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "1",
+            "10.0.0.1",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a/b",
+            "*.a",
+            "a b",
+            "é",
+            &"x".repeat(64),
+            &long,
+        ] {
             assert!(bad.parse::<NodeName>().is_err(), "{bad:?} was taken");
         }
     }

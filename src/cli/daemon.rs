@@ -1,10 +1,19 @@
 //! The daemon, and calling it by hand.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// `serve`
-#[derive(Debug, Clone, Copy, Args)]
-pub struct Serve {}
+#[derive(Debug, Clone, Args)]
+pub struct Serve {
+    /// Where other nodes reach this one, in numbers; the same interfaces, encrypted
+    #[arg(long, value_name = "HOST:PORT", requires = "certs")]
+    pub address: Option<String>,
+    /// The directory with ca.pem, node.pem and node.key, which say who this node is and whom it believes
+    #[arg(long, value_name = "DIR", requires = "address")]
+    pub certs: Option<PathBuf>,
+}
 
 /// `call`
 #[derive(Debug, Args)]

@@ -162,7 +162,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Spec(arguments) => spec::run(arguments).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
         Command::Ring(arguments) => ring::run(&world()?, arguments),
-        Command::Serve(_) => serve::run(&world()?).map(|()| 0),
+        Command::Serve(arguments) => serve::run(&world()?, arguments).map(|()| 0),
         Command::Service(arguments) => service::run(&world()?, arguments.clone()).map(|()| 0),
         Command::Template(arguments) => template::run(&world()?, arguments.clone()).map(|()| 0),
         Command::Clone(arguments) => clone::run(&world()?, arguments),

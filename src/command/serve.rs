@@ -1,6 +1,7 @@
 //! `serve`: the daemon.
 
 use std::ffi::OsStr;
+use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +9,10 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::world::absolute;
+use crate::cli::daemon::Serve;
 use crate::command::World;
 use crate::control::door::{Door, Opened};
+use crate::control::remote::{self, Bounds, Certificates, Gate};
 use crate::control::{Catalog, Control, Gauge, Limits, Server, Service, Template};
 use crate::error::{Error, Kind, Result};
 use crate::ops::service::{Bystander, Manager};
@@ -32,13 +35,15 @@ enum Wish {
     Replace,
 }
 
-pub(super) fn run(world: &World) -> Result<()> {
+pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
     let passed = take_passed()?;
     let program = program()?;
     open_files::raise();
     // Before there is any thread: all of them leave signals to this one.
     let signals = Blocked::all()?;
     let root = world.place.root.path();
+    // Before anything is taken over from a daemon that serves.
+    let remote = open_remote(arguments)?;
     let Opened { door, listener, connections } = Door::open(root, passed)?;
     let gauge = Gauge::new(Limits::default());
     let status =
@@ -60,6 +65,8 @@ pub(super) fn run(world: &World) -> Result<()> {
     let mut server = Server::new(listener, catalog, &gauge)?;
     tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
     connections.into_iter().for_each(|connection| server.admit(connection));
+    let open = |(listener, certificates)| Gate::open(listener, certificates, server.entrance(), Bounds::default());
+    let _gate = remote.map(open).transpose()?;
     tell(state);
     // What starting took is of no use to a process that then mostly waits.
     exe::forget_code();
@@ -83,6 +90,16 @@ pub(super) fn run(world: &World) -> Result<()> {
             }
         }
     }
+}
+
+/// Where other nodes come in, and by which certificates.
+fn open_remote(arguments: &Serve) -> Result<Option<(TcpListener, Certificates)>> {
+    let (Some(address), Some(directory)) = (&arguments.address, &arguments.certs) else { return Ok(None) };
+    let address = remote::parse_address(address)?;
+    let certificates = Certificates::open(&absolute(directory)?)?;
+    let listener = remote::bind(address)?;
+    tracing::info!(node = %certificates.name(), %address, "other nodes are let in");
+    Ok(Some((listener, certificates)))
 }
 
 /// Services as they are written down. Where that cannot be read or written, instances that serve are still found by clients; a

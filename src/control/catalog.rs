@@ -1,8 +1,8 @@
 //! The interfaces of a service, and the one that tells of them.
 
-use super::interface::{Answer, Call, Interface};
+use super::interface::{Answer, Call, Interface, Reach};
 use super::message::{Fault, STANDARD};
-use super::peer::Access;
+use super::peer::{Access, Origin};
 
 /// The interfaces behind one socket.
 #[derive(Debug)]
@@ -34,8 +34,14 @@ impl Catalog {
         };
         let Some(access) = access else { return Err(Fault::MethodNotFound(format!("{interface}.{}", call.method))) };
         if call.peer.access < access {
-            let who = call.peer.uid;
-            let message = format!("user {who} may only look and resolve, not call {interface}.{}", call.method);
+            let who = &call.peer.origin;
+            let message = format!("{who} may only look and resolve, not call {interface}.{}", call.method);
+            return Err(Fault::PermissionDenied(message));
+        }
+        let reach = found.map_or(Reach::Everywhere, |interface| interface.reach(call.method));
+        if let (Origin::Node(_), Reach::Local) = (&call.peer.origin, reach) {
+            let who = &call.peer.origin;
+            let message = format!("{who} may not call {interface}.{}: callers of this machine may", call.method);
             return Err(Fault::PermissionDenied(message));
         }
         if !call.parameters.starts_with('{') {

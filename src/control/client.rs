@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -27,6 +28,7 @@ pub struct Client {
     bytes: Vec<u8>,
     /// Files that came, with the place in `bytes` of the message that they belong to.
     descriptors: Vec<(usize, Vec<OwnedFd>)>,
+    patience: Option<Duration>,
 }
 
 /// An answer, as it came.
@@ -67,8 +69,13 @@ impl Client {
         })
     }
 
-    fn over(stream: Stream) -> Self {
-        Self { stream, bytes: Vec::new(), descriptors: Vec::new() }
+    pub(super) fn over(stream: Stream) -> Self {
+        Self { stream, bytes: Vec::new(), descriptors: Vec::new(), patience: None }
+    }
+
+    /// How long to wait for the next bytes of an answer, or for room for those of a call; for ever if nothing is said.
+    pub fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
     }
 
     /// Calls a method and takes its answer, with the files that come along.
@@ -122,7 +129,7 @@ impl Client {
         while !rest.is_empty() {
             match self.stream.send(rest, &[])? {
                 Sent::Bytes(count) => rest = &rest[count..],
-                Sent::Full => drop(wait(&mut [PollFd::new(&self.stream, PollFlags::OUT)], None)?),
+                Sent::Full => self.await_stream(PollFlags::OUT, &format!("call {method}"))?,
                 Sent::Gone => break,
             }
         }
@@ -162,8 +169,17 @@ impl Client {
         Ok(Reply::Refusal { name, parameters })
     }
 
+    fn await_stream(&self, what: PollFlags, operation: &str) -> Result<()> {
+        if wait(&mut [PollFd::new(&self.stream, what)], self.patience)? {
+            return Ok(());
+        }
+        let waited = self.patience.unwrap_or_default().as_secs_f64();
+        Err(Error::new(Kind::System, operation, format!("nothing has happened for {waited} s")))
+    }
+
     fn fill(&mut self) -> Result<()> {
         let mut chunk = [0; CHUNK];
+        self.await_stream(PollFlags::IN, "read the daemon's answer")?;
         let (count, descriptors) = self.stream.receive(&mut chunk)?;
         if count == 0 {
             let cause = "it has closed the connection";

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::catalog::Catalog;
-use super::interface::Call;
+use super::interface::{Answer, Call};
 use super::limit::{Place, Share};
 use super::message::{Fault, Following, Mode, Request, encode_answer, encode_fault};
-use super::peer::Peer;
+use super::peer::{Origin, Peer};
 use super::wire::{Inbox, Incoming, Wire};
+use crate::error::{Error, Kind};
 use crate::sys::stream::Stream;
 
 /// A caller who was let in.
@@ -36,7 +37,12 @@ impl Connection {
                 return self.tell(&fault);
             }
         }
-        let Self { wire, place, .. } = self;
+        let Self { wire, place, peer, .. } = self;
+        match peer.origin {
+            Origin::User { .. } => {}
+            // What encrypts it is of this process. The node connects anew.
+            Origin::Node(_) => return,
+        }
         idle.lock().unwrap_or_else(PoisonError::into_inner).push(wire.into_stream());
         // Whoever waits for the last place to be free finds the connection.
         drop(place);
@@ -56,7 +62,7 @@ impl Connection {
         } else {
             self.catalog.call(interface, &call)
         };
-        match (outcome, mode) {
+        match (outcome.and_then(|answer| self.check_files(answer, &request.method)), mode) {
             (Err(fault @ (Fault::Gone | Fault::Closing { .. })), _) => Err(fault),
             (Ok(_) | Err(_), Mode::Oneway) => Ok(()),
             (Ok(answer), Mode::Once | Mode::More) => {
@@ -67,6 +73,20 @@ impl Connection {
                 Some(bytes) => self.wire.send(&bytes, &[]),
                 None => Err(Fault::Gone),
             },
+        }
+    }
+
+    /// Open files do not leave the machine.
+    fn check_files(&self, answer: Answer, method: &str) -> Result<Answer, Fault> {
+        match &self.peer.origin {
+            Origin::Node(_) if !answer.descriptors.is_empty() => {
+                let operation = format!("answer {} with what {method} opened", self.peer.origin);
+                let cause = "open files cannot go to another machine";
+                Err(Error::new(Kind::Unsupported, operation, cause)
+                    .next("call it there, or a method without files")
+                    .into())
+            }
+            Origin::Node(_) | Origin::User { .. } => Ok(answer),
         }
     }
 

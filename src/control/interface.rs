@@ -27,11 +27,29 @@ pub trait Interface: fmt::Debug + Send + Sync {
     /// What a caller has to be allowed for a method; `None` if there is no such method.
     fn access(&self, method: &str) -> Option<Access>;
 
+    /// From where a method can be called. Unless an interface says otherwise, other nodes may look, and no more; the
+    /// interfaces by which nodes work for each other say otherwise.
+    fn reach(&self, method: &str) -> Reach {
+        match self.access(method) {
+            Some(Access::Read) => Reach::Everywhere,
+            Some(Access::All | Access::Nothing) | None => Reach::Local,
+        }
+    }
+
     /// Does what a method says. Called for methods that [`Interface::access`] knows, by those who may.
     ///
     /// # Errors
     /// What the caller is told in place of an answer.
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault>;
+}
+
+/// From where a method can be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// From this machine.
+    Local,
+    /// From this machine, and from other nodes.
+    Everywhere,
 }
 
 /// One call of a method.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::message::{Fault, MESSAGE_MAX};
-use super::peer::{Access, Peer};
+use super::peer::{Access, Origin, Peer};
+use crate::ids::NodeName;
 
 /// What callers may take.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +15,7 @@ pub struct Limits {
     pub connections: usize,
     /// Of those, so many are kept for root and the daemon's own user.
     pub reserved: usize,
-    /// Connections of one other user.
+    /// Connections of one other user, or of one node.
     pub per_user: usize,
     /// Bytes of one message.
     pub message: usize,
@@ -52,9 +53,27 @@ pub(super) struct Account {
 #[derive(Debug, Default)]
 struct Taken {
     connections: usize,
-    /// Connections of users that have fewer rights; none is kept with 0.
-    of_users: HashMap<u32, usize>,
+    /// Connections of those who may have only so many; none is kept with 0.
+    of_each: HashMap<Who, usize>,
     incoming: usize,
+}
+
+/// Who may have only so many connections.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    User(u32),
+    Node(NodeName),
+}
+
+impl Who {
+    /// Root and the daemon's own user may have as many as there are.
+    fn of(peer: &Peer) -> Option<Self> {
+        match (&peer.origin, peer.access) {
+            (Origin::User { .. }, Access::All) => None,
+            (Origin::User { uid, .. }, Access::Nothing | Access::Read) => Some(Self::User(*uid)),
+            (Origin::Node(name), _) => Some(Self::Node(name.clone())),
+        }
+    }
 }
 
 /// One connection's place. Dropping it gives it to the next.
@@ -62,7 +81,7 @@ struct Taken {
 pub(super) struct Place {
     account: Arc<Account>,
     /// Whose it counts for.
-    uid: Option<u32>,
+    who: Option<Who>,
 }
 
 impl Account {
@@ -91,12 +110,12 @@ impl Account {
     pub(super) fn admit(self: &Arc<Self>, peer: &Peer) -> Result<Place, Fault> {
         let mut taken = self.lock();
         decide(&self.limits, &taken, peer)?;
-        let uid = (peer.access != Access::All).then_some(peer.uid);
+        let who = Who::of(peer);
         taken.connections += 1;
-        if let Some(uid) = uid {
-            *taken.of_users.entry(uid).or_default() += 1;
+        if let Some(who) = who.clone() {
+            *taken.of_each.entry(who).or_default() += 1;
         }
-        Ok(Place { account: Arc::clone(self), uid })
+        Ok(Place { account: Arc::clone(self), who })
     }
 
     /// Waits until every connection has ended; `false` if some have not when the time is over.
@@ -116,20 +135,23 @@ impl Account {
 
 fn decide(limits: &Limits, taken: &Taken, peer: &Peer) -> Result<(), Fault> {
     let full = |what: String| Err(Fault::closing("TooManyConnections", what));
-    let (room, own) = match peer.access {
-        Access::Nothing => {
-            let message = format!(
-                "user {} may not call this daemon: only root, the daemon's user, and members of group '{}' may",
-                peer.uid,
-                super::peer::GROUP
-            );
-            return Err(Fault::PermissionDenied(message));
+    let origin = &peer.origin;
+    if peer.access == Access::Nothing {
+        let message = format!(
+            "{origin} may not call this daemon: only root, the daemon's user, and members of group '{}' may",
+            super::peer::GROUP
+        );
+        return Err(Fault::PermissionDenied(message));
+    }
+    let (room, own) = match Who::of(peer) {
+        None => (limits.connections, 0),
+        Some(who) => {
+            let own = taken.of_each.get(&who).copied();
+            (limits.connections.saturating_sub(limits.reserved), own.unwrap_or(0))
         }
-        Access::Read => (limits.connections.saturating_sub(limits.reserved), taken.of_users.get(&peer.uid).copied()),
-        Access::All => (limits.connections, None),
     };
-    if own.unwrap_or(0) >= limits.per_user {
-        return full(format!("user {} has {} connections, which is all that one may have", peer.uid, limits.per_user));
+    if own >= limits.per_user {
+        return full(format!("{origin} has {} connections, which is all that one may have", limits.per_user));
     }
     if taken.connections >= room {
         return full(format!("there are {} connections already", taken.connections));
@@ -141,12 +163,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.account.lock();
         taken.connections -= 1;
-        if let Some(uid) = self.uid
-            && let Some(count) = taken.of_users.get_mut(&uid)
+        if let Some(who) = &self.who
+            && let Some(count) = taken.of_each.get_mut(who)
         {
             *count -= 1;
             if *count == 0 {
-                taken.of_users.remove(&uid);
+                taken.of_each.remove(who);
             }
         }
         drop(taken);
@@ -202,7 +224,17 @@ mod tests {
     use super::*;
 
     fn peer(uid: u32, access: Access) -> Peer {
-        Peer { uid, groups: vec![uid], pid: 1, access }
+        Peer { origin: Origin::User { uid, groups: vec![uid], pid: 1 }, access }
+    }
+
+    #[test]
+    fn a_node_has_no_more_connections_than_a_user() {
+        let account = Account::new(Limits { connections: 10, reserved: 2, per_user: 3, ..Limits::default() });
+        let admit = |name: &str| account.admit(&Peer::node(name.parse().unwrap()));
+        let _places: Vec<_> = (0..3).map(|_| admit("n1").unwrap()).collect();
+        let Err(Fault::Closing { parameters, .. }) = admit("n1") else { panic!("a fourth") };
+        assert!(parameters["message"].as_str().unwrap().contains("node 'n1' has 3"), "{parameters}");
+        admit("n2").unwrap();
     }
 
     #[test]
@@ -222,7 +254,7 @@ mod tests {
         drop(places.remove(0));
         admit(0, Access::All).unwrap();
         places.clear();
-        assert!(account.wait_for_none(Duration::ZERO) && account.lock().of_users.is_empty());
+        assert!(account.wait_for_none(Duration::ZERO) && account.lock().of_each.is_empty());
     }
 
     #[test]

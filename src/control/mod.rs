@@ -18,6 +18,7 @@ pub mod life;
 mod limit;
 mod message;
 mod peer;
+pub mod remote;
 mod server;
 mod service;
 mod status;
@@ -26,13 +27,13 @@ pub mod version;
 mod wire;
 
 pub use catalog::Catalog;
-pub use interface::{Answer, Call, Interface, Wake};
+pub use interface::{Answer, Call, Interface, Reach, Wake};
 pub use limit::Limits;
 pub use message::{CONTROL, Fault, Following, MESSAGE_MAX, Mode, STANDARD};
-pub use peer::{Access, GROUP, Peer};
-pub use server::{Gauge, Server};
+pub use peer::{Access, GROUP, Origin, Peer};
+pub use server::{Entrance, Gauge, Server};
 pub use service::{SERVICE, Service};
-pub use status::{Control, Status};
+pub use status::{Control, PROTOCOL, Status};
 pub use template::{TEMPLATE, Template};
 
 /// The socket's name below the state root. While it is there, no container can have that id.

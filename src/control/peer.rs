@@ -1,6 +1,10 @@
-//! Who calls, and what they may: decided by what the kernel says of the other end of the connection.
+//! Who calls, and what they may: decided by what the kernel says of the other end of the connection, or for a node by its
+//! certificate.
+
+use std::fmt;
 
 use crate::error::Result;
+use crate::ids::NodeName;
 use crate::sys::stream::{Credentials, Stream};
 use crate::sys::user;
 
@@ -21,14 +25,36 @@ pub enum Access {
 /// A caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The user.
-    pub uid: u32,
-    /// Their groups, the effective one first.
-    pub groups: Vec<u32>,
-    /// The process that connected, 0 if it is none of this pid namespace; another one may have the connection by now.
-    pub pid: i32,
+    /// Who it is.
+    pub origin: Origin,
     /// What they may do.
     pub access: Access,
+}
+
+/// Where a caller is, and who.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A user of this machine.
+    User {
+        /// The user.
+        uid: u32,
+        /// Their groups, the effective one first.
+        groups: Vec<u32>,
+        /// The process that connected, 0 if it is none of this pid namespace; another one may have the connection by now.
+        pid: i32,
+    },
+    /// The daemon of another node, which a certificate of our authority names.
+    Node(NodeName),
+}
+
+/// `user 1000`, `node 'n2'`
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User { uid, .. } => write!(f, "user {uid}"),
+            Self::Node(name) => write!(f, "node '{name}'"),
+        }
+    }
 }
 
 impl Peer {
@@ -44,7 +70,23 @@ impl Peer {
             Access::Nothing => decide(&credentials, own, user::group_in_file(GROUP)?),
             access @ (Access::Read | Access::All) => access,
         };
-        Ok(Self { uid: credentials.uid, groups: credentials.groups, pid: credentials.pid, access })
+        let Credentials { uid, groups, pid } = credentials;
+        Ok(Self { origin: Origin::User { uid, groups, pid }, access })
+    }
+
+    /// A node. It may all that nodes may ([`super::Interface::reach`]).
+    #[must_use]
+    pub fn node(name: NodeName) -> Self {
+        Self { origin: Origin::Node(name), access: Access::All }
+    }
+
+    /// The user, if it is one of this machine.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        match &self.origin {
+            Origin::User { uid, .. } => Some(*uid),
+            Origin::Node(_) => None,
+        }
     }
 }
 

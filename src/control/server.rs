@@ -21,6 +21,7 @@ use super::message::{Fault, encode_fault};
 use super::peer::Peer;
 use super::wire::{Wire, wait};
 use crate::error::{Context, Result};
+use crate::ids::NodeName;
 use crate::sys::stream::{Accepted, Stream, StreamListener};
 
 /// Enough for what methods do, and only what is used of it takes memory.
@@ -37,14 +38,20 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Server {
     listener: StreamListener,
+    entrance: Entrance,
+    refused: VecDeque<(Stream, Instant)>,
+    /// Something to close where descriptors run out, so that a caller can at least be told.
+    spare: Option<File>,
+}
+
+/// What is behind a server's socket, for those who come in elsewhere.
+#[derive(Debug, Clone)]
+pub struct Entrance {
     catalog: Arc<Catalog>,
     account: Arc<Account>,
     stop: Arc<OwnedFd>,
     /// Connections that ended because of `stop`.
     idle: Arc<Mutex<Vec<Stream>>>,
-    refused: VecDeque<(Stream, Instant)>,
-    /// Something to close where descriptors run out, so that a caller can at least be told.
-    spare: Option<File>,
 }
 
 /// How many connections a server has; for those who are asked how it is.
@@ -74,13 +81,21 @@ impl Server {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context(|| "make an event")?;
         Ok(Self {
             listener,
-            catalog: Arc::new(catalog),
-            account: Arc::clone(&gauge.0),
-            stop: Arc::new(stop),
-            idle: Arc::default(),
+            entrance: Entrance {
+                catalog: Arc::new(catalog),
+                account: Arc::clone(&gauge.0),
+                stop: Arc::new(stop),
+                idle: Arc::default(),
+            },
             refused: VecDeque::new(),
             spare: spare(),
         })
+    }
+
+    /// A way in for callers who do not come through the socket.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        self.entrance.clone()
     }
 
     /// The socket.
@@ -146,33 +161,12 @@ impl Server {
 
     /// Gives a connection a thread, or tells why it gets none.
     pub fn admit(&mut self, stream: Stream) {
-        let outcome = Peer::of(&stream).map_err(|error| Fault::closing("OutOfResources", error.to_string()));
-        match outcome.and_then(|peer| Ok((self.account.admit(&peer)?, peer))) {
-            Ok((place, peer)) => {
-                let wire = Wire::new(stream, Arc::clone(&self.stop), self.account.limits());
-                self.start(Connection { wire, peer, catalog: Arc::clone(&self.catalog), place });
-            }
-            Err(fault) => self.turn_away(stream, &fault),
-        }
-    }
-
-    fn start(&mut self, connection: Connection) {
-        let share = Share::new(&self.account);
-        let idle = Arc::clone(&self.idle);
-        // A thread that cannot be had would take the connection with it.
-        let ours = Arc::new(Mutex::new(Some((connection, share))));
-        let theirs = Arc::clone(&ours);
-        let run = move || {
-            if let Some((connection, share)) = take(&theirs) {
-                connection.serve(share, &idle);
-            }
+        let admitted = match Peer::of(&stream) {
+            Ok(peer) => self.entrance.start(stream, peer),
+            Err(error) => Err((stream, Fault::closing("OutOfResources", error.to_string()))),
         };
-        let thread = std::thread::Builder::new().name("connection".to_owned()).stack_size(STACK).spawn(run);
-        if let Err(error) = thread
-            && let Some((connection, _)) = take(&ours)
-        {
-            let message = format!("the daemon has no thread left for this connection: {error}; try again later");
-            self.turn_away(connection.wire.into_stream(), &Fault::closing("OutOfResources", message));
+        if let Err((stream, fault)) = admitted {
+            self.turn_away(stream, &fault);
         }
     }
 
@@ -192,10 +186,11 @@ impl Server {
     /// Those of the event.
     pub fn stop(&mut self, patience: Duration) -> Result<Vec<Stream>> {
         let operation = || "stop the connections";
-        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).context(operation)?;
-        self.account.wait_for_none(patience);
-        rustix::io::read(&self.stop, &mut [0_u8; 8]).context(operation)?;
-        Ok(std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner)))
+        let Entrance { account, stop, idle, .. } = &self.entrance;
+        rustix::io::write(stop, &1_u64.to_ne_bytes()).context(operation)?;
+        account.wait_for_none(patience);
+        rustix::io::read(stop, &mut [0_u8; 8]).context(operation)?;
+        Ok(std::mem::take(&mut *idle.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn close_refused(&mut self) {
@@ -203,6 +198,44 @@ impl Server {
         while self.refused.front().is_some_and(|(_, until)| *until <= now) {
             self.refused.pop_front();
         }
+    }
+}
+
+impl Entrance {
+    /// Lets in another node; `stream` is the end of a pair at whose other end its messages are encrypted. One for whom
+    /// there is no room is told so, and the stream is closed.
+    pub fn admit_node(&self, stream: Stream, name: NodeName) {
+        if let Err((stream, fault)) = self.start(stream, Peer::node(name)) {
+            refuse(&stream, &fault);
+        }
+    }
+
+    /// A thread for a connection, or the connection again and why it gets none.
+    fn start(&self, stream: Stream, peer: Peer) -> std::result::Result<(), (Stream, Fault)> {
+        let place = match self.account.admit(&peer) {
+            Ok(place) => place,
+            Err(fault) => return Err((stream, fault)),
+        };
+        let wire = Wire::new(stream, Arc::clone(&self.stop), self.account.limits());
+        let connection = Connection { wire, peer, catalog: Arc::clone(&self.catalog), place };
+        let share = Share::new(&self.account);
+        let idle = Arc::clone(&self.idle);
+        // A thread that cannot be had would take the connection with it.
+        let ours = Arc::new(Mutex::new(Some((connection, share))));
+        let theirs = Arc::clone(&ours);
+        let run = move || {
+            if let Some((connection, share)) = take(&theirs) {
+                connection.serve(share, &idle);
+            }
+        };
+        let thread = std::thread::Builder::new().name("connection".to_owned()).stack_size(STACK).spawn(run);
+        if let Err(error) = thread
+            && let Some((connection, _)) = take(&ours)
+        {
+            let message = format!("the daemon has no thread left for this connection: {error}; try again later");
+            return Err((connection.wire.into_stream(), Fault::closing("OutOfResources", message)));
+        }
+        Ok(())
     }
 }
 

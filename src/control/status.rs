@@ -10,6 +10,9 @@ use super::message::{CONTROL, Fault};
 use super::peer::Access;
 use super::server::Gauge;
 
+/// The version of what nodes say to each other: it grows when an old one would misunderstand a new one.
+pub const PROTOCOL: u32 = 1;
+
 /// Tells how the daemon is.
 #[derive(Debug)]
 pub struct Control {
@@ -28,6 +31,8 @@ pub struct Control {
 pub struct Status {
     /// Its version.
     pub version: String,
+    /// What it speaks with other nodes: [`PROTOCOL`].
+    pub protocol: u32,
     /// Its process.
     pub pid: u32,
     /// When it began to serve, as RFC 3339 says.
@@ -56,6 +61,7 @@ impl Interface for Control {
     fn call(&self, _: &Call<'_>) -> Result<Answer, Fault> {
         Answer::new(&Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
             pid: std::process::id(),
             started: self.started.to_rfc3339_opts(SecondsFormat::Nanos, true),
             root: self.root.display().to_string(),

@@ -55,7 +55,7 @@ impl Interface for Machine {
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match call.method() {
-            "Look" => Answer::new(&json!({"uid": call.peer().uid})),
+            "Look" => Answer::new(&json!({"uid": call.peer().uid()})),
             "Count" => {
                 let to = call.parameters::<Value>()?["to"].as_u64().unwrap();
                 if to > 1000 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Change, Connected, Member, News, Question, What, method};
-use crate::control::{Access, Answer, Call, Fault};
+use crate::control::{Access, Answer, Call, Fault, Origin, Peer};
 use crate::ids::Name;
 use crate::service::choice::Wanted;
 use crate::service::connect::{self, Rights, TIMEOUT, Way};
@@ -49,10 +49,11 @@ fn resolve(roster: &Roster, call: &Call<'_>) -> Result<Answer, Fault> {
 /// With a socket that is made with no more rights than the caller has.
 fn connect(roster: &Arc<Roster>, call: &Call<'_>) -> Result<Answer, Fault> {
     let (wanted, question) = wanted(call)?;
-    let peer = call.peer();
-    let rights = match peer.access {
-        Access::All => Rights::Own,
-        Access::Read | Access::Nothing => Rights::Of { uid: peer.uid, groups: &peer.groups },
+    let Peer { origin, access } = call.peer();
+    let rights = match (origin, access) {
+        // It is refused the socket in the end, as every open file.
+        (Origin::Node(_), _) | (Origin::User { .. }, Access::All) => Rights::Own,
+        (Origin::User { uid, groups, .. }, Access::Read | Access::Nothing) => Rights::Of { uid: *uid, groups },
     };
     let timeout = question.timeout_ms.map_or(TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX);
     let connected = connect::connect(roster, &wanted, &Way { listen: question.listen.as_ref(), rights, timeout })?;
