@@ -20,6 +20,7 @@ pub mod log;
 pub mod message;
 pub mod policy;
 pub mod ready;
+pub mod request;
 pub mod roster;
 pub mod settings;
 pub mod socket;

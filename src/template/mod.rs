@@ -16,3 +16,4 @@ pub mod message;
 pub mod program;
 pub mod proxy;
 pub mod python;
+pub mod request;
