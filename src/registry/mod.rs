@@ -153,12 +153,12 @@ pub trait Registry: fmt::Debug + Send + Sync {
     /// [`Failure::Unavailable`], [`Failure::Refused`]
     fn list(&self, prefix: &str) -> Answer<Listing>;
 
-    /// Makes all changes of a transaction, or none. A put with a lease that is gone is [`Failure::Refused`] with
+    /// Makes all changes of a transaction, or none. One that changes nothing has the revision of the last that did. A put with a lease that is gone is [`Failure::Refused`] with
     /// [`Kind::NotFound`].
     ///
     /// # Errors
     /// [`Failure::Indeterminate`], [`Failure::Unavailable`]; [`Failure::Refused`] with [`Kind::Invalid`] for more than
-    /// [`VALUE_MAX`] or [`CHANGES_MAX`], else those of writing.
+    /// [`VALUE_MAX`] or [`CHANGES_MAX`] and for a key that is changed twice, else those of writing.
     fn apply(&self, transaction: &Transaction) -> Answer<Applied>;
 
     /// A new lease for so long. One that nobody learnt of ([`Failure::Indeterminate`]) goes by itself.

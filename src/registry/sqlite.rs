@@ -1,201 +1,292 @@
-//! What the daemon remembers over its own death and the machine's: keys with values, in one SQLite file.
-//!
-//! It has the shape of etcd's store: every transaction has a number, its *revision*, which only grows; every key knows
-//! the revision that made it and the one that changed it last; a transaction is applied only if nobody changed what it
-//! is based on.
+//! The registry of one machine: one SQLite file on a local disk, which several processes have open at once.
 //!
 //! ```text
-//! STORE/registry.db        the data; written by the one process that has it open
-//! STORE/registry.db-wal    what was committed since the last checkpoint; there as long as the daemon lives, or since it
-//!                          was killed
+//! STORE/registry.db        the data
+//! STORE/registry.db-wal    what was committed since the last checkpoint
+//! STORE/registry.db-shm    where what is in there: memory of those who have it open
+//! STORE/registry.db-bell   empty; closed by everybody who has committed something, so that others hear of it (`watch`)
 //! ```
 //!
 //! A transaction is on disk when it was applied: the log is written ahead and synced each time
-//! (`journal_mode=WAL`, `synchronous=FULL`; <https://www.sqlite.org/pragma.html#pragma_synchronous>).
+//! (`journal_mode=WAL`, `synchronous=FULL`; <https://www.sqlite.org/pragma.html#pragma_synchronous>). Threads that write
+//! at the same time share that (`group`). Who reads waits for nobody.
+//!
+//! What happened is remembered for about 20,000 changes or 64 MiB (`history`).
 
 mod file;
+mod format;
+mod group;
+mod history;
+mod lease;
+mod transaction;
+mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::{Applied, Entry, Put, Transaction, VALUE_MAX};
+use super::{Answer, Applied, Entry, Failure, Lease, Listing, Registry, Renewed, Transaction, Watch};
 use crate::error::{Error, Kind, Result};
+use group::Group;
+use history::{Look, Tally};
+use lease::Clock;
+use transaction::{Fault, Outcome, Round};
 
 pub use file::FILE;
 
-/// An opened registry. Threads may share it; one is served after the other.
+/// An opened registry. Threads may share it.
 #[derive(Debug)]
-pub struct Sqlite {
+pub struct Sqlite(Arc<Shared>);
+
+/// What it shares with those who watch.
+#[derive(Debug)]
+struct Shared {
     path: PathBuf,
-    connection: Mutex<Connection>,
+    bell: PathBuf,
+    identity: String,
+    clock: Clock,
+    writer: Mutex<Writer>,
+    reader: Mutex<Connection>,
+    group: Group<Demand, Answer<Outcome>>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    connection: Connection,
+    tally: Tally,
+}
+
+/// What somebody wants to change.
+#[derive(Debug)]
+enum Demand {
+    Apply(Transaction),
+    Grant(Duration),
+    Renew(Lease),
+    Revoke(Lease),
+    /// Only what every change does first: leases that are over are ended.
+    Expire,
 }
 
 impl Sqlite {
     /// Opens the registry in a store's directory, which has to be there; makes it if there is none.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if another process has it open, [`Kind::Damaged`] if it is no registry any more,
+    /// [`Kind::Busy`] if another process has it for itself, [`Kind::Damaged`] if it is no registry any more,
     /// [`Kind::Unsupported`] if a newer regen wrote it or if it lies on a network's file system, [`Kind::System`] if it
     /// cannot be written.
     pub fn open(directory: &Path) -> Result<Self> {
-        let path = directory.join(FILE);
-        let connection = file::open(&path)?;
-        Ok(Self { path, connection: Mutex::new(connection) })
+        let (path, bell) = (directory.join(FILE), directory.join(format!("{FILE}-bell")));
+        let file::Opened { writer, reader, identity } = file::open(&path, &bell)?;
+        let writer = Mutex::new(Writer { connection: writer, tally: Tally::default() });
+        let (clock, reader, group) = (Clock::new()?, Mutex::new(reader), Group::new());
+        Ok(Self(Arc::new(Shared { path, bell, identity, clock, writer, reader, group })))
+    }
+}
+
+impl Registry for Sqlite {
+    fn identity(&self) -> Answer<String> {
+        Ok(self.0.identity.clone())
     }
 
-    /// What a key has; `None` if it is not there.
-    ///
-    /// # Errors
-    /// Those of reading the file.
-    pub fn get(&self, key: &str) -> Result<Option<Entry>> {
-        let query = "SELECT key, value, created, modified FROM entry WHERE key = ?1";
-        let found = self.lock().query_row(query, [key], read_entry).optional();
-        found.map_err(|error| self.explain(&error, "read"))
+    fn get(&self, key: &str) -> Answer<Option<Entry>> {
+        let query = "SELECT key, value, created, modified FROM entry WHERE key = ?1 \
+                     AND (lease IS NULL OR lease IN (SELECT number FROM lease WHERE boot = ?2 AND until > ?3))";
+        let connection = lock(&self.0.reader);
+        let read = || {
+            let values = params![key, self.0.clock.boot(), self.0.clock.now()];
+            connection.prepare_cached(query)?.query_row(values, read_entry).optional()
+        };
+        read().map_err(|error| self.0.cannot_read(&error))
     }
 
-    /// Every key that begins so, in their order.
-    ///
-    /// # Errors
-    /// Those of reading the file.
-    pub fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
-        let query = "SELECT key, value, created, modified FROM entry WHERE key >= ?1 AND key < ?2 ORDER BY key";
-        // Keys are compared by their bytes, and no character has higher ones.
-        let end = format!("{prefix}{}", char::MAX);
-        let connection = self.lock();
-        let read =
-            || connection.prepare(query)?.query_map([prefix, &end], read_entry)?.collect::<rusqlite::Result<_>>();
-        read().map_err(|error| self.explain(&error, "read"))
+    fn list(&self, prefix: &str) -> Answer<Listing> {
+        let mut connection = lock(&self.0.reader);
+        list(&mut connection, &self.0.clock, prefix).map_err(|error| self.0.cannot_read(&error))
     }
 
-    /// Makes all changes of a transaction, or none.
-    ///
-    /// # Errors
-    /// [`Kind::Invalid`] for a value that is too long, [`Kind::NoSpace`], else those of writing the file; nothing was
-    /// changed then.
-    pub fn apply(&self, transaction: &Transaction) -> Result<Applied> {
-        if let Some(Put { key, value, .. }) = transaction.puts.iter().find(|put| put.value.len() > VALUE_MAX) {
-            let cause = format!("'{key}' would have {} bytes, at most {VALUE_MAX} are possible", value.len());
-            return Err(Error::new(Kind::Invalid, self.operation("write"), cause));
+    fn apply(&self, transaction: &Transaction) -> Answer<Applied> {
+        transaction::check(transaction, &self.0.operation("write")).map_err(Failure::Refused)?;
+        let outcome = self.0.ask(Demand::Apply(transaction.clone()))?;
+        Ok(outcome.map_or(Applied::Refused, Applied::Committed))
+    }
+
+    fn grant(&self, time: Duration) -> Answer<Lease> {
+        let number = self.0.ask(Demand::Grant(time))?;
+        number.map(Lease).ok_or_else(|| {
+            Failure::Refused(Error::new(Kind::Damaged, self.0.operation("write"), "a lease has no number"))
+        })
+    }
+
+    fn renew(&self, lease: Lease) -> Answer<Renewed> {
+        Ok(self.0.ask(Demand::Renew(lease))?.map_or(Renewed::Gone, |_| Renewed::Yes))
+    }
+
+    fn revoke(&self, lease: Lease) -> Answer<()> {
+        self.0.ask(Demand::Revoke(lease)).map(|_| ())
+    }
+
+    fn watch(&self, prefix: &str, after: u64) -> Answer<Box<dyn Watch>> {
+        Ok(Box::new(watch::Watcher::new(Arc::clone(&self.0), prefix, after)?))
+    }
+}
+
+impl Demand {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Apply(transaction) => transaction::weight(transaction),
+            Self::Grant(_) | Self::Renew(_) | Self::Revoke(_) | Self::Expire => 0,
         }
-        apply(&mut self.lock(), transaction).map_err(|error| self.explain(&error, "write"))
     }
 
-    /// A thread that panicked left a transaction that was rolled back.
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn carry_out(&self, round: &mut Round<'_>) -> Result<Outcome, Fault> {
+        Ok(match self {
+            Self::Apply(changes) => transaction::apply(round, changes)?,
+            Self::Grant(time) => lease::grant(round, *time)?,
+            Self::Renew(lease) => lease::renew(round, *lease)?,
+            Self::Revoke(lease) => lease::revoke(round, *lease)?,
+            Self::Expire => None,
+        })
+    }
+}
+
+impl Shared {
+    fn expire(&self) -> Answer<()> {
+        self.ask(Demand::Expire).map(|_| ())
+    }
+
+    /// Has something done together with what others want at the same time.
+    fn ask(&self, demand: Demand) -> Answer<Outcome> {
+        let weight = demand.weight();
+        let answer = self.group.ask(demand, weight, |demands| self.commit(&demands));
+        answer.unwrap_or_else(|| {
+            let cause = "the thread that was at it did not come back";
+            Err(Failure::Indeterminate(Error::new(Kind::System, self.operation("write"), cause)))
+        })
+    }
+
+    fn commit(&self, demands: &[Demand]) -> Vec<Answer<Outcome>> {
+        let mut writer = lock(&self.writer);
+        match self.attempt(&mut writer, demands) {
+            Ok(answers) => answers,
+            // One may be what the disk has no room for, and the others are not.
+            Err(Failure::Refused(_)) if demands.len() > 1 => demands
+                .chunks(1)
+                .map(|one| self.attempt(&mut writer, one).and_then(|mut answers| answers.pop().unwrap_or(Ok(None))))
+                .collect(),
+            Err(failure) => vec![Err(failure); demands.len()],
+        }
+    }
+
+    /// All of them in one transaction of SQLite's; the failure of all of them, if it is that which fails.
+    fn attempt(&self, writer: &mut Writer, demands: &[Demand]) -> Answer<Vec<Answer<Outcome>>> {
+        let cannot = |error: rusqlite::Error| self.cannot_write(&error);
+        // Rings when it is dropped, after the commit.
+        let _bell = watch::grasp(&self.bell).map_err(Failure::Unavailable)?;
+        let begin = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = begin.map_err(cannot)?;
+        let mut round = Round::begin(&transaction, &self.clock).map_err(cannot)?;
+        lease::expire(&mut round).map_err(cannot)?;
+        let mut answers = Vec::with_capacity(demands.len());
+        for demand in demands {
+            let before = round.at;
+            round.execute("SAVEPOINT one", []).map_err(cannot)?;
+            let done = demand.carry_out(&mut round);
+            if done.is_err() {
+                // Fails if SQLite has taken everything back already.
+                round.execute("ROLLBACK TO one", []).map_err(cannot)?;
+                round.at = before;
+            }
+            round.execute("RELEASE one", []).map_err(cannot)?;
+            answers.push(done.map_err(|fault| self.explain_fault(&fault)));
+        }
+        if round.at.changes == 0 {
+            return Ok(answers);
+        }
+        let tally = writer.tally.add(&mut round).map_err(cannot)?;
+        round.end().map_err(cannot)?;
+        transaction.commit().map_err(|error| self.cannot_commit(&error))?;
+        writer.tally = tally;
+        Ok(answers)
+    }
+
+    fn look(&self, prefix: &str, after: u64) -> Answer<Look> {
+        let look = history::look(&mut lock(&self.reader), &self.clock, prefix, after);
+        look.map_err(|error| self.cannot_read(&error))?.ok_or(Failure::Compacted)
     }
 
     fn operation(&self, verb: &str) -> String {
         file::operation(verb, &self.path)
     }
 
-    fn explain(&self, error: &rusqlite::Error, verb: &str) -> Error {
-        file::explain(error, self.operation(verb), &self.path)
+    fn explain_fault(&self, fault: &Fault) -> Failure {
+        match fault {
+            Fault::Sql(error) => self.cannot_write(error),
+            Fault::NoLease(lease) => {
+                let cause = format!("the lease {} is over", lease.0);
+                Failure::Refused(Error::new(Kind::NotFound, self.operation("write"), cause))
+            }
+        }
+    }
+
+    fn cannot_read(&self, error: &rusqlite::Error) -> Failure {
+        classify(error, file::explain_use(error, self.operation("read"), &self.path))
+    }
+
+    /// Nothing of it was committed.
+    fn cannot_write(&self, error: &rusqlite::Error) -> Failure {
+        classify(error, file::explain_use(error, self.operation("write"), &self.path))
+    }
+
+    /// A commit that had no room is taken back, and no process has seen it. What else fails (the disk does not say whether
+    /// it has it) may turn out to be there when the file is opened after a crash.
+    fn cannot_commit(&self, error: &rusqlite::Error) -> Failure {
+        match self.cannot_write(error) {
+            Failure::Unavailable(_) if is_busy(error) => self.cannot_write(error),
+            Failure::Unavailable(error) | Failure::Indeterminate(error) => Failure::Indeterminate(error),
+            refused @ (Failure::Refused(_) | Failure::Compacted) => refused,
+        }
     }
 }
 
-fn apply(connection: &mut Connection, changes: &Transaction) -> rusqlite::Result<Applied> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for compare in &changes.compares {
-        let query = "SELECT modified FROM entry WHERE key = ?1";
-        let modified: Option<u64> = transaction.query_row(query, [&compare.key], |row| row.get(0)).optional()?;
-        if modified.unwrap_or(0) != compare.modified {
-            return Ok(Applied::Refused);
-        }
+/// Who waits for another process, or finds the disk at fault, may have better luck later.
+fn classify(error: &rusqlite::Error, explained: Error) -> Failure {
+    let passing = matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::OperationInterrupted)
+    );
+    if is_busy(error) || (passing && explained.kind() == Kind::System) {
+        Failure::Unavailable(explained)
+    } else {
+        Failure::Refused(explained)
     }
-    let next = "UPDATE revision SET number = number + 1 RETURNING number";
-    let revision: u64 = transaction.query_row(next, [], |row| row.get(0))?;
-    for Put { key, value, .. } in &changes.puts {
-        let put = "INSERT INTO entry (key, value, created, modified) VALUES (?1, ?2, ?3, ?3) \
-                   ON CONFLICT (key) DO UPDATE SET value = excluded.value, modified = excluded.modified";
-        transaction.execute(put, params![key, value, revision])?;
-    }
-    for key in &changes.deletes {
-        transaction.execute("DELETE FROM entry WHERE key = ?1", [key])?;
-    }
-    transaction.commit()?;
-    Ok(Applied::Committed(revision))
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn list(connection: &mut Connection, clock: &Clock, prefix: &str) -> rusqlite::Result<Listing> {
+    let query = "SELECT key, value, created, modified FROM entry WHERE key >= ?1 AND key < ?2 \
+                 AND (lease IS NULL OR lease IN (SELECT number FROM lease WHERE boot = ?3 AND until > ?4)) ORDER BY key";
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let revision = transaction.prepare_cached("SELECT number FROM revision")?.query_row([], |row| row.get(0))?;
+    let values = params![prefix, end_of(prefix), clock.boot(), clock.now()];
+    let entries = transaction.prepare_cached(query)?.query_map(values, read_entry)?.collect::<Result<_, _>>()?;
+    Ok(Listing { revision, entries })
+}
+
+/// What comes after all that begins so: keys are compared by their bytes, and no character has higher ones.
+fn end_of(prefix: &str) -> String {
+    format!("{prefix}{}", char::MAX)
 }
 
 fn read_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry() -> (tempfile::TempDir, Sqlite) {
-        let directory = tempfile::tempdir().unwrap();
-        let registry = Sqlite::open(directory.path()).unwrap();
-        (directory, registry)
-    }
-
-    fn put(registry: &Sqlite, key: &str, value: &str) -> u64 {
-        let puts = vec![Put::new(key, value.as_bytes().to_vec())];
-        match registry.apply(&Transaction { puts, ..Transaction::default() }).unwrap() {
-            Applied::Committed(revision) => revision,
-            Applied::Refused => panic!("nothing was compared"),
-        }
-    }
-
-    fn keys(registry: &Sqlite, prefix: &str) -> Vec<String> {
-        registry.list(prefix).unwrap().into_iter().map(|entry| entry.key).collect()
-    }
-
-    #[test]
-    fn keys_know_the_revisions_that_made_and_changed_them() {
-        let (_directory, registry) = registry();
-        let (first, second) = (put(&registry, "service/a/1.0.0", "one"), put(&registry, "service/a/1.0.0", "two"));
-        assert!(second > first);
-        let entry = registry.get("service/a/1.0.0").unwrap().unwrap();
-        assert_eq!((entry.value.as_slice(), entry.created, entry.modified), (&b"two"[..], first, second));
-        assert_eq!(registry.get("service/a").unwrap(), None);
-    }
-
-    #[test]
-    fn a_prefix_finds_what_is_below_it_and_nothing_beside_it() {
-        let (_directory, registry) = registry();
-        for key in ["service/ab/1.0.0", "service/a/2.0.0", "service/a/1.0.0", "service/a", "servicf"] {
-            put(&registry, key, "x");
-        }
-        assert_eq!(keys(&registry, "service/a/"), ["service/a/1.0.0", "service/a/2.0.0"]);
-        assert_eq!(keys(&registry, "").len(), 5);
-    }
-
-    #[test]
-    fn a_transaction_on_an_old_view_changes_nothing() {
-        let (_directory, registry) = registry();
-        let absent = Transaction::replace("a", 0, b"1".to_vec());
-        let Applied::Committed(revision) = registry.apply(&absent).unwrap() else { panic!("it was not there") };
-        assert_eq!(registry.apply(&absent).unwrap(), Applied::Refused);
-        let mut both = Transaction::replace("a", revision, b"2".to_vec());
-        both.compares.push(super::super::Compare { key: "b".to_owned(), modified: 7 });
-        both.deletes.push("a".to_owned());
-        assert_eq!(registry.apply(&both).unwrap(), Applied::Refused);
-        assert_eq!(registry.get("a").unwrap().unwrap().value, b"1");
-        let good = Transaction { deletes: vec!["a".into(), "never".into()], ..Transaction::default() };
-        assert_eq!(registry.apply(&good).unwrap(), Applied::Committed(revision + 1), "refusals have no revision");
-        assert_eq!(registry.get("a").unwrap(), None);
-    }
-
-    #[test]
-    fn what_was_applied_is_there_after_the_next_start() {
-        let (directory, registry) = registry();
-        let revision = put(&registry, "a", "1");
-        drop(registry);
-        let registry = Sqlite::open(directory.path()).unwrap();
-        assert_eq!(registry.get("a").unwrap().unwrap().modified, revision);
-        assert!(put(&registry, "b", "2") > revision, "revisions grow over restarts");
-    }
-
-    #[test]
-    fn a_value_that_is_too_long_is_refused() {
-        let (_directory, registry) = registry();
-        let error = registry.apply(&Transaction::replace("a", 0, vec![0; VALUE_MAX + 1])).unwrap_err();
-        assert_eq!(error.kind(), Kind::Invalid);
-        assert!(registry.apply(&Transaction::replace("a", 0, vec![0; VALUE_MAX])).is_ok());
-    }
+/// A thread that panicked left a transaction that was rolled back.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

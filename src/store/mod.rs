@@ -8,7 +8,8 @@
 //! ├── worker.log             what the last worker that failed failed at
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
-//! ├── registry.db            services, as the daemon remembers them (see the registry)
+//! ├── registry.db, -wal, -shm, -bell   what outlives the daemon (see the registry)
+//! ├── serve.lock             the daemon that looks after the services of this store
 //! ├── functions/ID/diff/     an unpacked function, named by the digest of its tar file; goes once it was not used for a while
 //! ├── templates/OWNER/NAME/  a template's sockets (see its keeper)
 //! ├── services/NAME-…/       the log of a service (see the log of services)

@@ -20,6 +20,7 @@ mod leaks;
 pub mod load;
 pub mod middleware;
 pub mod port;
+pub mod registry;
 pub mod ring;
 pub mod template;
 pub mod user;

@@ -56,7 +56,7 @@ fn with_a_registry_that_is_damaged_or_newer_clients_are_served_and_nothing_is_ch
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
     let before = picture(&world.store());
-    serves_without(&world, &mut daemon, &name, port, &[&open, "it has format version 99, this regen knows 1"]);
+    serves_without(&world, &mut daemon, &name, port, &[&open, "it has format version 99, this regen knows 2"]);
     assert_eq!(picture(&world.store()), before, "it was touched");
     fs::write(&file, &good).unwrap();
     daemon.start();

@@ -15,10 +15,11 @@ use crate::cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::ops::Place;
-use crate::registry::{Applied, Compare, Sqlite, Transaction};
+use crate::registry::{Applied, Compare, Registry, Transaction};
 use crate::service::keeper::Keeper;
 use crate::service::message::{Command, Outcome, Phase, Status};
 use crate::service::roster::Roster;
+use crate::sys::lock::Lock;
 
 /// The directory of the logs of services, below the store.
 const LOGS: &str = "services";
@@ -29,7 +30,9 @@ pub(super) struct Core {
     pub place: Place,
     pub cgroups: cgroup::Manager,
     pub boot: String,
-    pub registry: Arc<Sqlite>,
+    pub registry: Arc<dyn Registry>,
+    /// Nobody else looks after these services as long as it is held.
+    pub _tenancy: Lock,
     pub roster: Arc<Roster>,
     pub watch: Watch,
     pub crew: Crew,
@@ -130,7 +133,7 @@ impl Core {
             tracing::warn!("remove the log of service '{key}' at {}: {error}", log.display());
         }
         let transaction = Transaction { deletes: vec![key.path()], ..Transaction::default() };
-        if let Err(error) = self.registry.apply(&transaction) {
+        if let Err(error) = self.registry.apply(&transaction).map_err(Error::from) {
             // The next daemon finds that it is to go.
             tracing::error!("forget service '{key}': {error}");
         }

@@ -29,6 +29,7 @@ mod record;
 mod recover;
 mod removal;
 mod ring;
+mod tenancy;
 mod view;
 mod watch;
 
@@ -56,7 +57,7 @@ use crate::cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, Name};
 use crate::ops::Place;
-use crate::registry::{Applied, Sqlite, Transaction};
+use crate::registry::{Applied, Registry, Sqlite, Transaction};
 use crate::service::definition::Definition;
 use crate::service::roster::Roster;
 use crate::service::settings::Settings;
@@ -108,14 +109,16 @@ impl Manager {
     /// watches.
     ///
     /// # Errors
-    /// Those of [`Sqlite::open`] and of starting a thread.
+    /// Those of [`Sqlite::open`] and of starting a thread; [`Kind::Busy`] if another daemon has the store.
     pub fn open(place: &Place, cgroups: cgroup::Manager) -> Result<Self> {
         let store = place.open_store()?;
+        let registry = Arc::new(Sqlite::open(store.directory())?);
         let core = Core {
             place: place.clone(),
             cgroups,
             boot: boot_id()?,
-            registry: Arc::new(Sqlite::open(store.directory())?),
+            registry,
+            _tenancy: tenancy::take(store.directory())?,
             roster: Roster::new(),
             watch: Watch::new()?,
             crew: crew::Crew::default(),
@@ -133,7 +136,7 @@ impl Manager {
 
     /// What is remembered, for others who remember something.
     #[must_use]
-    pub fn registry(&self) -> Arc<Sqlite> {
+    pub fn registry(&self) -> Arc<dyn Registry> {
         Arc::clone(&self.0.registry)
     }
 

@@ -25,7 +25,7 @@ impl Core {
     pub(super) fn load(&self) -> Result<()> {
         let mut known = Vec::new();
         let mut book = self.lock();
-        for entry in self.registry.list(PREFIX)? {
+        for entry in self.registry.list(PREFIX)?.entries {
             match Record::read(&entry) {
                 Ok(record) => {
                     let key = Key::of(&record.definition);

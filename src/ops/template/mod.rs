@@ -34,7 +34,7 @@ use crate::cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::Name;
 use crate::ops::Place;
-use crate::registry::{Applied, Sqlite, Transaction};
+use crate::registry::{Applied, Registry, Transaction};
 use crate::sys::process::boot_id;
 use crate::template::definition::{Definition, Source};
 
@@ -62,7 +62,7 @@ struct Core {
     place: Place,
     cgroups: cgroup::Manager,
     boot: String,
-    registry: Arc<Sqlite>,
+    registry: Arc<dyn Registry>,
     templates: Mutex<BTreeMap<Key, Arc<Template>>>,
     /// Why some of what is written down cannot be read.
     damaged: Vec<String>,
@@ -73,9 +73,9 @@ impl Manager {
     ///
     /// # Errors
     /// Those of the registry, and of starting threads.
-    pub fn open(place: &Place, cgroups: cgroup::Manager, registry: Arc<Sqlite>) -> Result<Self> {
+    pub fn open(place: &Place, cgroups: cgroup::Manager, registry: Arc<dyn Registry>) -> Result<Self> {
         let (mut records, mut damaged) = (Vec::new(), Vec::new());
-        for entry in registry.list(PREFIX)? {
+        for entry in registry.list(PREFIX)?.entries {
             match Record::read(&entry) {
                 Ok(record) => records.push((record, entry.modified)),
                 Err(error) => {
