@@ -28,6 +28,7 @@ pub mod rootfs;
 pub mod store;
 
 // rank 3: one capability each
+pub mod operation;
 pub mod ring;
 pub mod runtime;
 pub mod service;

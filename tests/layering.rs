@@ -26,6 +26,7 @@ const RANKS: &[(&str, u8)] = &[
     ("registry", 2),
     ("rootfs", 2),
     ("store", 2),
+    ("operation", 3),
     ("ring", 3),
     ("runtime", 3),
     ("service", 3),

@@ -11,6 +11,7 @@
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
 //! template start ── watch ── start again ── stop   that templates have keepers: the daemon's part
+//! operation submit ── queue ── carry out ── end       what is asked of the daemon, answered at once and done by threads
 //! warm    order ── load ── fork ── answer          a loaded program and its clones, in a process of its own; or, where it
 //!         start ── ready ── save ── restore        cannot fork, containers that begin where another one was
 //! ```
@@ -27,6 +28,7 @@ pub mod keep;
 pub mod load;
 pub mod name;
 mod notify;
+pub mod operation;
 mod order;
 pub mod request;
 pub mod save;

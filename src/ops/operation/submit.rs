@@ -1,0 +1,171 @@
+//! The way in: decided, taken, written down, queued.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::active::Active;
+use super::core::Core;
+use super::lease::Held;
+use super::{Request, Submitted, recover};
+use crate::error::{Error, Kind as Fault, Result};
+use crate::operation::fence::Token;
+use crate::operation::marker::{Marker, Taken, Wish, owner};
+use crate::operation::queue::{Admission, Asked, Late, admit};
+use crate::operation::resource::first_overlap;
+use crate::operation::{Counts, OperationId, Record, Resource, State, key};
+use crate::registry::{Failure, Put};
+
+/// The longest idempotency key.
+const KEY_MAX: usize = 200;
+
+/// Room in the queue, given back where it is not used.
+struct Room<'a> {
+    core: &'a Core,
+    targets: usize,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let mut work = self.core.work();
+        work.load.operations -= 1;
+        work.load.targets -= self.targets;
+    }
+}
+
+pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
+    let began = Instant::now();
+    recover::recover(core)?;
+    let known = known(core, &request)?;
+    let resources = resources(&request)?;
+    let room = match reserve(core, &request, known)? {
+        Ok(room) => room,
+        Err(id) => return Ok(Submitted { id, duplicate: true }),
+    };
+    let registry = core.identity()?;
+    let record = record(core, request)?;
+    let (id, deadline) = (record.id, record.deadline_ms);
+    let marker = Marker { operation: id, kind: record.kind, node: core.node.clone(), since: record.created };
+    let (held, taken) = take(core, &record, &marker, &resources)?;
+    let claim = match taken {
+        Taken::Taken(claim) => claim,
+        Taken::Duplicate(id) => return Ok(Submitted { id, duplicate: true }),
+        Taken::Held(holder) => return Err(holder.error(&marker, core.clock.wall())),
+    };
+    tracing::info!(operation = %id, kind = %record.kind, targets = record.counts.total, requester = record.requester, "queued");
+    let token = Token { registry, number: claim.token };
+    let mut active = Active::new(record, token, (held.number, claim));
+    active.deadline = deadline.and_then(|limit| began.checked_add(Duration::from_millis(limit)));
+    std::mem::forget(room);
+    core.enqueue(Arc::new(active));
+    Ok(Submitted { id, duplicate: false })
+}
+
+/// The operation that has its idempotency key.
+fn known(core: &Core, request: &Request) -> Result<Option<OperationId>> {
+    let Some(text) = &request.key else { return Ok(None) };
+    if text.is_empty() || text.len() > KEY_MAX || text.chars().any(|c| c.is_control() || c == '/') {
+        let cause = format!("an idempotency key has 1 to {KEY_MAX} bytes, without '/' and control characters");
+        return Err(Error::new(Fault::Invalid, format!("submit {}", request.kind), cause));
+    }
+    Ok(core.registry.get(&key::idempotency(text))?.as_ref().and_then(owner))
+}
+
+/// What it takes, each once.
+fn resources(request: &Request) -> Result<Vec<Resource>> {
+    let mut resources = Vec::with_capacity(request.targets.len());
+    for target in &request.targets {
+        resources.extend(Resource::all(request.kind, target, &request.parameters)?);
+    }
+    match first_overlap(&resources) {
+        None => Ok(resources),
+        Some(twice) => {
+            let operation = format!("submit {}", request.kind);
+            Err(Error::new(Fault::Usage, operation, format!("'{twice}' is named twice")).next("name each target once"))
+        }
+    }
+}
+
+/// Room in the queue; or the operation that there is already.
+fn reserve<'a>(
+    core: &'a Core,
+    request: &Request,
+    known: Option<OperationId>,
+) -> Result<std::result::Result<Room<'a>, OperationId>> {
+    let mut last = None;
+    let stranger = request.targets.iter().map(|target| &target.node).find(|node| {
+        let new = last != Some(*node) && !core.executors.knows(&core.node, node);
+        last = Some(*node);
+        new
+    });
+    let late = if request.deadline.is_some_and(|deadline| deadline.is_zero()) { Late::Yes } else { Late::No };
+    let (kind, targets) = (request.kind, request.targets.len());
+    let asked = Asked { kind, targets, stranger: stranger.cloned(), late, known };
+    let mut work = core.work();
+    match admit(&work.load, &core.limits.bounds, &asked) {
+        Admission::Accept => {
+            work.load.operations += 1;
+            work.load.targets += targets;
+            Ok(Ok(Room { core, targets }))
+        }
+        Admission::Duplicate(id) => Ok(Err(id)),
+        Admission::Refuse(reason) => Err(reason.error(kind, &core.limits.bounds)),
+    }
+}
+
+fn record(core: &Core, request: Request) -> Result<Record> {
+    let created = core.clock.wall();
+    Ok(Record {
+        id: OperationId::draw(created)?,
+        kind: request.kind,
+        state: State::Queued,
+        node: core.node.clone(),
+        requester: request.requester,
+        created,
+        started: None,
+        ended: None,
+        counts: Counts { total: request.targets.len(), ..Counts::default() },
+        error: None,
+        key: request.key,
+        deadline_ms: request.deadline.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+        token: None,
+        chunks: 0,
+        parameters: request.parameters,
+        targets: request.targets,
+        results: Vec::new(),
+    })
+}
+
+/// Takes its markers with the daemon's lease; with another one if that is gone.
+fn take(core: &Arc<Core>, record: &Record, marker: &Marker, resources: &[Resource]) -> Result<(Held, Taken)> {
+    let mut again = true;
+    loop {
+        let held = core.lease.ensure(&*core.registry, &*core.clock)?;
+        let key = record.key.as_deref();
+        let wish = Wish { marker: marker.clone(), resources, key, lease: held.lease, head: 0 };
+        let mut write = |token| puts(core, record, token);
+        match core.markers.take(&*core.registry, &wish, &mut write) {
+            Ok(taken) => return Ok((held, taken)),
+            Err(Failure::Refused(error)) if again && error.kind() == Fault::NotFound => {
+                again = false;
+                core.lease.forget(held.number);
+            }
+            Err(Failure::Indeterminate(error)) => {
+                core.tender.doubt(core, record.clone());
+                let next = format!("see 'regen op show {}'", record.id);
+                return Err(error.during(format!("submit operation {}", record.id)).next(next));
+            }
+            Err(failure) => return Err(Error::from(failure).during(format!("submit {}", record.kind))),
+        }
+    }
+}
+
+/// What writes it down.
+fn puts(core: &Core, record: &Record, token: Option<u64>) -> Result<Vec<Put>> {
+    let head = record.write(token, record.chunks)?;
+    let mut puts = vec![Put::new(key::head(&record.id), head)];
+    puts.push(Put::new(key::active(&core.node, &record.id), Vec::new()));
+    if let Some(targets) = record.write_targets()? {
+        puts.push(Put::new(key::targets(&record.id), targets));
+    }
+    Ok(puts)
+}

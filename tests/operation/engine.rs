@@ -1,0 +1,539 @@
+//! The engine over a registry in memory.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regen::error::Kind as Fault;
+use regen::operation::{Kind, Machine, State, Target};
+use regen::ops::operation::{Executors, Filter, Limits, Request};
+use regen::registry::Registry;
+use serde_json::{Value, json};
+
+use super::executor::{Gate, Recorder};
+use super::registry_memory::{Fault as Trouble, Memory, Virtual};
+use super::{Daemon, LONG, probe, probes, request};
+
+fn memory() -> (Memory, Arc<dyn Registry>) {
+    let memory = Memory::new(Arc::new(Machine));
+    (memory.clone(), Arc::new(memory))
+}
+
+fn target(text: &str) -> Vec<Target> {
+    vec![text.parse().unwrap()]
+}
+
+fn service(kind: Kind) -> Request {
+    request(kind, target("a:service/web@1.0.0"), Value::Null)
+}
+
+#[test]
+fn an_operation_is_done_and_written_down_and_leaves_no_marker() {
+    let (memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Executors::new());
+    let record = daemon.done(probe(probes("a", 0..3), 1));
+    assert_eq!((record.state, record.counts.succeeded, record.results.len()), (State::Succeeded, 3, 3));
+    assert!(record.started.is_some() && record.ended >= record.started && record.started >= Some(record.created));
+    assert_eq!(record.targets, probes("a", 0..3));
+    for prefix in ["marker/", "wide", "active/"] {
+        assert_eq!(memory.keys(prefix), Vec::<String>::new());
+    }
+    assert_eq!(memory.applied(), 2, "one transaction at the beginning, one at the end");
+    let shown = daemon.engine.show(&record.id).unwrap();
+    assert_eq!((shown.results, shown.state), (record.results, record.state));
+    let listed = daemon.engine.list(Filter::default()).unwrap();
+    assert_eq!(listed.iter().map(|record| record.id).collect::<Vec<_>>(), [record.id]);
+    assert_eq!(daemon.engine.load(), (0, 0));
+}
+
+#[test]
+fn ten_thousand_targets_are_answered_with_a_handful_of_keys() {
+    let (memory, registry) = memory();
+    let gate = Gate::new();
+    let daemon =
+        Daemon::new(&registry, "a", Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() }.executors());
+    let submitted = daemon.engine.submit(probe(probes("a", 0..10_000), 0)).unwrap();
+    assert!(memory.keys("").len() <= 6, "{:?}", memory.keys(""));
+    let beside = daemon.engine.submit(probe(probes("a", 9_999..10_000), 0)).unwrap_err();
+    assert_eq!(beside.kind(), Fault::Busy);
+    assert!(beside.to_string().contains(&submitted.id.to_string()), "{beside}");
+    let other = daemon.engine.submit(probe(probes("a", 10_000..10_001), 0)).unwrap();
+    daemon.engine.cancel(&submitted.id).unwrap();
+    gate.open();
+    let record = daemon.engine.wait(&submitted.id, Some(LONG)).unwrap().unwrap();
+    assert_eq!(record.state, State::Cancelled);
+    assert_eq!(record.counts.done(), 10_000);
+    assert!(daemon.engine.wait(&other.id, Some(LONG)).unwrap().is_some());
+    daemon.done(probe(probes("a", 9_990..10_000), 0));
+}
+
+#[test]
+fn a_conflict_is_refused_at_once_with_operation_node_and_age() {
+    let (_memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let (one, other) = (Recorder::default().beside(), recorder.beside());
+    let one = Daemon::new(&registry, "a", Recorder { inside: Some(Arc::clone(&gate)), ..one }.executors());
+    let other = Daemon::new(&registry, "b", other.executors());
+    let holder = one.engine.submit(service(Kind::ServiceUpgrade)).unwrap().id;
+    for daemon in [&one, &other] {
+        // Node b has no way to node a in this test, but node a's own daemon is asked by both.
+        let error = daemon.engine.submit(service(Kind::ServiceRestart)).unwrap_err();
+        if daemon.engine.node().as_str() == "b" {
+            assert_eq!(error.kind(), Fault::NotFound);
+            continue;
+        }
+        assert_eq!(error.kind(), Fault::Busy);
+        let line = error.to_string();
+        let words = format!(
+            "submit service-restart of 'a:service/web@1.0.0': operation {holder} has it: service-upgrade, on node 'a', for 0."
+        );
+        assert!(line.starts_with(&words), "{line}");
+        assert!(line.ends_with(&format!("wait for it: 'regen op wait {holder}'")), "{line}");
+    }
+    let all = one.engine.submit(request(Kind::ServiceRemove, target("a:service/web"), Value::Null)).unwrap_err();
+    assert!(all.to_string().contains(&holder.to_string()), "all versions have this one among them: {all}");
+    one.engine.submit(request(Kind::ServiceRestart, target("a:service/web@2.0.0"), Value::Null)).unwrap();
+    gate.open();
+    assert_eq!(one.engine.wait(&holder, Some(LONG)).unwrap().unwrap().state, State::Succeeded);
+    one.done(service(Kind::ServiceRestart));
+}
+
+#[test]
+fn of_two_daemons_that_want_the_same_exactly_one_gets_it() {
+    let (_memory, registry) = memory();
+    let recorder = Recorder::default();
+    let daemons: Vec<_> = (0..2).map(|_| Daemon::new(&registry, "a", recorder.beside().executors())).collect();
+    let log = Arc::clone(&recorder.log);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let daemon = &daemons[thread % 2];
+            scope.spawn(move || {
+                for round in 0..60 {
+                    // Every third is wide: all versions, or many.
+                    let subject = match (thread + round) % 3 {
+                        0 => "service/web",
+                        _ => "service/web@1.0.0",
+                    };
+                    let targets = target(&format!("a:{subject}"));
+                    match daemon.engine.submit(request(Kind::ServiceRestart, targets, json!({"delay_us": 200}))) {
+                        Ok(submitted) => {
+                            let record = daemon.engine.wait(&submitted.id, Some(LONG)).unwrap().unwrap();
+                            assert_eq!(record.state, State::Succeeded, "{record:?}");
+                        }
+                        Err(error) => assert_eq!(error.kind(), Fault::Busy, "{error}"),
+                    }
+                }
+            });
+        }
+    });
+    let log = log.lock().unwrap();
+    assert!(log.len() > 20, "{} got it", log.len());
+    assert!(
+        log.is_sorted_by(|one, other| one.2 < other.2),
+        "tokens grow: {:?}",
+        log.iter().map(|l| l.2).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn the_same_key_is_the_same_operation() {
+    let (_memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Executors::new());
+    let keyed = || Request { key: Some("k1".to_owned()), ..probe(probes("a", 0..1), 0) };
+    let ids: HashSet<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| daemon.engine.submit(keyed()).unwrap())).collect();
+        let answers: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(answers.iter().filter(|answer| !answer.duplicate).count(), 1);
+        answers.into_iter().map(|answer| answer.id).collect()
+    });
+    assert_eq!(ids.len(), 1);
+    daemon.engine.wait(ids.iter().next().unwrap(), Some(LONG)).unwrap().unwrap();
+    assert!(daemon.engine.submit(keyed()).unwrap().duplicate, "also after its end");
+    for bad in ["", "a/b", "\n", &"x".repeat(201)] {
+        let request = Request { key: Some(bad.to_owned()), ..probe(probes("a", 0..1), 0) };
+        assert_eq!(daemon.engine.submit(request).unwrap_err().kind(), Fault::Invalid);
+    }
+}
+
+#[test]
+fn an_operation_is_cancelled_in_every_state() {
+    let (_memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let daemon = Daemon::new(&registry, "a", recorder.executors());
+    let id = daemon.engine.submit(probe(probes("a", 0..40), 0)).unwrap().id;
+    gate.wait_for(32);
+    let waits = daemon.engine.submit(probe(probes("a", 100..101), 0)).unwrap().id;
+    let cancelled = daemon.engine.cancel(&waits).unwrap();
+    assert_eq!((cancelled.state, cancelled.counts.cancelled), (State::Cancelled, 1), "it was not begun");
+    let going = daemon.engine.cancel(&id).unwrap();
+    assert_eq!((going.state, going.counts.cancelled), (State::Running, 8), "what was begun goes on");
+    gate.open();
+    let record = daemon.engine.wait(&id, Some(LONG)).unwrap().unwrap();
+    assert_eq!((record.state, record.counts.succeeded, record.counts.cancelled), (State::Cancelled, 32, 8));
+    for ended in [id, waits] {
+        let error = daemon.engine.cancel(&ended).unwrap_err();
+        assert_eq!(error.kind(), Fault::State);
+        assert!(error.to_string().contains("it has ended already: it is cancelled"), "{error}");
+    }
+    let none = "0".repeat(32).parse().unwrap();
+    assert_eq!(daemon.engine.cancel(&none).unwrap_err().kind(), Fault::NotFound);
+    assert_eq!(daemon.engine.wait(&none, None).unwrap_err().kind(), Fault::NotFound);
+}
+
+#[test]
+fn a_running_probe_is_told_that_it_is_cancelled() {
+    let (_memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Executors::new());
+    let id = daemon.engine.submit(probe(probes("a", 0..1), 3_600_000)).unwrap().id;
+    assert_eq!(daemon.engine.wait(&id, Some(Duration::from_millis(20))).unwrap(), None);
+    daemon.engine.cancel(&id).unwrap();
+    assert_eq!(daemon.engine.wait(&id, Some(LONG)).unwrap().unwrap().state, State::Cancelled);
+}
+
+#[test]
+fn what_was_not_begun_by_its_deadline_never_is() {
+    let (_memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Executors::new());
+    let late = Request { deadline: Some(Duration::from_millis(100)), ..probe(probes("a", 0..100), 3_600_000) };
+    let record = daemon.done(late);
+    assert_eq!((record.state, record.counts.cancelled), (State::Cancelled, 100));
+    let over = Request { deadline: Some(Duration::ZERO), ..probe(probes("a", 0..1), 0) };
+    assert!(daemon.engine.submit(over).unwrap_err().to_string().contains("its deadline is over"));
+}
+
+#[test]
+fn bad_requests_are_refused_and_leave_nothing() {
+    let (memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Executors::new());
+    let twice = [probes("a", 0..1), probes("a", 0..1)].concat();
+    for (request, kind) in [
+        (probe(vec![], 0), Fault::Usage),
+        (probe(twice, 0), Fault::Usage),
+        (probe(probes("nowhere", 0..1), 0), Fault::NotFound),
+        (request(Kind::RingPin, target("a:probe/1"), Value::Null), Fault::Invalid),
+        (probe(probes("a", 0..200_000), 0), Fault::Invalid),
+    ] {
+        let error = daemon.engine.submit(request).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    assert_eq!(memory.keys("").len(), 0, "{:?}", memory.keys(""));
+    assert_eq!(daemon.engine.load(), (0, 0));
+    let failed = daemon.done(request(Kind::RingPin, target("a:ring/root/x"), Value::Null));
+    assert_eq!(failed.state, State::Failed, "this daemon has nobody for it");
+}
+
+#[test]
+fn failures_are_told_target_by_target() {
+    let (_memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Recorder::default().executors());
+    let record = daemon.done(request(Kind::Probe, probes("a", 0..2), json!({"fail": true})));
+    assert_eq!((record.state, record.counts.failed), (State::Failed, 2));
+    assert_eq!(record.results[1].error.as_deref(), Some("do what was asked: it was to fail"));
+}
+
+#[test]
+fn steps_are_followed_to_the_end() {
+    let (_memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { before: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let daemon = Daemon::new(&registry, "a", recorder.executors());
+    let all = daemon.engine.follow_all().unwrap();
+    let id = daemon.engine.submit(probe(probes("a", 0..2), 0)).unwrap().id;
+    let one = daemon.engine.follow(&id).unwrap();
+    gate.open();
+    daemon.engine.wait(&id, Some(LONG)).unwrap().unwrap();
+    for subscription in [&one, &all] {
+        let mut steps = Vec::new();
+        while !steps.last().is_some_and(|step: &regen::ops::operation::Progress| step.state.is_final()) {
+            rustix::event::poll(
+                &mut [rustix::event::PollFd::new(&subscription.bell(), rustix::event::PollFlags::IN)],
+                None,
+            )
+            .unwrap();
+            steps.extend(subscription.take());
+        }
+        assert_eq!(steps.iter().filter(|step| step.step == json!({"step": "there"})).count(), 2, "{steps:?}");
+        assert_eq!(steps.last().map(|step| (step.done, step.total)), Some((2, 2)));
+    }
+    let over = daemon.engine.follow(&id).unwrap().take();
+    assert_eq!(over.iter().map(|step| step.state).collect::<Vec<_>>(), [State::Succeeded]);
+}
+
+#[test]
+fn lost_answers_change_nothing() {
+    let (memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Recorder::default().executors());
+    for (trouble, wide) in
+        [(Trouble::LostAnswer, 0), (Trouble::LostCall, 0), (Trouble::LostAnswer, 90), (Trouble::LostCall, 90)]
+    {
+        // Each call that changes something goes wrong once.
+        let mut last = None;
+        memory.judge(move |transaction| {
+            if last.replace(transaction.clone()).as_ref() == Some(transaction) { Trouble::None } else { trouble }
+        });
+        let record = daemon.done(request(Kind::Probe, probes("a", 0..1 + wide), Value::Null));
+        assert_eq!((record.state, record.results.len()), (State::Succeeded, 1 + wide), "{trouble:?}");
+        memory.heal();
+        assert_eq!(memory.keys("marker/").len() + memory.keys("wide/").len() + memory.keys("active/").len(), 0);
+    }
+    let log_free = daemon.done(probe(probes("a", 0..100), 0));
+    assert_eq!(log_free.state, State::Succeeded);
+}
+
+#[test]
+fn an_operation_that_may_have_been_taken_is_not_begun() {
+    let (memory, registry) = memory();
+    let recorder = Recorder::default();
+    let log = Arc::clone(&recorder.log);
+    let daemon = Daemon::new(&registry, "a", recorder.executors());
+    for wide in [0, 90] {
+        memory.judge(|_| Trouble::LostAnswer);
+        let mut count = 0;
+        let other = memory.clone();
+        memory.judge(move |transaction| {
+            let takes = transaction.puts.iter().any(|put| put.key.starts_with("operation/"));
+            count += usize::from(takes);
+            if count == 1 { Trouble::LostAnswer } else { Trouble::Away }
+        });
+        drop(other);
+        let error = daemon.engine.submit(request(Kind::Probe, probes("a", 0..1 + wide), Value::Null));
+        assert!(error.is_err());
+        memory.heal();
+        let deadline = std::time::Instant::now() + LONG;
+        while memory.keys("active/").len() + memory.keys("marker/").len() + memory.keys("wide/").len() > 0 {
+            assert!(std::time::Instant::now() < deadline, "{:?}", memory.keys(""));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    assert_eq!(log.lock().unwrap().len(), 0);
+}
+
+#[test]
+fn an_end_that_cannot_be_written_is_written_when_the_registry_is_back() {
+    let (memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let daemon = Daemon::new(&registry, "a", recorder.executors());
+    let id = daemon.engine.submit(probe(probes("a", 0..1), 0)).unwrap().id;
+    gate.wait_for(1);
+    memory.leave();
+    gate.open();
+    assert_eq!(daemon.engine.wait(&id, Some(Duration::from_millis(300))).unwrap(), None, "it is not written down");
+    memory.heal();
+    let record = daemon.engine.wait(&id, Some(LONG)).unwrap().unwrap();
+    assert_eq!((record.state, record.counts.succeeded), (State::Succeeded, 1));
+}
+
+#[test]
+fn a_daemon_that_lost_its_lease_begins_nothing_and_its_late_task_is_refused() {
+    let clock = Virtual::new();
+    let memory = Memory::new(Arc::clone(&clock) as _);
+    let registry: Arc<dyn Registry> = Arc::new(memory.clone());
+    let gate = Gate::new();
+    let recorder = Recorder { before: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let log = Arc::clone(&recorder.log);
+    let store = Arc::new(tempfile::tempdir().unwrap());
+    let open = |executors| {
+        let at = (Arc::clone(&registry), "a".parse().unwrap(), Arc::clone(&clock) as _);
+        // Two daemons of one node: the later one was started because the first hangs.
+        regen::ops::operation::Engine::open_at(at, store.path(), executors, Limits { here: 1, ..Limits::default() })
+            .unwrap()
+    };
+    let paused = open(recorder.executors());
+    let old = paused.submit(request(Kind::RingRollback, target("a:ring/root/x"), Value::Null)).unwrap().id;
+    let queued = paused.submit(request(Kind::RingRollback, target("a:ring/root/y"), Value::Null)).unwrap().id;
+    gate.wait_for(1);
+    clock.pass(Duration::from_secs(60));
+    assert_eq!(memory.keys("marker/").len(), 0, "they went with the lease");
+    let later = Recorder::default();
+    let seen = Arc::clone(&later.log);
+    let other = open(later.executors());
+    // It takes up what the first one left, and has it done.
+    let record = other.wait(&old, Some(LONG)).unwrap().unwrap();
+    assert_eq!(record.state, State::Succeeded);
+    other.wait(&queued, Some(LONG)).unwrap().unwrap();
+    gate.open();
+    paused.wait(&old, Some(LONG)).unwrap().unwrap();
+    paused.wait(&queued, Some(LONG)).unwrap().unwrap();
+    assert_eq!(log.lock().unwrap().len(), 0, "the fence let the late one pass");
+    assert_eq!(seen.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn operations_whose_markers_were_lost_end_as_unknown() {
+    let clock = Virtual::new();
+    let memory = Memory::new(Arc::clone(&clock) as _);
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let store = tempfile::tempdir().unwrap();
+    let at = (Arc::new(memory.clone()) as _, "a".parse().unwrap(), Arc::clone(&clock) as _);
+    let engine = regen::ops::operation::Engine::open_at(
+        at,
+        store.path(),
+        recorder.executors(),
+        Limits { here: 1, ..Limits::default() },
+    )
+    .unwrap();
+    let id = engine.submit(request(Kind::RingPin, target("a:ring/root/x"), Value::Null)).unwrap().id;
+    let queued = engine.submit(request(Kind::RingPin, target("a:ring/root/y"), Value::Null)).unwrap().id;
+    gate.wait_for(1);
+    clock.pass(Duration::from_secs(60));
+    gate.open();
+    let record = engine.wait(&queued, Some(LONG)).unwrap().unwrap();
+    assert_eq!((record.state, record.counts.cancelled), (State::Unknown, 1), "{record:?}");
+    let record = engine.wait(&id, Some(LONG)).unwrap().unwrap();
+    assert_eq!(record.counts.succeeded, 1, "what was seen to be done is told");
+    let next = engine.submit(request(Kind::RingPin, target("a:ring/root/x"), Value::Null)).unwrap().id;
+    assert_eq!(engine.wait(&next, Some(LONG)).unwrap().unwrap().state, State::Succeeded);
+}
+
+#[test]
+fn what_a_dead_daemon_left_is_taken_up_once() {
+    let (memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let dead = Daemon::new(&registry, "a", recorder.executors());
+    let settles = ["succeeded", "failed", "unknown", "repeat"];
+    let begun: Vec<_> = settles
+        .iter()
+        .map(|how| {
+            let targets = target(&format!("a:ring/root/{how}"));
+            dead.engine.submit(request(Kind::RingSnapshot, targets, json!({"settle": how}))).unwrap().id
+        })
+        .collect();
+    gate.wait_for(4);
+    let many = dead.engine.submit(probe(probes("a", 0..100), 0)).unwrap().id;
+    gate.wait_for(32);
+    // It never comes back: its threads wait for ever, as those of a dead one.
+    let next = Recorder::default();
+    let log = Arc::clone(&next.log);
+    let daemon = Daemon::at(&registry, "a", next.executors(), Arc::clone(&dead.store));
+    let states: Vec<_> = begun
+        .iter()
+        .map(|id| daemon.engine.wait(id, Some(LONG)).unwrap().unwrap())
+        .map(|record| record.state)
+        .collect();
+    assert_eq!(states, [State::Succeeded, State::Failed, State::Unknown, State::Succeeded]);
+    let record = daemon.engine.wait(&many, Some(LONG)).unwrap().unwrap();
+    assert_eq!((record.counts.unknown, record.counts.succeeded), (28, 72), "28 were begun by the dead one");
+    let done: Vec<_> = log.lock().unwrap().iter().filter(|(id, _, _)| *id == begun[3]).cloned().collect();
+    assert_eq!(done.len(), 1);
+    assert_eq!(memory.keys("marker/").len() + memory.keys("wide/").len() + memory.keys("active/").len(), 0);
+}
+
+#[test]
+fn what_somebody_else_took_meanwhile_is_not_begun() {
+    let clock = Virtual::new();
+    let memory = Memory::new(Arc::clone(&clock) as _);
+    let registry: Arc<dyn Registry> = Arc::new(memory.clone());
+    let store = Arc::new(tempfile::tempdir().unwrap());
+    let gate = Gate::new();
+    let open = |node: &str, executors, limits| {
+        let at = (Arc::clone(&registry), node.parse().unwrap(), Arc::clone(&clock) as _);
+        regen::ops::operation::Engine::open_at(at, store.path(), executors, limits).unwrap()
+    };
+    let dead = open("a", Executors::new(), Limits { workers: 0, ..Limits::default() });
+    let id = dead.submit(probe(probes("a", 0..1), 0)).unwrap().id;
+    clock.pass(Duration::from_secs(60));
+    let holder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let other = open("b", holder.executors().elsewhere(Arc::new(Everywhere)), Limits::default());
+    let held = other.submit(probe(probes("a", 0..1), 3_600_000)).unwrap().id;
+    let daemon = open("a", Executors::new(), Limits::default());
+    let record = daemon.wait(&id, Some(LONG)).unwrap().unwrap();
+    assert_eq!(record.state, State::Failed);
+    assert!(record.error.as_ref().unwrap().contains(&held.to_string()), "{record:?}");
+    other.cancel(&held).unwrap();
+    other.wait(&held, Some(LONG)).unwrap().unwrap();
+}
+
+/// Other nodes, which all do what a probe does.
+#[derive(Debug)]
+struct Everywhere;
+
+impl regen::ops::operation::Executor for Everywhere {
+    fn execute(&self, task: &regen::ops::operation::Task, tell: &mut dyn FnMut(Value)) -> regen::error::Result<Value> {
+        regen::ops::operation::executor::Probe.execute(task, tell)
+    }
+
+    fn settle(&self, _task: &regen::ops::operation::Task) -> regen::ops::operation::Settled {
+        regen::ops::operation::Settled::Repeat
+    }
+}
+
+impl regen::ops::operation::executor::Elsewhere for Everywhere {
+    fn knows(&self, node: &regen::ids::NodeName) -> bool {
+        node.as_str() != "nowhere"
+    }
+}
+
+#[test]
+fn another_node_gets_so_many_tasks_at_a_time() {
+    let (_memory, registry) = memory();
+    let daemon = Daemon::new(&registry, "a", Executors::new().elsewhere(Arc::new(Everywhere)));
+    let began = std::time::Instant::now();
+    let targets = [probes("a", 0..32), probes("b", 0..16), probes("c", 0..8)].concat();
+    let record = daemon.done(probe(targets, 50));
+    assert_eq!(record.counts.succeeded, 56);
+    assert!(began.elapsed() >= Duration::from_millis(100), "16 tasks of one node take two turns");
+}
+
+#[test]
+fn one_waits_for_what_another_daemon_does() {
+    let (_memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let (one, other) =
+        (Daemon::new(&registry, "a", recorder.executors()), Daemon::new(&registry, "b", Executors::new()));
+    let id = one.engine.submit(probe(probes("a", 0..1), 0)).unwrap().id;
+    assert_eq!(other.engine.wait(&id, Some(Duration::from_millis(50))).unwrap(), None);
+    let error = other.engine.cancel(&id).unwrap_err();
+    assert!(error.to_string().contains("node 'a' has it"), "{error}");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| other.engine.wait(&id, Some(LONG)).unwrap().unwrap());
+        gate.open();
+        assert_eq!(waits.join().unwrap().state, State::Succeeded);
+    });
+}
+
+#[test]
+fn clocks_that_jump_hide_no_operation() {
+    let clock = Virtual::new();
+    let memory = Memory::new(Arc::clone(&clock) as _);
+    let store = tempfile::tempdir().unwrap();
+    let at = (Arc::new(memory) as _, "a".parse().unwrap(), Arc::clone(&clock) as _);
+    let engine = regen::ops::operation::Engine::open_at(at, store.path(), Executors::new(), Limits::default()).unwrap();
+    let start = regen::operation::Clock::wall(&*clock);
+    for hours in [0, 30, -30, 7, -100] {
+        clock.set(start + chrono::Duration::hours(hours));
+        let id = engine.submit(probe(probes("a", 0..1), 0)).unwrap().id;
+        engine.wait(&id, Some(LONG)).unwrap().unwrap();
+    }
+    let listed = engine.list(Filter::default()).unwrap();
+    assert_eq!(listed.len(), 5);
+    assert!(listed.is_sorted_by(|one, other| one.id > other.id), "newest first");
+    assert_eq!(engine.list(Filter { limit: Some(2), ..Filter::default() }).unwrap().len(), 2);
+    assert_eq!(engine.list(Filter { state: Some(State::Failed), ..Filter::default() }).unwrap().len(), 0);
+}
+
+#[test]
+fn a_daemon_that_is_about_to_end_takes_nothing_and_leaves_the_rest() {
+    let (memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let daemon = Daemon::new(&registry, "a", recorder.executors());
+    let id = daemon.engine.submit(probe(probes("a", 0..40), 0)).unwrap().id;
+    gate.wait_for(32);
+    std::thread::scope(|scope| {
+        scope.spawn(|| daemon.engine.close(LONG));
+        while daemon.engine.submit(probe(probes("a", 90..91), 0)).is_ok_and(|s| daemon.engine.cancel(&s.id).is_ok()) {}
+        gate.open();
+    });
+    assert!(daemon.engine.submit(probe(probes("a", 50..51), 0)).unwrap_err().to_string().contains("about to end"));
+    assert!(memory.keys("active/").iter().any(|key| key.ends_with(&id.to_string())));
+    let next = Daemon::at(&registry, "a", Recorder::default().executors(), Arc::clone(&daemon.store));
+    let record = next.engine.wait(&id, Some(LONG)).unwrap().unwrap();
+    assert_eq!(record.counts.total, 40);
+    assert_eq!(record.counts.cancelled + record.counts.failed, 0, "{:?}", record.counts);
+}
