@@ -14,8 +14,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Lets the processes that pack in the background come to their end.
 pub fn wait_for_workers(base: &Path, limit: Duration) {
     let deadline = Instant::now() + limit;
-    let store = base.join("store");
-    let works = || processes(&store, "\0").iter().any(|(_, line)| line.trim_end().ends_with(" worker"));
+    let stores: Vec<_> = homes(base).iter().map(|home| home.join("store")).collect();
+    let works = || {
+        let processes = stores.iter().flat_map(|store| processes(store, "\0"));
+        processes.into_iter().any(|(_, line)| line.trim_end().ends_with(" worker"))
+    };
     while works() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -40,18 +43,28 @@ fn find(base: &Path, prefix: &str) -> Vec<String> {
     found.extend(processes(base, prefix).into_iter().map(|(pid, text)| format!("process {pid}: {text}")));
     found.extend(zombies().into_iter().map(|pid| format!("zombie {pid}")));
     found.extend(loop_devices(base).into_iter().map(|name| format!("loop device {name}")));
-    found.extend(states(base).iter().map(|path| format!("state {}", path.display())));
-    found.extend(runs(base).iter().map(|path| format!("run {}", path.display())));
-    found.extend(temporary(&base.join("store")).iter().map(|path| format!("temporary {}", path.display())));
+    for home in homes(base) {
+        found.extend(states(&home).iter().map(|path| format!("state {}", path.display())));
+        found.extend(runs(&home).iter().map(|path| format!("run {}", path.display())));
+        found.extend(temporary(&home.join("store")).iter().map(|path| format!("temporary {}", path.display())));
+    }
     found
+}
+
+/// The directories with a root and a store: the world's, and those of the hosts of a site.
+fn homes(base: &Path) -> Vec<PathBuf> {
+    let hosts = fs::read_dir(base.join("hosts")).into_iter().flatten().flatten().map(|entry| entry.path());
+    std::iter::once(base.to_owned()).chain(hosts).collect()
 }
 
 /// Takes away what can be.
 pub fn clean(base: &Path, prefix: &str) {
-    for state in states(base) {
-        let Some(id) = state.file_name().and_then(|name| name.to_str()) else { continue };
+    for state in homes(base).iter().flat_map(|home| states(home)) {
+        let (Some(root), Some(id)) = (state.parent(), state.file_name().and_then(|name| name.to_str())) else {
+            continue;
+        };
         let mut command = Command::new(super::REGEN);
-        command.arg("--root").arg(base.join("run")).args(["delete", "--force", id]);
+        command.arg("--root").arg(root).args(["delete", "--force", id]);
         if let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
             let deadline = Instant::now() + Duration::from_secs(20);
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {

@@ -22,6 +22,7 @@ pub mod middleware;
 pub mod port;
 pub mod registry;
 pub mod ring;
+pub mod site;
 pub mod template;
 pub mod user;
 pub mod visitor;

@@ -1,0 +1,8 @@
+//! Several hosts: what one node does when others, the wires or etcd fail.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod site;
