@@ -18,6 +18,7 @@ pub mod sys;
 pub mod bundle;
 pub mod cgroup;
 pub mod criu;
+pub mod distribution;
 pub mod image;
 pub mod overlay;
 pub mod pack;

@@ -18,6 +18,7 @@ const RANKS: &[(&str, u8)] = &[
     ("bundle", 2),
     ("cgroup", 2),
     ("criu", 2),
+    ("distribution", 2),
     ("image", 2),
     ("overlay", 2),
     ("pack", 2),

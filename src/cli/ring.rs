@@ -35,6 +35,10 @@ pub enum Verb {
     Verify(Some),
     /// Pack what is only sealed, now
     Pack(Some),
+    /// Send a ring, or one of its entries, to a registry
+    Push(Push),
+    /// Fetch a ring, or one of its entries, from a registry
+    Pull(Pull),
     /// Remove a ring with all its entries
     Rm(Remove),
     /// Adopt what a crash left, and collect what nothing needs
@@ -129,6 +133,56 @@ pub struct Set {
     #[arg(long)]
     pub dry_run: bool,
     /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How a registry is spoken to.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Tls {
+    /// Whether the registry has to prove who it is; 'false' also for one without TLS
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub tls_verify: bool,
+}
+
+/// `ring push`
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The ring, for all of its entries; or one entry of it
+    #[arg(value_name = "RING[@SEL]")]
+    pub target: String,
+    /// Where to; a tag only for one entry
+    #[arg(value_name = "docker://HOST[:PORT]/REPOSITORY[:TAG]")]
+    pub reference: String,
+    /// How.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring pull`
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Where from; with a tag, that entry alone
+    #[arg(value_name = "docker://HOST[:PORT]/REPOSITORY[:TAG]")]
+    pub reference: String,
+    /// The ring that gets it; made if it is not there
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// How.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// How to print.
     #[command(flatten)]
     pub output: Output,
 }

@@ -151,6 +151,20 @@ impl Index {
         self.manifests.iter().find(|entry| entry.tag() == Some(tag))
     }
 
+    /// What the index says about itself under a name.
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.extra.get("annotations")?.get(name)?.as_str()
+    }
+
+    /// Lets the index say something about itself.
+    pub fn annotate(&mut self, name: &str, value: &str) {
+        let annotations = self.extra.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(annotations) = annotations {
+            annotations.insert(name.to_owned(), Value::String(value.to_owned()));
+        }
+    }
+
     /// Adds an entry; it takes the place of an earlier one of the same tag.
     pub fn set(&mut self, entry: Descriptor) {
         let same = |old: &&mut Descriptor| old.tag().is_some() && old.tag() == entry.tag();

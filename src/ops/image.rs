@@ -1,10 +1,11 @@
 //! Images become layers of the store: each is verified and unpacked once.
 
+use std::fs::File;
 use std::path::Path;
 
 use crate::config::Config;
 use crate::error::{Context, Result};
-use crate::ids::LayerId;
+use crate::ids::{Digest, LayerId};
 use crate::image::config::ImageConfig;
 use crate::image::open::{Image, LayerBlob, open_image};
 use crate::image::reference::ImageSource;
@@ -42,17 +43,34 @@ fn unpack_one(store: &Store, image: &Image, layer: &LayerBlob, config: &Config) 
     let content = stage.directory().join("diff");
     make_root(&content)?;
     let blob = image.open_layer(layer)?;
-    let expected = Expected { digest: layer.digest.clone(), diff_id: Some(layer.diff_id.clone()) };
-    let compression = Compression::from_media_type(layer.media_type.media_type())?;
-    let limits = Limits { max_bytes: config.image.max_layer_bytes.0, max_entries: MAX_ENTRIES, files: Files::Layer };
-    unpack_layer(&blob, &expected, compression, store.class(), &limits, &content)?;
+    let media_type = layer.media_type.media_type();
+    let foreign = Foreign { blob: &blob, digest: &layer.digest, diff_id: &layer.diff_id, media_type };
+    unpack_foreign(store, config, &foreign, &content)?;
     // Image layers are shared by everything that comes from the image: on disk before anything refers to them.
     crate::sys::fs::sync_file_system(&content)?;
     layers.adopt(&LayerId::of_image(&layer.diff_id), &content)
 }
 
+/// A layer as strangers packed it.
+pub(super) struct Foreign<'a> {
+    pub blob: &'a File,
+    /// What the blob has to be.
+    pub digest: &'a Digest,
+    /// What the tar stream in it has to be.
+    pub diff_id: &'a Digest,
+    pub media_type: &'a str,
+}
+
+/// Unpacks foreign bytes into an empty directory, within the limits that the administrator set.
+pub(super) fn unpack_foreign(store: &Store, config: &Config, layer: &Foreign<'_>, content: &Path) -> Result<()> {
+    let expected = Expected { digest: layer.digest.clone(), diff_id: Some(layer.diff_id.clone()) };
+    let compression = Compression::from_media_type(layer.media_type)?;
+    let limits = Limits { max_bytes: config.image.max_layer_bytes.0, max_entries: MAX_ENTRIES, files: Files::Layer };
+    unpack_layer(layer.blob, &expected, compression, store.class(), &limits, content).map(drop)
+}
+
 /// The mode of "/" where no layer of an image says one.
-fn make_root(path: &Path) -> Result<()> {
+pub(super) fn make_root(path: &Path) -> Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let operation = || format!("create {}", crate::error::quote(path));
     std::fs::DirBuilder::new().mode(0o755).create(path).context(operation)?;

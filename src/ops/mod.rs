@@ -7,6 +7,8 @@
 //! handover snapshot ── step aside                  its ring is free for a successor, while it goes on
 //! clone   function ── job ── ask                     a container from a template, for who wants one
 //! function open ── unpack ── mount                  what is dropped into a clone
+//! push    pack ── blobs ── manifests ── index        a ring goes to a registry; only what is not there
+//! pull    list ── fetch ── unpack ── accept          and comes from one
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
@@ -30,11 +32,14 @@ pub mod name;
 mod notify;
 pub mod operation;
 mod order;
+pub mod pull;
+pub mod push;
 pub mod request;
 pub mod save;
 pub mod service;
 pub mod snapshot;
 pub mod template;
+pub mod transfer;
 pub mod warm;
 pub mod worker;
 

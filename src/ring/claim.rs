@@ -126,9 +126,10 @@ impl Locked {
     /// Finds where a run starts, and refuses what would not be the same file system.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] for the selector, [`Kind::State`] for another base or an entry that a power cut may have
-    /// torn, [`Kind::Invalid`] for another class of overlay attributes.
+    /// [`Kind::NotFound`] for the selector, [`Kind::State`] for a ring that is elsewhere, another base or an entry that a
+    /// power cut may have torn, [`Kind::Invalid`] for another class of overlay attributes.
     pub fn find_start(&self, selector: &Selector, base: &Base, rebase: Rebase) -> Result<Start> {
+        self.check_here("start from")?;
         let entry = match self.state.select_start(selector) {
             Ok(Selected::Base) => return Ok(Start { entry: None, layers: Vec::new() }),
             Ok(Selected::Entry(entry)) => entry,

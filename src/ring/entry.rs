@@ -116,6 +116,16 @@ impl fmt::Display for Reason {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Good => "good",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// The tag of an entry: sorts by time, then by number, and is valid in every registry.
 #[must_use]
 pub fn tag(created: DateTime<Utc>, seq: u64) -> String {

@@ -15,9 +15,9 @@ use crate::image::manifest::{Descriptor, LayerType, Manifest};
 use crate::image::write::{NewLayer, config_for, index_entry, layer_descriptor, manifest_for};
 
 /// On a descriptor of `index.json`: regen wrote it. Others are kept whatever they are.
-const OURS: &str = "run.regen.entry";
+pub(super) const OURS: &str = "run.regen.entry";
 /// In a manifest: it is that of an entry.
-const ENTRY_ID: &str = "run.regen.entry.id";
+pub(super) const ENTRY_ID: &str = "run.regen.entry.id";
 /// The most that a manifest or config of ours takes.
 pub(super) const DOCUMENT_CAP: u64 = 16 * 1024 * 1024;
 /// A blob that nothing refers to may be one that another tool is about to refer to; after a day it is not.
@@ -68,7 +68,11 @@ fn annotations(ring: &Ring, entry: &Entry) -> BTreeMap<String, String> {
     set("run.regen.entry.seq", entry.seq.to_string());
     set(ENTRY_ID, entry.id.clone());
     set("run.regen.entry.reason", entry.reason.to_string());
+    set("run.regen.entry.outcome", entry.outcome.to_string());
     set("run.regen.entry.base", entry.base.clone());
+    if let Some(map) = &entry.id_map {
+        set("run.regen.entry.id-map", map.clone());
+    }
     // Its layers are changes to a base that is not in here.
     set("run.regen.entry.delta", "true".into());
     if let Some(parent) = entry.parent {

@@ -13,15 +13,19 @@
 //! One run at a time has the ring and makes its main line. [`snapshot`] makes an entry of a run that goes on; a run that
 //! gives the ring to a successor is then beside the main line, and so is what it leaves ([`side`]).
 
+mod accept;
 mod change;
 mod claim;
 pub mod diff;
+pub mod elsewhere;
 pub mod entry;
+pub mod exchange;
 mod fold;
 pub mod gc;
 mod holder;
 mod index;
 mod merge;
+pub mod offer;
 mod pack;
 mod seal;
 pub mod selector;
@@ -40,6 +44,8 @@ use crate::ids::RingName;
 use crate::store::{Store, make_directory};
 use crate::sys::fs::{Durability, TEMPORARY_PREFIX, random_id, sync_directory};
 use crate::sys::lock::{Lock, Sharing};
+
+use elsewhere::Elsewhere;
 
 pub use change::Pin;
 pub use claim::{Base, Claim, Rebase, Start};
@@ -86,6 +92,20 @@ impl Ring {
     /// # Errors
     /// Those of making directories and files; [`Kind::Damaged`] if only the packs of a ring of that name are there.
     pub fn open_or_create(store: &Store, name: &RingName, limits: Limits) -> Result<Self> {
+        Self::open_or_make(store, name, RingState::new(limits))
+    }
+
+    /// The same for a ring that is about to come from somewhere: until that is done, no run starts from it.
+    ///
+    /// # Errors
+    /// As [`Ring::open_or_create`].
+    pub fn open_or_expect(store: &Store, name: &RingName, limits: Limits, from: &str) -> Result<Self> {
+        let mut first = RingState::new(limits);
+        first.elsewhere = Some(Elsewhere::Arriving { from: from.to_owned() });
+        Self::open_or_make(store, name, first)
+    }
+
+    fn open_or_make(store: &Store, name: &RingName, mut first: RingState) -> Result<Self> {
         let ring = Self::at(store, name);
         if ring.is_there()? {
             return Ok(ring);
@@ -94,7 +114,7 @@ impl Ring {
         let _lock = ring.wait_lock()?;
         if !ring.is_there()? {
             crate::image::layout::Layout::create(&ring.directory)?;
-            RingState::new(limits).write(&ring.directory, Durability::Durable)?;
+            first.write(&ring.directory, Durability::Durable)?;
         }
         Ok(ring)
     }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::elsewhere::Elsewhere;
 use super::entry::{Entry, Reason};
 use super::selector::{Selected, Selector, select};
 use super::side::Side;
 use super::slot::{self, Held, Limits};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{Digest, LayerId};
-use crate::store::format::{Format, SIDES};
+use crate::store::format::{ELSEWHERE, Format, SIDES};
 use crate::sys::fs::{Durability, read_capped, replace_file};
 
 pub(super) const NAME: &str = "ring.json";
@@ -40,6 +41,12 @@ pub struct RingState {
     /// A run whose container stands still, for as long as whoever has the ring's lock lives: it goes on then at the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<LayerId>,
+    /// Why no run may start from it here; `None` if one may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
+    /// How often it went from one node to another.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moves: u64,
     /// When the newest run ended, also if it changed nothing.
     pub last_exit: Option<DateTime<Utc>>,
     /// A seal that has begun; it is finished by whoever locks the ring next.
@@ -98,6 +105,8 @@ impl RingState {
             run: None,
             sides: Vec::new(),
             frozen: None,
+            elsewhere: None,
+            moves: 0,
             last_exit: None,
             journal: None,
             entries: Vec::new(),
@@ -127,6 +136,10 @@ impl RingState {
             self.format.require(SIDES);
         } else {
             self.format.release(SIDES);
+        }
+        match self.elsewhere {
+            Some(_) => self.format.require(ELSEWHERE),
+            None => self.format.release(ELSEWHERE),
         }
         let text = serde_json::to_vec(self).context(|| "write ring.json")?;
         replace_file(directory, NAME, &text, durability)
@@ -250,6 +263,11 @@ impl LayerRecord {
     pub fn total_bytes(&self) -> u64 {
         self.disk_bytes + self.packs.iter().map(|pack| pack.bytes).sum::<u64>()
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn damaged(path: &Path, error: &serde_json::Error) -> Error {

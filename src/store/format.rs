@@ -14,6 +14,8 @@ const VERSION: u32 = 1;
 const USER_CLASS: &str = "userxattr";
 /// A ring has runs or entries beside its main line: who does not know them would take them for the newest, or for garbage.
 pub const SIDES: &str = "sides";
+/// A ring is not to be run here: who does not know that would make a second line of what belongs to another node.
+pub const ELSEWHERE: &str = "elsewhere";
 const CAP: u64 = 64 * 1024;
 
 /// Version and features of something on disk. Features in a list that this regen does not know mean: `compatible`,
@@ -83,7 +85,7 @@ impl Format {
             return newer(format!("it has format version {}, this regen knows {VERSION}", self.version));
         }
         let mut unknown = self.incompatible.clone();
-        unknown.retain(|feature| ![USER_CLASS, SIDES].contains(&feature.as_str()));
+        unknown.retain(|feature| ![USER_CLASS, SIDES, ELSEWHERE].contains(&feature.as_str()));
         unknown.extend(self.read_only_compatible.iter().cloned());
         if !unknown.is_empty() {
             return newer(format!("it uses features that this regen does not know: {}", unknown.join(", ")));

@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod enclosure;
 pub mod etcd;
 pub mod image;
+pub mod image_registry;
 pub mod keeper;
 mod leaks;
 pub mod load;

@@ -5,6 +5,8 @@ mod log;
 mod ls;
 mod pack;
 mod pin;
+mod pull;
+mod push;
 mod recover;
 mod rm;
 mod rollback;
@@ -14,9 +16,10 @@ mod snapshot;
 mod verify;
 mod view;
 
-use crate::cli::ring::{Ring as Arguments, Verb};
+use crate::cli::ring::{Ring as Arguments, Tls, Verb};
 use crate::command::World;
 use crate::command::answer::print;
+use crate::distribution::Trust;
 use crate::error::{Error, Kind, Result};
 use crate::ids::RingName;
 use crate::ring::{Pin, Ring};
@@ -36,6 +39,8 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Set(arguments) => set::run(world, arguments),
         Verb::Verify(arguments) => return verify::run(world, arguments),
         Verb::Pack(arguments) => pack::run(world, arguments),
+        Verb::Push(arguments) => push::run(world, arguments),
+        Verb::Pull(arguments) => pull::run(world, arguments),
         Verb::Rm(arguments) => rm::run(world, arguments),
         Verb::Recover(arguments) => return recover::run(world, *arguments),
     }
@@ -51,6 +56,11 @@ fn store(world: &World) -> Result<Option<Store>> {
 fn ring(world: &World, text: &str) -> Result<Ring> {
     let name = RingName::parse(text, &world.place.owner)?;
     open(world, &name)
+}
+
+/// Whether a registry has to prove who it is.
+fn trust(tls: Tls) -> Trust {
+    if tls.tls_verify { Trust::Verified } else { Trust::Anyone }
 }
 
 fn open(world: &World, name: &RingName) -> Result<Ring> {

@@ -1,0 +1,324 @@
+//! A ring, or one of its entries, comes from a registry.
+//!
+//! ```text
+//! list ── fetch manifests and configs ── fetch packs ── unpack them into layers ── ring.json: the entries
+//! ```
+//!
+//! Until the last step nobody sees anything of it: a ring that was here stays as it was, and from one that is new no run
+//! starts. What was fetched before a crash is found by the next try. Packs are foreign bytes: each is compared with its
+//! digests, and unpacked within the limits that hold for images.
+
+use std::collections::{HashMap, HashSet};
+
+use super::image::{self, Foreign};
+use super::push::Registry;
+use super::transfer::{Moved, Transfer};
+use super::{Place, worker};
+use crate::distribution::{Blob, Reference, Repository};
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::{LayerId, RingName};
+use crate::image::layout::Layout;
+use crate::image::manifest::{CONFIG_MAX, Descriptor};
+use crate::ring::exchange::{self, Delivery, Listed, Part, Role, Terms, missing, read_index, resolve};
+use crate::ring::offer::{Offer, config_of, id_of, read_offer};
+use crate::ring::state::{PackRecord, RingState};
+use crate::ring::{Limits, Ring};
+use crate::store::Store;
+use crate::sys::fs::{disk_usage, random_id, space, sync_file_system};
+use crate::sys::lock::{Lock, Sharing};
+
+/// All manifests and configs of a ring are held in memory: so many bytes are a ring of thousands of entries.
+const DOCUMENTS_MAX: u64 = 256 << 20;
+
+/// What a pull did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// The numbers of the entries that are new, oldest first.
+    pub entries: Vec<u64>,
+    /// What they stand on, which did not come with them.
+    pub bases: Vec<String>,
+    /// The blobs.
+    pub moved: Moved,
+}
+
+/// What a registry has of a ring.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub entries: Vec<Listed>,
+    pub terms: Terms,
+}
+
+/// What is to be fetched.
+#[derive(Debug)]
+pub(super) struct Order<'a> {
+    pub ring: &'a RingName,
+    pub listing: &'a Listing,
+    pub role: Role,
+    /// For whoever finds it half done.
+    pub from: &'a Reference,
+}
+
+/// Fetches what a ring lacks, and makes the ring if it is not here.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no ring, [`Kind::State`] if the one here has diverged from it, [`Kind::Busy`] if a
+/// container has it, [`Kind::Damaged`] and [`Kind::Invalid`] for what is not what it should be; those of talking to the
+/// registry and of writing. The ring is then as it was.
+pub fn pull(place: &Place, from: Registry<'_>, name: &RingName, tell: &mut dyn FnMut(&Transfer)) -> Result<Pulled> {
+    let operation = || format!("pull ring '{name}' from '{}'", from.reference);
+    let mut repository = Repository::open(from.reference, from.trust).context(operation)?;
+    let listing = list(&mut repository, from).context(operation)?;
+    let order = Order { ring: name, listing: &listing, role: Role::Copy, from: from.reference };
+    receive(place, &mut repository, &order, tell).context(operation)
+}
+
+/// What is in a registry: what the tag names, or the ring's index, or all tags of entries.
+pub(super) fn list(repository: &mut Repository, from: Registry<'_>) -> Result<Listing> {
+    let nothing =
+        |what: String| Error::new(Kind::NotFound, what, "there is no ring").next("'regen ring push' puts one there");
+    if let Some(tag) = from.reference.tag() {
+        let document = repository.fetch_manifest(tag)?.ok_or_else(|| nothing(format!("look for tag '{tag}'")))?;
+        config_of(&document.bytes)?;
+        let id = id_of(&document.bytes)?;
+        let seq = exchange::seq_of_tag(&id).ok_or_else(|| nothing(format!("read tag '{tag}'")))?;
+        let entries = vec![Listed { seq, id, manifest: document.digest, pinned: false }];
+        exchange::check_list(&entries)?;
+        return Ok(Listing { terms: exchange::terms_without_index(&entries), entries });
+    }
+    if let Some(document) = repository.fetch_manifest(exchange::RING_TAG)? {
+        let (entries, terms) = read_index(&document.bytes)?;
+        return Ok(Listing { entries, terms });
+    }
+    let mut entries = Vec::new();
+    for tag in repository.tags()? {
+        let Some(seq) = exchange::seq_of_tag(&tag) else { continue };
+        let Some(manifest) = repository.manifest_digest(&tag)? else { continue };
+        entries.push(Listed { seq, id: tag, manifest, pinned: false });
+    }
+    entries.sort_by_key(|entry| entry.seq);
+    exchange::check_list(&entries)?;
+    if entries.is_empty() {
+        return Err(nothing("look for its index and its entries' tags".to_owned()));
+    }
+    Ok(Listing { terms: exchange::terms_without_index(&entries), entries })
+}
+
+/// Fetches what a ring lacks of a listing.
+pub(super) fn receive(
+    place: &Place,
+    repository: &mut Repository,
+    order: &Order<'_>,
+    tell: &mut dyn FnMut(&Transfer),
+) -> Result<Pulled> {
+    let Order { ring: name, listing, role, from } = *order;
+    let store = place.open_store()?;
+    let limits = initial_limits(place, listing);
+    let state = match Ring::open(&store, name) {
+        Ok(ring) => {
+            // What a dead container left is an entry first: the two may diverge by it.
+            ring.lock()?.settle("pull into")?;
+            ring.read()?
+        }
+        Err(error) if error.kind() == Kind::NotFound => RingState::new(limits),
+        Err(error) => return Err(error),
+    };
+    let wanted = missing(name, &state, &listing.entries, role)?;
+    if wanted.is_empty() && role == Role::Copy && state.last_seq > 0 && state.elsewhere.is_none() {
+        let present = listing.entries.len() as u64;
+        return Ok(Pulled { moved: Moved { present, ..Moved::default() }, ..Pulled::default() });
+    }
+    let documents = fetch_documents(repository, &wanted)?;
+    let offers = read_offers(&store, &wanted, documents.iter())?;
+    let ring = Ring::open_or_expect(&store, name, limits, &from.to_string())?;
+    let mut fetch =
+        Fetch { repository, layout: Layout::open(ring.directory())?, moved: Moved::default(), tell, total: 0 };
+    let result = fetch.packs(place, &ring, &state, &offers).and_then(|()| {
+        for (_, config) in &documents {
+            fetch.layout.put_blob(config)?;
+        }
+        deliver(place, &ring, offers, order)
+    });
+    let moved = fetch.moved;
+    match result {
+        Ok(delivery) => finish(place, delivery, moved),
+        Err(error) => {
+            // Why it was not pulled is what is reported; an empty ring on which nothing may start does no harm.
+            let _ = ring.lock().and_then(crate::ring::Locked::remove_unused);
+            Err(error)
+        }
+    }
+}
+
+fn finish(place: &Place, (delivery, entries): (Delivery, Vec<u64>), moved: Moved) -> Result<Pulled> {
+    let new = delivery.offers.iter().filter(|offer| entries.contains(&offer.entry.seq));
+    let mut bases: Vec<_> = new.map(|offer| offer.entry.base.clone()).collect();
+    bases.sort();
+    bases.dedup();
+    if !entries.is_empty() {
+        // Limits may evict, long chains are folded.
+        worker::start(place)?;
+    }
+    Ok(Pulled { entries, bases, moved })
+}
+
+/// A copy holds what is there, even where that is more than new rings here do.
+fn initial_limits(place: &Place, listing: &Listing) -> Limits {
+    let depth = listing.terms.depth.unwrap_or(place.config.ring.depth as usize);
+    Limits { depth: depth.max(listing.entries.len()), max_bytes: listing.terms.max_bytes }
+}
+
+/// The manifest and the config of each entry.
+fn fetch_documents(repository: &mut Repository, wanted: &[&Listed]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut documents = Vec::new();
+    let mut total = 0;
+    for listed in wanted {
+        let missing =
+            || Error::new(Kind::NotFound, format!("fetch entry @{}", listed.seq), "its manifest is not there");
+        let manifest = repository.fetch_manifest(&listed.manifest.to_string())?.ok_or_else(missing)?.bytes;
+        let (digest, size) = config_of(&manifest)?;
+        total += manifest.len() as u64 + size;
+        if size > CONFIG_MAX || total > DOCUMENTS_MAX {
+            let cause = "manifests and configs are larger than any that a ring has";
+            return Err(Error::new(Kind::Invalid, format!("fetch entry @{}", listed.seq), cause));
+        }
+        let config = repository.fetch_text(&Blob { digest, size })?;
+        documents.push((manifest, config));
+    }
+    Ok(documents)
+}
+
+fn read_offers<'a>(
+    store: &Store,
+    wanted: &[&Listed],
+    documents: impl Iterator<Item = &'a (Vec<u8>, Vec<u8>)>,
+) -> Result<Vec<Offer>> {
+    let offer = |(listed, (manifest, config)): (&&Listed, &'a (Vec<u8>, Vec<u8>))| {
+        read_offer(listed, manifest.clone(), config, store.class())
+    };
+    wanted.iter().zip(documents).map(offer).collect()
+}
+
+/// A pull under way.
+struct Fetch<'a, 'b> {
+    repository: &'a mut Repository,
+    layout: Layout,
+    moved: Moved,
+    tell: &'b mut dyn FnMut(&Transfer),
+    total: u64,
+}
+
+impl Fetch<'_, '_> {
+    /// Puts the packs that are not here into the ring's layout.
+    fn packs(&mut self, place: &Place, ring: &Ring, state: &RingState, offers: &[Offer]) -> Result<()> {
+        let mut needed: Vec<PackRecord> = Vec::new();
+        let mut seen = HashSet::new();
+        for pack in offers.iter().flat_map(|offer| unpacked(state, offer)) {
+            let here = self.layout.open_blob(&descriptor(&pack)).is_ok();
+            if seen.insert(pack.digest.clone()) && !here {
+                needed.push(pack);
+            } else if here {
+                self.moved.present += 1;
+            }
+        }
+        self.total = needed.iter().try_fold(0_u64, |sum, pack| sum.checked_add(pack.bytes)).unwrap_or(u64::MAX);
+        check_space(place, ring, self.total)?;
+        let what = format!("pulling {}", ring.name());
+        for pack in needed {
+            let mut stage = self.layout.stage_blob()?;
+            let blob = Blob { digest: pack.digest.clone(), size: pack.bytes };
+            let (before, total, tell) = (self.moved.bytes, self.total, &mut *self.tell);
+            let mut told = |bytes| tell(&Transfer { what: what.clone(), done: before + bytes, total });
+            self.repository.fetch_blob(&blob, stage.file(), &mut told)?;
+            stage.commit(&pack.digest)?;
+            self.moved.blobs += 1;
+            self.moved.bytes += pack.bytes;
+        }
+        Ok(())
+    }
+}
+
+/// The packs of an offer that no layer of the ring stands for.
+fn unpacked(state: &RingState, offer: &Offer) -> Vec<PackRecord> {
+    let pack = |part| match part {
+        Part::Pack(pack) => Some(pack),
+        Part::Layer(_) => None,
+    };
+    resolve(state, &offer.packs).into_iter().filter_map(pack).collect()
+}
+
+fn descriptor(pack: &PackRecord) -> Descriptor {
+    Descriptor::new(&pack.media_type, &pack.digest, pack.bytes)
+}
+
+fn check_space(place: &Place, ring: &Ring, bytes: u64) -> Result<()> {
+    let space = space(ring.directory())?;
+    let floor = place.config.store.min_free.bytes(space.f_blocks * space.f_frsize);
+    let free = (space.f_bavail * space.f_frsize).saturating_sub(floor);
+    // The layers take at least as much again.
+    if bytes.saturating_mul(2) <= free {
+        return Ok(());
+    }
+    let cause = format!("{} bytes are to be fetched and unpacked, {free} are free", bytes.saturating_mul(2));
+    Err(Error::new(Kind::NoSpace, format!("write to {}", crate::error::quote(ring.directory())), cause))
+}
+
+/// Unpacks what is new and adds it to the ring.
+fn deliver(place: &Place, ring: &Ring, offers: Vec<Offer>, order: &Order<'_>) -> Result<(Delivery, Vec<u64>)> {
+    let store = ring.store();
+    // Layers that nobody names yet are garbage to whoever collects: nobody does while this is held.
+    let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
+    let layout = Layout::open(ring.directory())?;
+    let state = ring.read()?;
+    let Listing { entries, terms } = order.listing;
+    let (listed, terms) = (entries.clone(), terms.clone());
+    let mut delivery = Delivery { listed, offers, layers: HashMap::new(), terms };
+    let result = unpack_all(place, store, &layout, &state, &mut delivery).and_then(|()| {
+        if !delivery.layers.is_empty() {
+            sync_file_system(store.directory())?;
+        }
+        let mut locked = ring.lock()?;
+        locked.settle("pull into")?;
+        locked.accept(&delivery, order.role)
+    });
+    if result.is_err() {
+        for (layer, _) in delivery.layers.values() {
+            // The next collection takes what stays.
+            let _ = store.layers().remove(layer);
+        }
+    }
+    result.map(|entries| (delivery, entries))
+}
+
+fn unpack_all(place: &Place, store: &Store, layout: &Layout, state: &RingState, delivery: &mut Delivery) -> Result<()> {
+    let packs: Vec<_> = delivery.offers.iter().flat_map(|offer| unpacked(state, offer)).collect();
+    for pack in packs {
+        if delivery.layers.contains_key(&pack.digest) {
+            continue;
+        }
+        let layer = LayerId::from_random(random_id()?);
+        let bytes = unpack_one(place, store, layout, &pack, &layer).inspect_err(|error| {
+            if error.kind() == Kind::Damaged {
+                // It is not what was fetched: the next try fetches it again.
+                let _ = layout.remove_blob(&pack.digest);
+            }
+        })?;
+        delivery.layers.insert(pack.digest.clone(), (layer, bytes));
+    }
+    Ok(())
+}
+
+/// The bytes on disk of the new layer.
+fn unpack_one(place: &Place, store: &Store, layout: &Layout, pack: &PackRecord, layer: &LayerId) -> Result<u64> {
+    let operation = || format!("unpack {}", pack.digest);
+    let layers = store.layers();
+    let stage = layers.stage()?;
+    let content = stage.directory().join("diff");
+    image::make_root(&content)?;
+    let blob = layout.open_blob(&descriptor(pack))?;
+    let (digest, diff_id) = (&pack.digest, &pack.diff_id);
+    let foreign = Foreign { blob: &blob, digest, diff_id, media_type: &pack.media_type };
+    image::unpack_foreign(store, &place.config, &foreign, &content).context(operation)?;
+    let bytes = disk_usage(&content)?;
+    layers.adopt(layer, &content)?;
+    Ok(bytes)
+}

@@ -1,0 +1,209 @@
+//! A ring, or one of its entries, goes to a registry.
+//!
+//! ```text
+//! pack what is only sealed ── for each entry: its blobs, then its manifest under its tag ── the ring's index
+//! ```
+//!
+//! Blobs come before what names them, and the index last: a push that is cut short leaves entries that are whole, and the
+//! ring as it was there before. The next one sends what is missing.
+
+use std::collections::HashSet;
+
+use super::Place;
+use super::transfer::{Moved, Transfer, blob_of};
+use super::worker::{self, Report};
+use crate::distribution::{Blob, Reference, Repository, Trust};
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::Digest;
+use crate::image::layout::{Layout, digest_of};
+use crate::image::manifest::{MANIFEST_MAX, MANIFEST_TYPE, Manifest};
+use crate::ring::Ring;
+use crate::ring::entry::Entry;
+use crate::ring::exchange::{RING_TAG, RING_TYPE, describe};
+use crate::ring::selector::{Selected, Selector};
+use crate::ring::state::RingState;
+
+/// What is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// The ring: all of its entries, each under its own tag.
+    Ring,
+    /// One entry, under the reference's tag or its own.
+    Entry(Selector),
+}
+
+/// Where it is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Registry<'a> {
+    /// The repository.
+    pub reference: &'a Reference,
+    /// Whether it has to prove who it is.
+    pub trust: Trust,
+}
+
+/// Who is told how far it is.
+pub struct Watch<'a> {
+    /// While something is packed first.
+    pub pack: &'a mut dyn FnMut(&Report),
+    /// While blobs go over.
+    pub transfer: &'a mut dyn FnMut(&Transfer),
+}
+
+impl std::fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+/// An entry that is in the registry now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Its number.
+    pub seq: u64,
+    /// The tag that it has there.
+    pub tag: String,
+    /// Of its manifest.
+    pub digest: Digest,
+    /// What it stands on, which is not in the registry.
+    pub base: String,
+}
+
+/// What a push did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// The entries, oldest first.
+    pub entries: Vec<Sent>,
+    /// The blobs.
+    pub moved: Moved,
+    /// The digest of the ring's index there, if all of it was sent.
+    pub index: Option<Digest>,
+}
+
+/// Sends a ring or an entry.
+///
+/// # Errors
+/// [`Kind::NotFound`] for the selector, [`Kind::Usage`] if a whole ring is to go under one tag; those of packing and of
+/// talking to the registry.
+pub fn push(
+    place: &Place,
+    ring: &Ring,
+    selection: &Selection,
+    to: Registry<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<Pushed> {
+    let operation = || format!("push ring '{}' to '{}'", ring.name(), to.reference);
+    if ring.read()?.entries.iter().any(|entry| entry.manifest.is_none()) {
+        worker::pack_now(place, ring.store(), Some(ring.name()), watch.pack).context(operation)?;
+    }
+    let state = ring.read()?;
+    let wanted = select(&state, selection, to.reference).context(operation)?;
+    let repository = Repository::open(to.reference, to.trust).context(operation)?;
+    let layout = Layout::open(ring.directory())?;
+    let what = format!("pushing {}", ring.name());
+    let total = bytes_of(&state, &wanted);
+    let mut sender = Sender { repository, layout, there: HashSet::new(), moved: Moved::default(), what, total };
+    let mut pushed = Pushed::default();
+    for (entry, tag) in wanted {
+        let digest = sender.send_entry(&entry, &tag, watch.transfer).context(operation)?;
+        pushed.entries.push(Sent { seq: entry.seq, tag, digest, base: entry.base.clone() });
+    }
+    if *selection == Selection::Ring {
+        pushed.index = Some(sender.send_index(ring, &state).context(operation)?);
+    }
+    pushed.moved = sender.moved;
+    Ok(pushed)
+}
+
+/// The entries that go, and the tag that each gets.
+fn select(state: &RingState, selection: &Selection, to: &Reference) -> Result<Vec<(Entry, String)>> {
+    match (selection, to.tag()) {
+        (Selection::Ring, Some(tag)) => {
+            Err(Error::new(Kind::Usage, format!("use tag '{tag}'"), "it is for one entry, not for a whole ring")
+                .next("leave the tag out, or say which entry: RING@SEL"))
+        }
+        (_, Some(RING_TAG)) => {
+            Err(Error::new(Kind::Usage, format!("use tag '{RING_TAG}'"), "it is for the ring itself"))
+        }
+        (Selection::Ring, None) if state.entries.is_empty() => {
+            Err(Error::new(Kind::State, "list its entries", "it has none yet"))
+        }
+        (Selection::Ring, None) => Ok(state.entries.iter().map(|entry| (entry.clone(), entry.id.clone())).collect()),
+        (Selection::Entry(selector), tag) => match state.select_view(selector)? {
+            Selected::Entry(entry) => Ok(vec![(entry.clone(), tag.unwrap_or(&entry.id).to_owned())]),
+            Selected::Base => Err(Error::new(Kind::Usage, "find entry '@base'", "the base is no entry of the ring")),
+        },
+    }
+}
+
+/// The bytes of all packs of some entries, each counted once.
+fn bytes_of(state: &RingState, wanted: &[(Entry, String)]) -> u64 {
+    let layers = wanted.iter().flat_map(|(entry, _)| &entry.layers).collect::<HashSet<_>>();
+    let packs = layers.iter().filter_map(|layer| state.layers.get(layer)).flat_map(|record| &record.packs);
+    packs.map(|pack| (&pack.digest, pack.bytes)).collect::<HashSet<_>>().iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// A push under way.
+struct Sender {
+    repository: Repository,
+    layout: Layout,
+    /// Blobs that are known to be in the registry.
+    there: HashSet<Digest>,
+    moved: Moved,
+    what: String,
+    total: u64,
+}
+
+impl Sender {
+    fn send_entry(&mut self, entry: &Entry, tag: &str, tell: &mut dyn FnMut(&Transfer)) -> Result<Digest> {
+        let unpacked =
+            || Error::new(Kind::Busy, format!("read entry @{}", entry.seq), "it is not packed yet").next("try again");
+        let digest = entry.manifest.clone().ok_or_else(unpacked)?;
+        let text = self.layout.read_blob(&digest, MANIFEST_MAX)?;
+        let manifest = Manifest::parse(&text)?;
+        if self.repository.manifest_digest(tag)?.as_ref() == Some(&digest) {
+            // A registry takes a manifest only once it has the blobs that it names.
+            for descriptor in manifest.layers.iter().chain([&manifest.config]) {
+                self.note_present(descriptor.digest()?);
+            }
+            return Ok(digest);
+        }
+        for descriptor in manifest.layers.iter().chain([&manifest.config]) {
+            let blob = blob_of(descriptor)?;
+            if self.there.contains(&blob.digest) {
+                continue;
+            }
+            if self.repository.has_blob(&blob.digest)? {
+                self.note_present(blob.digest);
+                continue;
+            }
+            let file = self.layout.open_blob(descriptor)?;
+            self.send_blob(&blob, &file, tell)?;
+        }
+        self.repository.send_manifest(tag, MANIFEST_TYPE, &text)?;
+        Ok(digest)
+    }
+
+    fn send_blob(&mut self, blob: &Blob, file: &std::fs::File, tell: &mut dyn FnMut(&Transfer)) -> Result<()> {
+        let (what, before, total) = (self.what.clone(), self.moved.bytes, self.total.max(self.moved.bytes + blob.size));
+        let tell = std::cell::RefCell::new(tell);
+        let sent = |bytes| (tell.borrow_mut())(&Transfer { what: what.clone(), done: before + bytes, total });
+        self.repository.send_blob(blob, file, &sent)?;
+        self.moved.blobs += 1;
+        self.moved.bytes += blob.size;
+        self.there.insert(blob.digest.clone());
+        Ok(())
+    }
+
+    fn note_present(&mut self, digest: Digest) {
+        self.moved.present += u64::from(self.there.insert(digest));
+    }
+
+    fn send_index(&mut self, ring: &Ring, state: &RingState) -> Result<Digest> {
+        let text = describe(ring, state)?.to_json()?;
+        let digest = digest_of(&text);
+        if self.repository.manifest_digest(RING_TAG)?.as_ref() != Some(&digest) {
+            self.repository.send_manifest(RING_TAG, RING_TYPE, &text)?;
+        }
+        Ok(digest)
+    }
+}

@@ -1,0 +1,121 @@
+//! What was fetched becomes part of a ring, in one step.
+
+use std::collections::HashMap;
+
+use super::Locked;
+use super::elsewhere::Elsewhere;
+use super::entry::Entry;
+use super::exchange::{Delivery, Next, Part, Role, is_same, missing, replaces, resolve};
+use super::index::write_index;
+use super::offer::Offer;
+use super::state::LayerRecord;
+use crate::error::{Error, Kind, Result};
+use crate::ids::{Digest, LayerId};
+use crate::image::layout::Layout;
+
+impl Locked {
+    /// Adds what was delivered, in one step, and says which entries are new. The layers are there and on disk.
+    ///
+    /// # Errors
+    /// As [`missing`]; [`Kind::Busy`] if the ring changed since the delivery was made up; those of writing.
+    pub fn accept(&mut self, delivery: &Delivery, role: Role) -> Result<Vec<u64>> {
+        let name = self.ring().name().clone();
+        let wanted: Vec<u64> =
+            missing(&name, &self.state, &delivery.listed, role)?.iter().map(|listed| listed.seq).collect();
+        let layout = Layout::open(self.ring().directory())?;
+        let before = self.state.clone();
+        if replaces(&self.state, role) {
+            self.state.entries.retain(|entry| delivery.listed.iter().any(|listed| is_same(entry, listed)));
+        }
+        let mut new = Vec::new();
+        for seq in wanted {
+            let offer = delivery.offers.iter().find(|offer| offer.entry.seq == seq);
+            let offer = offer.ok_or_else(|| self.changed(seq))?;
+            let layers = self.place_layers(offer, &delivery.layers)?;
+            layout.put_blob(&offer.manifest)?;
+            self.state.entries.push(Entry { layers, ..offer.entry.clone() });
+            new.push(seq);
+        }
+        self.state.entries.sort_by_key(|entry| entry.seq);
+        self.check_order()?;
+        self.state.last_seq = self.state.entries.last().map_or(0, |entry| entry.seq).max(self.state.last_seq);
+        self.follow_terms(delivery, role, &new);
+        self.state.forget_unused_layers();
+        if self.state != before {
+            self.commit_listed(&before.entries)?;
+        }
+        Ok(new)
+    }
+
+    /// The index comes first, as for a pack: one that lists an entry too many or too early is true all the same.
+    fn commit_listed(&mut self, before: &[Entry]) -> Result<()> {
+        let after = self.state.entries.clone();
+        let gone = before.iter().filter(|entry| !after.iter().any(|kept| kept.seq == entry.seq));
+        self.state.entries.extend(gone.cloned());
+        let written = write_index(self);
+        let any_gone = self.state.entries.len() > after.len();
+        self.state.entries = after;
+        written?;
+        self.commit()?;
+        if any_gone { write_index(self) } else { Ok(()) }
+    }
+
+    fn check_order(&self) -> Result<()> {
+        match self.state.entries.windows(2).find(|pair| pair[0].created > pair[1].created) {
+            None => Ok(()),
+            Some(pair) => {
+                let cause = format!("@{} is older than the entry before it", pair[1].seq);
+                Err(Error::new(Kind::Invalid, format!("add to ring '{}'", self.ring().name()), cause))
+            }
+        }
+    }
+
+    fn changed(&self, seq: u64) -> Error {
+        let operation = format!("add @{seq} to ring '{}'", self.ring().name());
+        Error::new(Kind::Busy, operation, "the ring changed meanwhile").next("try again")
+    }
+
+    fn place_layers(&mut self, offer: &Offer, unpacked: &HashMap<Digest, (LayerId, u64)>) -> Result<Vec<LayerId>> {
+        let mut layers = Vec::new();
+        for part in resolve(&self.state, &offer.packs) {
+            let pack = match part {
+                Part::Layer(id) => {
+                    layers.push(id);
+                    continue;
+                }
+                Part::Pack(pack) => pack,
+            };
+            let (id, disk_bytes) = unpacked.get(&pack.digest).ok_or_else(|| self.changed(offer.entry.seq))?;
+            let record = LayerRecord { disk_bytes: *disk_bytes, packs: vec![pack], folded_from: Vec::new() };
+            self.state.layers.insert(id.clone(), record);
+            layers.push(id.clone());
+        }
+        Ok(layers)
+    }
+
+    fn follow_terms(&mut self, delivery: &Delivery, role: Role, new: &[u64]) {
+        let (state, terms) = (&mut self.state, &delivery.terms);
+        let arrives = matches!(state.elsewhere, Some(Elsewhere::Arriving { .. }));
+        if arrives || role == Role::Home || !new.is_empty() {
+            let newest = state.newest().map(|entry| entry.seq);
+            state.next = match terms.next {
+                Next::Base => None,
+                Next::Entry(seq) if state.entry(seq).is_some() => Some(seq),
+                Next::Entry(_) | Next::Unsaid => newest,
+            };
+            state.last_exit = terms.last_exit.or(state.newest().map(|entry| entry.created));
+        }
+        if role == Role::Home {
+            state.depth = terms.depth.unwrap_or(state.depth);
+            state.max_bytes = terms.max_bytes;
+            state.moves = terms.moves;
+            for entry in &mut state.entries {
+                entry.pinned = delivery.listed.iter().any(|listed| listed.seq == entry.seq && listed.pinned);
+            }
+        }
+        if arrives || role == Role::Home {
+            state.last_seq = state.last_seq.max(terms.last_seq);
+            state.elsewhere = None;
+        }
+    }
+}
