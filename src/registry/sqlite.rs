@@ -182,8 +182,6 @@ impl Shared {
     /// All of them in one transaction of SQLite's; the failure of all of them, if it is that which fails.
     fn attempt(&self, writer: &mut Writer, demands: &[Demand]) -> Answer<Vec<Answer<Outcome>>> {
         let cannot = |error: rusqlite::Error| self.cannot_write(&error);
-        // Rings when it is dropped, after the commit.
-        let _bell = watch::grasp(&self.bell).map_err(Failure::Unavailable)?;
         let begin = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = begin.map_err(cannot)?;
         let mut round = Round::begin(&transaction, &self.clock).map_err(cannot)?;
@@ -206,6 +204,8 @@ impl Shared {
         }
         let tally = writer.tally.add(&mut round).map_err(cannot)?;
         round.end().map_err(cannot)?;
+        // Rings when it is dropped, after the commit.
+        let _bell = watch::grasp(&self.bell).map_err(Failure::Unavailable)?;
         transaction.commit().map_err(|error| self.cannot_commit(&error))?;
         writer.tally = tally;
         Ok(answers)

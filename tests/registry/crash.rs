@@ -1,13 +1,13 @@
 //! A process that is killed while it writes leaves a file that opens, with every transaction whole.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use regen::registry::Registry;
 
 use crate::child::Child;
 use crate::sqlite::own;
-use crate::suite::{Subject, put};
+use crate::suite::{Subject, eventually, put};
 
 /// How often.
 const ROUNDS: u64 = 40;
@@ -15,21 +15,27 @@ const ROUNDS: u64 = 40;
 #[test]
 fn processes_that_are_killed_while_they_write_leave_every_transaction_whole() {
     let subject = own();
-    let mut last = BTreeMap::new();
+    let (mut last, log) = (BTreeMap::new(), subject.directory().join("registry.db-wal"));
     for round in 0..ROUNDS {
+        let begin = SystemTime::now();
         let children: Vec<_> = (0..2)
             .map(|writer| Child::start("write", &subject.address(), &[&format!("w{}", writer + round % 2)]))
             .collect();
         // Now and then somebody else has it open meanwhile, and now and then who is killed is the last.
         let kept = (round % 3 == 0).then(|| subject.open());
-        std::thread::sleep(Duration::from_millis(30 + round * 37 % 150));
+        // Now and then they are killed while they open it, mostly after they have begun to write.
+        if round % 8 != 0 {
+            eventually("somebody writes", || std::fs::metadata(&log).is_ok_and(|log| log.modified().unwrap() > begin));
+        }
+        std::thread::sleep(Duration::from_millis(round * 37 % 150));
         children.into_iter().for_each(Child::kill);
         let registry = subject.open();
         check(&*registry, &mut last);
         put(&*registry, "after", &round.to_string());
         drop(kept);
     }
-    assert!(last.values().sum::<u64>() > ROUNDS, "they have hardly written: {last:?}");
+    let revision = subject.open().list("after").unwrap().revision;
+    assert!(revision > 3 * ROUNDS, "they have hardly written: {revision}");
 }
 
 /// Every batch is whole, the witness says the same, and nothing goes back.

@@ -81,6 +81,23 @@ fn a_lease_of_another_boot_is_over() {
 }
 
 #[test]
+fn a_lease_that_cannot_be_ended_in_time_is_ended_later() {
+    let subject = own();
+    let registry = subject.open();
+    let lease = registry.grant(subject.shortest_lease()).unwrap();
+    let puts = vec![Put::leased("a", b"x".to_vec(), lease)];
+    let revision = commit(&*registry, &Transaction { puts, ..Transaction::default() });
+    let mut watch = registry.watch("", revision).unwrap();
+    let other = subject.database();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    eventually("its key cannot be seen any more", || registry.get("a").unwrap().is_none());
+    assert_eq!(watch.next(Some(Duration::from_millis(100))).unwrap(), [], "nobody could write it down");
+    other.execute_batch("ROLLBACK").unwrap();
+    let events = watch.next(Some(Duration::from_secs(30))).unwrap();
+    assert!(matches!(&events[..], [event] if event.entry.is_none()), "{events:?}");
+}
+
+#[test]
 fn what_happened_is_forgotten_by_and_by_and_the_file_stays_small() {
     let subject = own();
     let registry = subject.open();

@@ -24,11 +24,16 @@ impl Clock {
         Ok(Self { boot: boot_id()? })
     }
 
-    /// Milliseconds since the boot.
+    /// Whole milliseconds since the boot.
     pub(super) fn now(&self) -> u64 {
         let now = clock_gettime(ClockId::Boottime);
         let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
         seconds.unwrap_or_default() * 1000 + nanoseconds.unwrap_or_default() / 1_000_000
+    }
+
+    /// When so much time will be over for certain.
+    fn after(&self, milliseconds: u64) -> u64 {
+        self.now() + 1 + milliseconds
     }
 
     /// Which boot.
@@ -53,7 +58,7 @@ pub(super) fn grant(round: &mut Round<'_>, time: Duration) -> rusqlite::Result<O
     // Half of what a column takes; nobody waits longer.
     let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(u64::MAX >> 2);
     let statement = "INSERT INTO lease (boot, time, until) VALUES (?1, ?2, ?3)";
-    round.execute(statement, params![round.clock.boot(), time, round.clock.now() + time])?;
+    round.execute(statement, params![round.clock.boot(), time, round.clock.after(time)])?;
     round.at.changes += 1;
     Ok(u64::try_from(round.connection.last_insert_rowid()).ok())
 }
@@ -61,7 +66,7 @@ pub(super) fn grant(round: &mut Round<'_>, time: Duration) -> rusqlite::Result<O
 /// Its whole time again; nothing if it is gone.
 pub(super) fn renew(round: &mut Round<'_>, lease: Lease) -> rusqlite::Result<Outcome> {
     let statement = "UPDATE lease SET until = ?2 + time WHERE number = ?1";
-    let changed = round.execute(statement, params![lease.0, round.clock.now()])?;
+    let changed = round.execute(statement, params![lease.0, round.clock.after(0)])?;
     round.at.changes += changed;
     Ok((changed > 0).then_some(lease.0))
 }
