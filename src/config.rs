@@ -29,6 +29,8 @@ pub struct Config {
     pub template: Template,
     /// `[cluster]`
     pub cluster: Cluster,
+    /// `[metrics]`
+    pub metrics: Metrics,
 }
 
 /// `[store]`: the directory that holds layers and rings.
@@ -95,6 +97,14 @@ pub struct Cluster {
     pub key: Option<PathBuf>,
     /// Seconds until a request is given up.
     pub timeout: u32,
+}
+
+/// `[metrics]`: the daemon's numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Metrics {
+    /// Where they are told: `tcp://HOST:PORT` or `unix:/PATH`; nowhere if not set.
+    pub listen: Option<String>,
 }
 
 impl Default for Store {
@@ -339,7 +349,8 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "[store]\nmin-free = '10GiB'\n[ring]\ndepth = 3\nmax-bytes = '2G'\nmax-depth = 20\n\
-                    highest-max-bytes = 4294967296\nfrom-environment = true\n[image]\nmax-layer-bytes = '1 GiB'\n";
+                    highest-max-bytes = 4294967296\nfrom-environment = true\n[image]\nmax-layer-bytes = '1 GiB'\n\
+                    [metrics]\nlisten = 'tcp://[::1]:9464'\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.store.min_free, Floor::Bytes(10 << 30));
         assert_eq!(
@@ -353,6 +364,7 @@ mod tests {
             }
         );
         assert_eq!(config.image.max_layer_bytes, Size(1 << 30));
+        assert_eq!(config.metrics.listen.as_deref(), Some("tcp://[::1]:9464"));
     }
 
     #[test]

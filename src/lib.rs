@@ -9,6 +9,7 @@
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod metrics;
 
 // rank 1: the kernel; the only unsafe code
 #[allow(unsafe_code)]

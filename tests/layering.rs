@@ -14,6 +14,7 @@ const RANKS: &[(&str, u8)] = &[
     ("config", 0),
     ("error", 0),
     ("ids", 0),
+    ("metrics", 0),
     ("sys", 1),
     ("bundle", 2),
     ("cgroup", 2),

@@ -13,6 +13,9 @@ pub struct Serve {
     /// The directory with ca.pem, node.pem and node.key, which say who this node is and whom it believes
     #[arg(long, value_name = "DIR", requires = "address")]
     pub certs: Option<PathBuf>,
+    /// Tell metrics (OpenMetrics over HTTP, GET /metrics) to everybody who can connect: tcp://HOST:PORT or unix:/PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
 }
 
 /// `call`

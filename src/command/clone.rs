@@ -61,6 +61,7 @@ fn restore(world: &World, arguments: &Arguments, from: Snapshot) -> Result<u8> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let (stdio, streams) = Streams::fit(own(stdin.as_fd())?, own(stdout.as_fd())?, own(stderr.as_fd())?)?;
     let wanted = snapshot::Clone {
+        template: template.clone(),
         id: id.clone(),
         stdio,
         function,

@@ -71,6 +71,10 @@ impl Log {
         };
         let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
         match (&self.file, self.format) {
+            // Whoever collects a daemon's standard error may want to read it by program; who types does not.
+            (None, LogFormat::Json) if loudness == Loudness::Events => {
+                builder.json().flatten_event(true).with_target(self.debug).with_writer(std::io::stderr).init();
+            }
             (None, _) => builder.with_target(self.debug).with_writer(std::io::stderr).init(),
             (Some(path), format) => {
                 let operation = || format!("open log {}", quote(path));

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::Utc;
 
@@ -12,13 +12,14 @@ use super::world::absolute;
 use crate::cli::daemon::Serve;
 use crate::command::World;
 use crate::control::door::{Door, Opened};
+use crate::control::metrics::{self, Sources, Window};
 use crate::control::remote::{self, Bounds, Certificates, Gate};
 use crate::control::{Catalog, Control, Gauge, Limits, Server, Service, Template};
 use crate::error::{Error, Kind, Result};
 use crate::ops::service::{Bystander, Manager};
 use crate::ops::template;
 use crate::sys::signal::{Blocked, Signal};
-use crate::sys::supervisor::{notify, replace_process, take_passed};
+use crate::sys::supervisor::{Passed, notify, replace_process, take_passed};
 use crate::sys::{exe, open_files};
 
 /// Calls that are being answered have so much time before the daemon ends.
@@ -36,11 +37,12 @@ enum Wish {
 }
 
 pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
-    let passed = take_passed()?;
+    let mut passed = take_passed()?;
     let program = program()?;
     open_files::raise();
     // Before there is any thread: all of them leave signals to this one.
     let signals = Blocked::all()?;
+    let window = open_window(world, arguments, &mut passed)?;
     let root = world.place.root.path();
     // Before anything is taken over from a daemon that serves.
     let remote = open_remote(arguments)?;
@@ -52,6 +54,7 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
         Ok(services) => services,
         Err(error) => {
             // Nobody will listen.
+            window.iter().for_each(Window::close);
             door.close()?;
             return Err(error);
         }
@@ -61,6 +64,9 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
         Service::Watched(_) => "READY=1\nSTATUS=Serving without the registry of services, see the log",
     };
     let templates = open_templates(world, &services);
+    if let Some(window) = &window {
+        window.serve(sources(world, &gauge, &services, &templates))?;
+    }
     let catalog = Catalog::new(vec![Box::new(status), Box::new(services), Box::new(templates)]);
     let mut server = Server::new(listener, catalog, &gauge)?;
     tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
@@ -81,10 +87,11 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
                 if let Err(error) = Door::leave(&connections) {
                     tracing::warn!("{error}");
                 }
+                window.iter().for_each(Window::close);
                 return door.close();
             }
             Some(Wish::Replace) => {
-                let error = replace(&mut server, &door, &program)?;
+                let error = replace(&mut server, (&door, window.as_ref()), &program)?;
                 tracing::error!("the daemon goes on as it is: {error}");
                 tell(state);
             }
@@ -100,6 +107,40 @@ fn open_remote(arguments: &Serve) -> Result<Option<(TcpListener, Certificates)>>
     let listener = remote::bind(address)?;
     tracing::info!(node = %certificates.name(), %address, "other nodes are let in");
     Ok(Some((listener, certificates)))
+}
+
+/// Where numbers are told, if that is wanted. A daemon that takes another one's place goes on without.
+fn open_window(world: &World, arguments: &Serve, passed: &mut Vec<Passed>) -> Result<Option<Window>> {
+    let socket = metrics::take_passed(passed);
+    let Some(address) = arguments.metrics.as_ref().or(world.place.config.metrics.listen.as_ref()) else {
+        return Ok(None);
+    };
+    let opened = address.parse().and_then(|address| Window::open(&address, socket));
+    match opened {
+        Ok(window) => {
+            tracing::info!(address = window.place(), "metrics are told");
+            Ok(Some(window))
+        }
+        Err(error) if Door::was_passed(passed) => {
+            tracing::error!("{error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is looked up for those who fetch numbers.
+fn sources(world: &World, gauge: &Gauge, services: &Service, templates: &Template) -> Sources {
+    let services = match services {
+        Service::Managed(manager) => Some(manager.clone()),
+        Service::Watched(_) => None,
+    };
+    let templates = match templates {
+        Template::Managed(manager) => Some(manager.clone()),
+        Template::Unmanaged(_) => None,
+    };
+    let store = world.place.store.clone();
+    Sources::new(store, gauge.clone(), SystemTime::now()).with(services, templates)
 }
 
 /// Services as they are written down. Where that cannot be read or written, instances that serve are still found by clients; a
@@ -147,13 +188,15 @@ fn next_wish(signals: &Blocked) -> Result<Option<Wish>> {
 
 /// Executes the program in this process, which keeps the socket, the lock, and the connections on which nothing is half
 /// said. Comes back only if that fails, with the reason, and then all of them are served as before.
-fn replace(server: &mut Server, door: &Door, program: &std::path::Path) -> Result<Error> {
+fn replace(server: &mut Server, (door, window): (&Door, Option<&Window>), program: &std::path::Path) -> Result<Error> {
     tracing::info!("executing '{}' anew", program.display());
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
     let connections = server.stop(REPLACE)?;
     let arguments: Vec<_> = std::env::args_os().collect();
-    let error = replace_process(program, &arguments, &door.pass(server.listener(), &connections));
+    let mut passed = door.pass(server.listener(), &connections);
+    passed.extend(window.map(Window::pass));
+    let error = replace_process(program, &arguments, &passed);
     connections.into_iter().for_each(|connection| server.admit(connection));
     Ok(error)
 }

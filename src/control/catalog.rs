@@ -24,6 +24,12 @@ impl Catalog {
         self.interfaces.iter().map(AsRef::as_ref).find(|interface| interface.name() == name)
     }
 
+    /// Whether there is such a method.
+    pub(super) fn knows(&self, interface: &str, method: &str) -> bool {
+        let own = interface == STANDARD && standard_access(method).is_some();
+        own || self.find(interface).is_some_and(|interface| interface.access(method).is_some())
+    }
+
     /// Answers a call, if the caller may.
     pub(super) fn call(&self, interface: &str, call: &Call<'_>) -> Result<Answer, Fault> {
         let found = self.find(interface);

@@ -1,6 +1,7 @@
 //! One caller, from the first message to the last.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::catalog::Catalog;
 use super::interface::{Answer, Call};
@@ -9,6 +10,7 @@ use super::message::{Fault, Following, Mode, Request, encode_answer, encode_faul
 use super::peer::{Origin, Peer};
 use super::wire::{Inbox, Incoming, Wire};
 use crate::error::{Error, Kind};
+use crate::metrics;
 use crate::sys::stream::Stream;
 
 /// A caller who was let in.
@@ -19,6 +21,8 @@ pub(super) struct Connection {
     pub(super) catalog: Arc<Catalog>,
     /// Given to the next one when this ends.
     pub(super) place: Place,
+    /// Which connection of this daemon it is.
+    pub(super) number: u64,
 }
 
 impl Connection {
@@ -26,9 +30,13 @@ impl Connection {
     /// the connection is left in `idle`, for another daemon to go on with.
     pub(super) fn serve(self, share: Share, idle: &Mutex<Vec<Stream>>) {
         let mut inbox = Inbox::new(share);
+        let mut calls = 0;
         loop {
             let step = match self.wire.next(&mut inbox) {
-                Ok(Incoming::Message(message)) => self.answer(&message),
+                Ok(Incoming::Message(message)) => {
+                    calls += 1;
+                    self.answer(&message, calls)
+                }
                 Ok(Incoming::End) => return,
                 Ok(Incoming::Stop) => break,
                 Err(fault) => Err(fault),
@@ -48,21 +56,28 @@ impl Connection {
         drop(place);
     }
 
-    /// Answers one message.
+    /// Answers one message, the caller's so many-th. Everything that is logged meanwhile says which request it was.
     ///
     /// # Errors
     /// A fault after which the connection is closed.
-    fn answer(&self, message: &[u8]) -> Result<(), Fault> {
+    fn answer(&self, message: &[u8], calls: u64) -> Result<(), Fault> {
         let request = Request::parse(message).map_err(|message| Fault::closing("InvalidMessage", message))?;
         let (interface, method) = request.target();
         let (mode, parameters) = (request.mode(), request.parameters());
         let call = Call { method, parameters, mode, peer: &self.peer, wire: &self.wire };
+        // What callers make up is neither counted nor logged.
+        let name = if self.catalog.knows(interface, method) { &*request.method } else { "unknown" };
+        let span = tracing::info_span!("call", request = %format_args!("{}.{calls}", self.number), method = name);
+        let _within = span.enter();
+        let began = Instant::now();
         let outcome = if request.wants_upgrade() {
             Err(Fault::MethodNotImplemented(request.method.clone().into_owned()))
         } else {
             self.catalog.call(interface, &call)
         };
-        match (outcome.and_then(|answer| self.check_files(answer, &request.method)), mode) {
+        let outcome = outcome.and_then(|answer| self.check_files(answer, &request.method));
+        self.note(name, outcome.as_ref().err(), began.elapsed());
+        match (outcome, mode) {
             (Err(fault @ (Fault::Gone | Fault::Closing { .. })), _) => Err(fault),
             (Ok(_) | Err(_), Mode::Oneway) => Ok(()),
             (Ok(answer), Mode::Once | Mode::More) => {
@@ -87,6 +102,21 @@ impl Connection {
                     .into())
             }
             Origin::Node(_) | Origin::User { .. } => Ok(answer),
+        }
+    }
+
+    /// Counts a call, and logs it; what the daemon could not do is worth a warning.
+    fn note(&self, method: &str, fault: Option<&Fault>, took: Duration) {
+        let outcome = fault.map_or("ok", Fault::name);
+        metrics::call_answered(method, outcome);
+        let peer = &self.peer.origin;
+        let pid = match peer {
+            Origin::User { pid, .. } => Some(*pid),
+            Origin::Node(_) => None,
+        };
+        match fault.and_then(Fault::own_failure) {
+            Some(message) => tracing::warn!(%peer, pid, outcome, "{message}"),
+            None => tracing::debug!(%peer, pid, outcome, ms = took.as_secs_f64() * 1e3, "answered"),
         }
     }
 

@@ -81,6 +81,12 @@ impl Door {
         Ok(Opened { door: Self { lock, name, socket: root.join(SOCKET) }, listener, connections })
     }
 
+    /// Whether what was passed to this process is from the daemon whose place it takes.
+    #[must_use]
+    pub fn was_passed(passed: &[Passed]) -> bool {
+        passed.iter().any(|one| one.name == OUR_LOCK)
+    }
+
     /// What the next program in this process needs to go on where this one stopped.
     pub fn pass<'a>(&'a self, listener: BorrowedFd<'a>, connections: &'a [Stream]) -> Vec<(&'a str, BorrowedFd<'a>)> {
         let mut passed = vec![(self.name.as_str(), listener), (OUR_LOCK, self.lock.as_fd())];

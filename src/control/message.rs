@@ -141,6 +141,37 @@ impl Fault {
         Self::Closing { name, parameters: json!({"message": message.into()}) }
     }
 
+    /// Its name, without an interface's.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::InterfaceNotFound(_) => "InterfaceNotFound",
+            Self::MethodNotFound(_) => "MethodNotFound",
+            Self::MethodNotImplemented(_) => "MethodNotImplemented",
+            Self::InvalidParameter { .. } => "InvalidParameter",
+            Self::PermissionDenied(_) => "PermissionDenied",
+            Self::ExpectedMore => "ExpectedMore",
+            Self::Own { name, .. } | Self::Closing { name, .. } => name,
+            Self::Gone => "Gone",
+        }
+    }
+
+    /// What the daemon itself could not do, in words. Everything else is the caller's affair, who is told.
+    pub(super) fn own_failure(&self) -> Option<&str> {
+        match self {
+            Self::Own { name: "Failed" | "Damaged" | "NoSpace", parameters }
+            | Self::Closing { name: "OutOfResources", parameters } => parameters["message"].as_str(),
+            Self::InterfaceNotFound(_)
+            | Self::MethodNotFound(_)
+            | Self::MethodNotImplemented(_)
+            | Self::InvalidParameter { .. }
+            | Self::PermissionDenied(_)
+            | Self::ExpectedMore
+            | Self::Own { .. }
+            | Self::Closing { .. }
+            | Self::Gone => None,
+        }
+    }
+
     /// What is sent; `interface` is whose method was called. Nothing for [`Fault::Gone`].
     ///
     /// Errors of the standard interface have the parameters of the standard and no others, none where it has none, or

@@ -17,6 +17,7 @@ mod interface;
 pub mod life;
 mod limit;
 mod message;
+pub mod metrics;
 mod peer;
 pub mod remote;
 mod server;

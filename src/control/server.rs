@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use super::peer::Peer;
 use super::wire::{Wire, wait};
 use crate::error::{Context, Result};
 use crate::ids::NodeName;
+use crate::metrics;
 use crate::sys::stream::{Accepted, Stream, StreamListener};
 
 /// Enough for what methods do, and only what is used of it takes memory.
@@ -33,6 +35,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGERING: usize = 64;
 /// How long to leave callers waiting where not even one more can be told that there is no room.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The number of the next connection.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// A service on a socket.
 #[derive(Debug)]
@@ -217,7 +222,8 @@ impl Entrance {
             Err(fault) => return Err((stream, fault)),
         };
         let wire = Wire::new(stream, Arc::clone(&self.stop), self.account.limits());
-        let connection = Connection { wire, peer, catalog: Arc::clone(&self.catalog), place };
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection { wire, peer, catalog: Arc::clone(&self.catalog), place, number };
         let share = Share::new(&self.account);
         let idle = Arc::clone(&self.idle);
         // A thread that cannot be had would take the connection with it.
@@ -245,6 +251,7 @@ fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
 
 /// It fits into the empty buffer of a fresh connection; a caller who has filled it is not told.
 fn refuse(stream: &Stream, fault: &Fault) {
+    metrics::connection_refused(fault.name());
     if let Some(bytes) = encode_fault(fault, "") {
         let _ = stream.send(&bytes, &[]);
     }

@@ -111,6 +111,19 @@ pub fn admit(load: &Load, bounds: &Bounds, asked: &Asked) -> Admission {
 }
 
 impl Reason {
+    /// Its sort, for those who count.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue-full",
+            Self::TooManyTargets => "too-many-targets",
+            Self::ShuttingDown => "shutting-down",
+            Self::UnknownNode(_) => "unknown-node",
+            Self::NoTarget => "no-target",
+            Self::DeadlinePassed => "deadline-passed",
+        }
+    }
+
     /// In words.
     #[must_use]
     pub fn error(&self, kind: Kind, bounds: &Bounds) -> Error {

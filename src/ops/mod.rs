@@ -9,6 +9,7 @@
 //! function open ── unpack ── mount                  what is dropped into a clone
 //! push    pack ── blobs ── manifests ── index        a ring goes to a registry; only what is not there
 //! pull    list ── fetch ── unpack ── accept          and comes from one
+//! tally   drain ── add                            what short-lived processes have counted
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
@@ -38,6 +39,7 @@ pub mod request;
 pub mod save;
 pub mod service;
 pub mod snapshot;
+pub mod tally;
 pub mod template;
 pub mod transfer;
 pub mod warm;

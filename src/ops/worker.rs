@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Place, function};
+use super::{Place, function, tally};
 use crate::error::{Context, Result};
 use crate::ids::RingName;
 use crate::ring::{PackOptions, Progress, Ring, gc};
@@ -131,6 +131,7 @@ fn forget_report(store: &Store) {
 /// The caller has the worker lock.
 fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut dyn FnMut(&Report)) -> Result<()> {
     forget_report(store);
+    tally::sweep(store);
     let rings = match only {
         Some(name) => vec![Ring::open(store, name)?],
         None => Ring::list(store)?,
@@ -140,6 +141,7 @@ fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut 
         if let Err(error) = pack_ring(place, &ring, report) {
             first_failure.get_or_insert(error);
         }
+        tally::save(store);
     }
     let collected = gc::collect(store).and_then(|()| function::collect(store));
     match (first_failure, only) {

@@ -12,6 +12,7 @@
 //!
 //! No process that makes a container opens one.
 
+mod counted;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod sqlite;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind};
 
+pub use counted::Counted;
 #[cfg(feature = "etcd")]
 pub use etcd::Etcd;
 pub use sqlite::{FILE, Sqlite};

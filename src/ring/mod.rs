@@ -138,6 +138,30 @@ impl Ring {
         Ok(rings)
     }
 
+    /// At most so many rings of the store, in no order, and whether those are all: in a store of millions only few are
+    /// read of the directories, too.
+    ///
+    /// # Errors
+    /// Those of reading directories.
+    pub fn list_some(store: &Store, most: usize) -> Result<(Vec<Self>, bool)> {
+        let mut rings = Vec::new();
+        for owner in names_in(&store.rings())? {
+            let directory = store.rings().join(owner.as_str());
+            for child in fs::read_dir(&directory).context(|| format!("list {}", quote(&directory)))? {
+                let Ok(child) = child else { continue };
+                let Some(name) = child.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                if rings.len() >= most {
+                    return Ok((rings, false));
+                }
+                let ring = Self::at(store, &RingName { owner: owner.clone(), name });
+                if ring.state_file().is_file() {
+                    rings.push(ring);
+                }
+            }
+        }
+        Ok((rings, true))
+    }
+
     /// Packs without a `ring.json` are what is left of a ring: an empty one in their place would look like a loss.
     fn is_there(&self) -> Result<bool> {
         if self.state_file().is_file() {

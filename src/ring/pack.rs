@@ -2,6 +2,7 @@
 //! in the worker, never where a container or an engine waits.
 
 use std::fs::File;
+use std::time::Instant;
 
 use super::entry::Entry;
 use super::merge::merge;
@@ -12,6 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
 use crate::image::layout::Layout;
 use crate::image::manifest::Descriptor;
+use crate::metrics;
 use crate::pack::{Compression, Expected, Files, Limits, pack_layer, unpack_layer};
 use crate::store::{Layers, Stage};
 use crate::sys::fs::{disk_usage, space, sync_file_system};
@@ -96,7 +98,11 @@ impl Ring {
         for layer in &entry.layers {
             // Entries that were replaced before they were packed leave their layers to their successors.
             if !self.read()?.layers.contains_key(layer) {
-                let record = self.pack_layer(&layout, entry.seq, layer, options)?;
+                let began = Instant::now();
+                let record =
+                    self.pack_layer(&layout, entry.seq, layer, options).inspect_err(|_| metrics::pack_failed())?;
+                let written = record.packs.iter().map(|pack| pack.bytes).sum();
+                metrics::layer_packed(record.disk_bytes, written, began.elapsed());
                 let mut locked = self.lock()?;
                 locked.state.layers.insert(layer.clone(), record);
                 locked.commit()?;
@@ -187,6 +193,7 @@ impl Locked {
         self.state.entries.retain(|entry| !leaving.contains(&entry.seq));
         self.state.forget_unused_layers();
         self.commit()?;
+        metrics::entries_evicted(leaving.len());
         index::write_index(self)?;
         index::collect_blobs(self)?;
         Ok(leaving)

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, Name};
+use crate::metrics::Durations;
 use crate::sys::channel;
 use crate::sys::process::Identity;
 
@@ -306,6 +307,9 @@ pub struct Status {
     pub clones: u64,
     /// Clones that could not be made.
     pub failed: u64,
+    /// How long those that were made took, from the request to the answer.
+    #[serde(default)]
+    pub durations: Durations,
     /// Clones that end with the connection that asked for them.
     pub attended: u32,
     /// Requests that wait for a sandbox.

@@ -7,6 +7,7 @@ use crate::cli::ring::Set;
 use crate::command::World;
 use crate::error::{Error, Kind, Result};
 use crate::ops::request::{parse_depth, parse_max_bytes};
+use crate::ops::tally;
 
 #[derive(Debug, Serialize)]
 struct SetView {
@@ -31,6 +32,7 @@ pub(super) fn run(world: &World, arguments: &Set) -> Result<()> {
     let mut locked = ring.lock()?;
     let evicted =
         if arguments.dry_run { locked.would_evict(depth, max_bytes)? } else { locked.set_limits(depth, max_bytes)? };
+    tally::save(ring.store());
     let state = &locked.state;
     let view = SetView { depth: state.depth, max_bytes: state.max_bytes, evicted };
     let verb = if arguments.dry_run { "would be evicted" } else { "evicted" };

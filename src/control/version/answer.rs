@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::{Change, Connected, Member, News, Question, What, method};
 use crate::control::{Access, Answer, Call, Fault, Origin, Peer};
+use crate::error::Kind;
 use crate::ids::Name;
+use crate::metrics::{self, Resolved};
 use crate::service::choice::Wanted;
 use crate::service::connect::{self, Rights, TIMEOUT, Way};
 use crate::service::roster::{self, Heard, Roster};
@@ -41,7 +43,9 @@ fn find(name: &str) -> Option<&'static str> {
 
 fn resolve(roster: &Roster, call: &Call<'_>) -> Result<Answer, Fault> {
     let (wanted, question) = wanted(call)?;
-    let member = roster.resolve(&wanted)?;
+    let found = roster.resolve(&wanted);
+    metrics::resolved(if found.is_ok() { Resolved::Found } else { Resolved::Unmatched });
+    let member = found?;
     let listen = member.find(question.listen.as_ref())?;
     Answer::new(&Member::of(&member, listen))
 }
@@ -56,7 +60,13 @@ fn connect(roster: &Arc<Roster>, call: &Call<'_>) -> Result<Answer, Fault> {
         (Origin::User { uid, groups, .. }, Access::Read | Access::Nothing) => Rights::Of { uid: *uid, groups },
     };
     let timeout = question.timeout_ms.map_or(TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX);
-    let connected = connect::connect(roster, &wanted, &Way { listen: question.listen.as_ref(), rights, timeout })?;
+    let connected = connect::connect(roster, &wanted, &Way { listen: question.listen.as_ref(), rights, timeout });
+    metrics::resolved(match &connected {
+        Ok(_) => Resolved::Found,
+        Err(error) if error.kind() == Kind::NotFound => Resolved::Unmatched,
+        Err(_) => Resolved::Unreachable,
+    });
+    let connected = connected?;
     let member = Member::of(&connected.member, &connected.listen);
     Ok(Answer::new(&Connected { member, fd_index: 0 })?.with_descriptor(connected.socket))
 }

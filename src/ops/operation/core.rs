@@ -1,7 +1,7 @@
 //! What all threads of the engine share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::active::{Active, Now};
@@ -15,6 +15,7 @@ use super::tend::Tender;
 use super::{Limits, end, worker};
 use crate::error::{Error, Kind as Fault, Result};
 use crate::ids::NodeName;
+use crate::metrics;
 use crate::operation::fence::Fence;
 use crate::operation::marker::Markers;
 use crate::operation::queue::{Door, Load};
@@ -40,6 +41,8 @@ pub(super) struct Core {
     identity: OnceLock<String>,
     /// Divides those who try again.
     chance: AtomicU32,
+    /// The lease that was lost last, by its number.
+    lost: AtomicU64,
     work: Mutex<Work>,
     /// There is something to begin, or to wait for.
     pub bell: Condvar,
@@ -88,6 +91,7 @@ impl Core {
             collection: Collection::default(),
             identity: OnceLock::new(),
             chance: AtomicU32::new(0),
+            lost: AtomicU64::new(0),
             work: Mutex::new(work),
             bell: Condvar::new(),
         }
@@ -139,6 +143,9 @@ impl Core {
 
     /// Stops an operation whose markers are lost: what it has not begun it never begins.
     pub(super) fn lose(self: &Arc<Self>, active: &Arc<Active>) {
+        if self.lost.swap(active.lease, Ordering::Relaxed) != active.lease {
+            metrics::lease_lost();
+        }
         let reason = "the daemon lost its lease before this was begun";
         let now = active.give_up((State::Cancelled, reason), Some(State::Unknown));
         self.work().queue.forget(active);

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::active::{Active, Slot};
 use super::core::Core;
+use crate::metrics;
 use crate::operation::marker::Claim;
 use crate::operation::record::write_results;
 use crate::operation::{Outcome, Record, State, key};
@@ -20,6 +21,8 @@ pub(super) fn end(core: &Arc<Core>, active: &Arc<Active>) {
     match write_down(core, active, &record) {
         Ok(()) => {
             tracing::info!(operation = %record.id, kind = %record.kind, state = %record.state, "ended");
+            let took = record.ended.and_then(|ended| (ended - record.created).to_std().ok()).unwrap_or_default();
+            metrics::operation_ended(record.kind.word(), record.state.word(), took);
             core.close(active, record);
         }
         Err(failure) => {

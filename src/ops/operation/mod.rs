@@ -43,6 +43,7 @@ use self::active::Active;
 use self::core::{Core, missing};
 use crate::error::{Error, Result};
 use crate::ids::NodeName;
+use crate::metrics;
 use crate::operation::fence::{Fence, Token};
 use crate::operation::queue::{Bounds, Door};
 use crate::operation::{Clock, Kind, Machine, OperationId, Record, State, Target};
@@ -245,6 +246,25 @@ impl Engine {
     pub fn load(&self) -> (usize, usize) {
         let load = self.0.work().load;
         (load.operations, load.targets)
+    }
+
+    /// How much waits to be begun, how much is being done, and how long the oldest of those that wait has waited.
+    #[must_use]
+    pub fn backlog(&self) -> metrics::Work {
+        let active: Vec<_> = self.0.work().active.values().cloned().collect();
+        let (mut backlog, now) = (metrics::Work::default(), self.0.clock.wall());
+        for active in active {
+            match active.lock().state {
+                State::Queued => {
+                    backlog.queued += 1;
+                    let waited = (now - active.record.created).to_std().unwrap_or_default();
+                    backlog.oldest = backlog.oldest.max(waited);
+                }
+                State::Running => backlog.running += 1,
+                State::Succeeded | State::Failed | State::Cancelled | State::Unknown => {}
+            }
+        }
+        backlog
     }
 
     /// A task that another node's daemon has carried out here, with the fence of this node.

@@ -8,6 +8,7 @@ use super::core::Core;
 use super::lease::Held;
 use super::{Request, Submitted, recover};
 use crate::error::{Error, Kind as Fault, Result};
+use crate::metrics;
 use crate::operation::fence::Token;
 use crate::operation::marker::{Marker, Taken, Wish, owner};
 use crate::operation::queue::{Admission, Asked, Late, admit};
@@ -49,8 +50,12 @@ pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
     let claim = match taken {
         Taken::Taken(claim) => claim,
         Taken::Duplicate(id) => return Ok(Submitted { id, duplicate: true }),
-        Taken::Held(holder) => return Err(holder.error(&marker, core.clock.wall())),
+        Taken::Held(holder) => {
+            metrics::operation_conflicted(marker.kind.word());
+            return Err(holder.error(&marker, core.clock.wall()));
+        }
     };
+    metrics::operation_accepted(marker.kind.word());
     tracing::info!(operation = %id, kind = %record.kind, targets = record.counts.total, requester = record.requester, "queued");
     let token = Token { registry, number: claim.token };
     let mut active = Active::new(record, token, (held.number, claim));
@@ -108,7 +113,10 @@ fn reserve<'a>(
             Ok(Ok(Room { core, targets }))
         }
         Admission::Duplicate(id) => Ok(Err(id)),
-        Admission::Refuse(reason) => Err(reason.error(kind, &core.limits.bounds)),
+        Admission::Refuse(reason) => {
+            metrics::operation_refused(reason.word());
+            Err(reason.error(kind, &core.limits.bounds))
+        }
     }
 }
 

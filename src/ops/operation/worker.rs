@@ -113,6 +113,8 @@ fn take_turn(core: &Arc<Core>, turn: Turn) {
 }
 
 fn attempt(core: &Arc<Core>, (active, index): (&Arc<Active>, usize), task: &Task, attempts: u32) -> Attempt {
+    let span = tracing::info_span!("task", operation = %task.operation, kind = %task.kind, target = %task.target);
+    let _within = span.enter();
     let mut tell = |step: Value| {
         active.tell(Some(index), &step);
         core.watchers.tell(|| active.progress(Some(index), &step));

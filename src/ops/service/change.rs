@@ -20,6 +20,7 @@ use super::record::{ChangeKind, Key, Pending, Record, Wanted};
 use super::ring::GiveBack;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
+use crate::metrics;
 use crate::ops::keep;
 use crate::service::address::{Address, Listen, UnixKind};
 use crate::service::definition::Definition;
@@ -112,13 +113,22 @@ struct Committed<'a, 'tell>(Run<'a, 'tell>, Status);
 /// # Errors
 /// Why nothing has changed.
 pub(super) fn carry_out(claim: Claim<'_>, goal: Goal, tell: &mut dyn FnMut(Step)) -> Result<Done> {
-    let operation = format!("{} service '{}'", claim.change.kind.verb(), claim.key);
+    let (verb, name) = (claim.change.kind.verb(), claim.key.name.clone());
+    let operation = format!("{verb} service '{}'", claim.key);
+    let span = tracing::info_span!(
+        "change",
+        operation = %claim.change.id,
+        service = %claim.key,
+        container = tracing::field::Empty
+    );
+    let _within = span.enter();
     let done = Planned::new(claim, goal, tell)
         .and_then(Planned::start)
         .and_then(Started::wait)
         .and_then(Ready::serve)
         .and_then(Served::commit)
         .map(Committed::drain);
+    metrics::service_changed(name.as_str(), verb, metrics::Outcome::of(&done));
     done.map_err(|error| if error.to_string().starts_with(&operation) { error } else { error.during(operation) })
 }
 
@@ -149,6 +159,7 @@ impl<'a, 'tell> Planned<'a, 'tell> {
                 break instance;
             }
         };
+        tracing::Span::current().record("container", instance.as_str());
         let (change, to) = (claim.change.clone(), goal.to.clone());
         let pending = Pending { change, to, instance: instance.clone(), handover: None };
         core.save(&mut book, &claim.key, |record| {

@@ -137,8 +137,9 @@ impl Core {
             // The next daemon finds that it is to go.
             tracing::error!("forget service '{key}': {error}");
         }
-        book.services.remove(key);
-        tracing::info!("service '{key}' is removed");
+        let removed = book.services.remove(key);
+        let operation = removed.and_then(|service| service.running).map(|running| running.change.id.to_string());
+        tracing::info!(operation, service = %key, "service '{key}' is removed");
         self.news.notify_all();
     }
 

@@ -29,8 +29,10 @@ impl fmt::Debug for Crew {
 }
 
 impl Crew {
-    /// Has something done soon.
+    /// Has something done soon. What is logged then says what it is about, as what is logged now does.
     pub(super) fn submit(&self, job: impl FnOnce() + Send + 'static) {
+        let span = tracing::Span::current();
+        let job = move || span.in_scope(job);
         let mut work = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         work.waiting.push_back(Box::new(job));
         if work.busy >= MOST {

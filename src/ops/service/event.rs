@@ -13,6 +13,7 @@ use super::record::{ChangeKind, Key, Wanted};
 use super::watch::{Heard, News};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
+use crate::metrics;
 use crate::ops::{keep, save};
 use crate::service::message::{Command, Outcome, Phase};
 use crate::service::policy::{Decision, Ending};
@@ -43,6 +44,8 @@ impl Core {
     fn hear(self: &Arc<Self>, News { instance, heard }: News) {
         let mut book = self.lock();
         let Some(seen) = book.instances.get_mut(&instance) else { return };
+        let span = tracing::info_span!("instance", container = %instance, service = %seen.key);
+        let _within = span.enter();
         match heard {
             Heard::Status(status) => seen.status = Some(*status),
             Heard::Gone => {
@@ -89,6 +92,9 @@ impl Core {
             Some(Found::Kept(Phase::Ended)) => {
                 self.release(book, instance);
                 if let (Some(drained), Some(service)) = (drained, book.services.get_mut(key)) {
+                    if service.drained.as_ref().is_none_or(|before| before.instance != drained.instance) {
+                        metrics::connections_cut(key.name.as_str(), drained.cut);
+                    }
                     service.drained = Some(drained);
                 }
             }

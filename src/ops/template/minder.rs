@@ -111,6 +111,8 @@ impl Minder {
 
     fn attend(mut self) {
         let _watchdog = Watchdog(Arc::clone(&self.template));
+        let span = tracing::info_span!("template", template = %self.template.key);
+        let _within = span.enter();
         if !self.creating {
             self.find();
         }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use record::Key;
-pub use view::{Details, State, Summary};
+pub use view::{Details, Numbers, State, Summary};
 
 use self::book::{Outcome, Template};
 use self::minder::Minder;
@@ -131,6 +131,13 @@ impl Manager {
     pub fn list(&self) -> Vec<Summary> {
         let templates: Vec<_> = self.0.lock().values().cloned().collect();
         templates.iter().map(|template| template.summary(&self.0.place)).collect()
+    }
+
+    /// All templates, in numbers.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<Numbers> {
+        let templates: Vec<_> = self.0.lock().values().cloned().collect();
+        templates.iter().map(|template| template.numbers(&self.0.place)).collect()
     }
 
     /// All that is known of one.

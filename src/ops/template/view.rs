@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::book::{Seen, Template};
 use super::record::Wanted;
 use crate::ids::{ContainerId, Name};
+use crate::metrics::Clones;
 use crate::ops::Place;
 use crate::template::client::Controller;
 use crate::template::definition::{Definition, Mode, directory};
@@ -23,6 +24,43 @@ pub enum State {
     Failed,
     /// It is being removed.
     Removing,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Ready, Self::Failed, Self::Removing];
+
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+            Self::Removing => "removing",
+        }
+    }
+}
+
+/// A template, in numbers.
+#[derive(Debug, Clone)]
+pub struct Numbers {
+    /// Its name.
+    pub name: Name,
+    /// What it does.
+    pub state: State,
+    /// Which keeper.
+    pub generation: u64,
+    /// Sandboxes that wait for clones.
+    pub sandboxes: u32,
+    /// How many are to wait.
+    pub wanted: u32,
+    /// Requests that wait for a sandbox.
+    pub waiting: u32,
+    /// How often a keeper that had ended got a successor.
+    pub restarts: u64,
+    /// Clones of this keeper; nothing while none is ready.
+    pub clones: Option<Clones>,
 }
 
 /// A template, in a line.
@@ -89,15 +127,27 @@ pub struct Details {
 impl Template {
     /// How it is, with the numbers of now: its keeper is asked.
     pub(super) fn summary(&self, place: &Place) -> Summary {
-        let ready = self.lock().ready.as_ref().map(|status| status.generation);
-        let now = ready.and_then(|generation| self.ask(place, generation));
+        let now = self.now(place);
         let seen = self.lock();
-        // One that has ended meanwhile is not told.
-        let status = seen
-            .ready
-            .as_ref()
-            .map(|last| now.filter(|now| now.generation == last.generation).unwrap_or_else(|| last.clone()));
-        summarize(&seen, status.as_ref())
+        summarize(&seen, latest(&seen, now.as_ref()))
+    }
+
+    /// The numbers of now: its keeper is asked.
+    pub(super) fn numbers(&self, place: &Place) -> Numbers {
+        let now = self.now(place);
+        let seen = self.lock();
+        let Summary { name, state, generation, sandboxes, wanted, waiting, restarts, .. } =
+            summarize(&seen, latest(&seen, now.as_ref()));
+        // What it said before is not what it has made since.
+        let now = now.filter(|now| now.generation == generation);
+        let clones = now.map(|now| Clones { durations: now.durations, failed: now.failed });
+        Numbers { name, state, generation, sandboxes, wanted, waiting, restarts, clones }
+    }
+
+    /// How the keeper is that clones are asked of; nothing if it does not say.
+    fn now(&self, place: &Place) -> Option<Status> {
+        let ready = self.lock().ready.as_ref().map(|status| status.generation);
+        ready.and_then(|generation| self.ask(place, generation))
     }
 
     /// All that is known.
@@ -123,6 +173,12 @@ impl Template {
             None
         })
     }
+}
+
+/// How the keeper is or was that is ready. One that has ended meanwhile is not told.
+fn latest<'a>(seen: &'a Seen, now: Option<&'a Status>) -> Option<&'a Status> {
+    let last = seen.ready.as_ref()?;
+    Some(now.filter(|now| now.generation == last.generation).unwrap_or(last))
 }
 
 fn summarize(seen: &Seen, status: Option<&Status>) -> Summary {

@@ -158,6 +158,13 @@ impl Callers {
     }
 }
 
+impl Caller {
+    /// When they were last heard, or said something to.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
+    }
+}
+
 impl AsFd for Caller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()

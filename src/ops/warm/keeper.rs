@@ -17,6 +17,7 @@ use super::task::Task;
 use super::watch::{Source, Watch};
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;
+use crate::metrics::{Bounds, Durations};
 use crate::ops::Place;
 use crate::sys::channel::Channel;
 use crate::sys::process::Identity;
@@ -87,6 +88,8 @@ pub(super) struct Books {
     pub(super) ready: Option<DateTime<Utc>>,
     pub(super) clones: u64,
     pub(super) failed: u64,
+    /// How long clones took, from the request to the answer.
+    pub(super) durations: Durations,
     pub(super) memory: crate::template::message::Memory,
     pub(super) measured: Option<Instant>,
     pub(super) notes: Vec<String>,
@@ -145,6 +148,7 @@ impl Keeper {
                 ready: None,
                 clones: 0,
                 failed: 0,
+                durations: Durations::new(Bounds::Answer),
                 memory: crate::template::message::Memory::default(),
                 measured: None,
                 notes: Vec::new(),
@@ -323,8 +327,14 @@ impl Keeper {
 
     /// Whoever does not read what is said is not kept.
     pub(super) fn answer(&mut self, number: u64, answer: &Answer) {
-        if matches!(answer, Answer::Failed { .. }) {
-            self.status.failed += 1;
+        match answer {
+            Answer::Failed { .. } => self.status.failed += 1,
+            Answer::Entered { .. } | Answer::Taken { .. } => {
+                // Nothing was heard from them since they asked for it.
+                let asked = self.requests.as_mut().and_then(|callers| callers.get(number)).map(|caller| caller.heard());
+                asked.into_iter().for_each(|asked| self.status.durations.observe(asked.elapsed()));
+            }
+            Answer::Fits(_) | Answer::Unfit { .. } => {}
         }
         if self.requests.as_mut().is_some_and(|callers| !callers.say(number, answer)) {
             self.dismiss_caller(number);

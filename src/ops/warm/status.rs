@@ -32,6 +32,7 @@ impl Keeper {
             reason: self.reason.as_ref().map(ToString::to_string),
             clones: self.status.clones,
             failed: self.status.failed,
+            durations: self.status.durations.clone(),
             attended: count(self.requests.as_ref().map_or(0, super::caller::Callers::attended)),
             waiting: count(self.waiting.len()),
             memory: Memory { sandbox: self.weight.mean(), ..self.status.memory },

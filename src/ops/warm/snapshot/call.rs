@@ -68,6 +68,7 @@ pub fn invoke(
     let mut streams = Streams::default();
     let stderr = streams.fit_output(stderr)?;
     let wanted = Clone {
+        template: template.clone(),
         id: id.clone(),
         stdio: Stdio::Files { stdin, stdout, stderr },
         function,

@@ -15,6 +15,7 @@ use super::record::withdraw;
 use super::{Recipe, Snapshot, take};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
+use crate::metrics::Durations;
 use crate::ops::warm::caller::{Callers, Heard};
 use crate::ops::warm::home::Home;
 use crate::ops::warm::watch::{Source, Watch};
@@ -333,6 +334,7 @@ impl Keeper {
             reason: self.reason.as_ref().map(ToString::to_string),
             clones: 0,
             failed: 0,
+            durations: Durations::default(),
             attended: 0,
             waiting: 0,
             memory: Memory::default(),

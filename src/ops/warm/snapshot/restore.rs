@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Instant;
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
@@ -12,14 +13,16 @@ use super::record::{Snapshot, origin};
 use crate::cgroup::Manager;
 use crate::criu::{Allowed, CgroupMode};
 use crate::error::{Context, Error, Kind, Result, quote};
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, Name};
 use crate::image::process::Overrides;
+use crate::metrics;
 use crate::ops::apart::{self, Apart};
 use crate::ops::load::{Network, Supervised, Wish};
 use crate::ops::warm::FUNCTION_INSIDE;
-use crate::ops::{Place, save};
+use crate::ops::{Place, save, tally};
 use crate::overlay::Detached;
 use crate::runtime::{Created, Images, RestoreRequest, Starter, Stdio, Tree};
+use crate::store::Store;
 use crate::sys::namespace;
 
 /// criu's log of a restore.
@@ -30,6 +33,8 @@ const HOST_NAME_MAX: usize = 64;
 /// A clone that somebody wants.
 #[derive(Debug)]
 pub struct Clone {
+    /// Whose.
+    pub template: Name,
     /// Its id.
     pub id: ContainerId,
     /// Its standard streams: pipes and character devices, see [`super::Streams`].
@@ -52,6 +57,16 @@ pub struct Clone {
 /// # Errors
 /// [`Kind::Exists`] if the id is taken, [`Kind::State`] if the root file system is another one by now, what criu says.
 pub fn clone(place: &Place, snapshot: &Snapshot, wanted: Clone) -> Result<Created> {
+    let (template, began) = (wanted.template.clone(), Instant::now());
+    let created = restore(place, snapshot, wanted);
+    metrics::clone_restored(template.as_str(), metrics::Outcome::of(&created), began.elapsed());
+    if let Ok(Some(store)) = Store::open_existing(&place.store) {
+        tally::save(&store);
+    }
+    created
+}
+
+fn restore(place: &Place, snapshot: &Snapshot, wanted: Clone) -> Result<Created> {
     let id = wanted.id.clone();
     let operation = || format!("clone container '{id}'");
     let spec = plan(snapshot, &wanted).context(operation)?;
