@@ -30,6 +30,7 @@ pub mod rootfs;
 pub mod store;
 
 // rank 3: one capability each
+pub mod node;
 pub mod operation;
 pub mod ring;
 pub mod runtime;

@@ -28,6 +28,7 @@ const RANKS: &[(&str, u8)] = &[
     ("registry", 2),
     ("rootfs", 2),
     ("store", 2),
+    ("node", 3),
     ("operation", 3),
     ("ring", 3),
     ("runtime", 3),

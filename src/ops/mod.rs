@@ -13,6 +13,7 @@
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
+//! cluster register ── tell ── hear ── resolve       this node among others
 //! template start ── watch ── start again ── stop   that templates have keepers: the daemon's part
 //! operation submit ── queue ── carry out ── end       what is asked of the daemon, answered at once and done by threads
 //! warm    order ── load ── fork ── answer          a loaded program and its clones, in a process of its own; or, where it
@@ -22,6 +23,7 @@
 mod apart;
 mod base;
 pub mod clone;
+pub mod cluster;
 pub mod doctor;
 pub mod function;
 pub mod handover;
