@@ -61,6 +61,7 @@ macro_rules! conforms {
             watch::a_watch_that_is_too_late_is_told_so,
             watch::nothing_comes_when_nothing_happens,
             watch::the_bell_rings_for_what_others_do,
+            watch::who_waits_hears_of_each_change_although_no_other_follows,
             watch::the_bell_rings_for_what_was_before,
             watch::several_watches_hear_the_same,
             crowd::threads_count_to_the_exact_sum,

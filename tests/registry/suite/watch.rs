@@ -218,6 +218,28 @@ pub fn the_bell_rings_for_what_others_do(subject: &dyn Subject) {
     }
 }
 
+pub fn who_waits_hears_of_each_change_although_no_other_follows(subject: &dyn Subject) {
+    let (registry, other) = (subject.open(), subject.open());
+    let mut watch = registry.watch("", registry.list("").unwrap().revision).unwrap();
+    let (next, orders) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in orders {
+                // It waits by now, mostly.
+                std::thread::sleep(Duration::from_millis(2));
+                put(&*other, "a", &format!("{number}"));
+            }
+        });
+        for number in 0..50 {
+            next.send(number).unwrap();
+            let heard = watch.next(Some(super::LIMIT)).unwrap();
+            let values: Vec<_> = heard.iter().map(|event| parse(&event.entry.as_ref().unwrap().value)).collect();
+            assert_eq!(values, [number]);
+        }
+        drop(next);
+    });
+}
+
 pub fn the_bell_rings_for_what_was_before(subject: &dyn Subject) {
     let registry = subject.open();
     let start = registry.list("").unwrap().revision;
