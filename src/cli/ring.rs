@@ -39,6 +39,18 @@ pub enum Verb {
     Push(Push),
     /// Fetch a ring, or one of its entries, from a registry
     Pull(Pull),
+    /// Give a ring to another node: its entries to a registry, and no run here from then on
+    #[command(hide = true)]
+    Give(Give),
+    /// Take a ring that another node gave
+    #[command(hide = true)]
+    Take(Take),
+    /// Take back a ring that was given, and that nobody took
+    #[command(hide = true)]
+    Keep(Keep),
+    /// Leave a ring to a node that took it without asking
+    #[command(hide = true)]
+    Disown(Disown),
     /// Remove a ring with all its entries
     Rm(Remove),
     /// Adopt what a crash left, and collect what nothing needs
@@ -182,6 +194,92 @@ pub struct Pull {
     /// How.
     #[command(flatten)]
     pub tls: Tls,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring give`
+#[derive(Debug, Args)]
+pub struct Give {
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// Where to push it
+    #[arg(value_name = "docker://HOST[:PORT]/REPOSITORY")]
+    pub reference: String,
+    /// The node that gets it
+    #[arg(long, value_name = "NODE")]
+    pub to: String,
+    /// Also while a container has it, which goes on in a fork
+    #[arg(long)]
+    pub force: bool,
+    /// How.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring take`
+#[derive(Debug, Args)]
+pub struct Take {
+    /// Where it was pushed
+    #[arg(value_name = "docker://HOST[:PORT]/REPOSITORY")]
+    pub reference: String,
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// The digest that 'give' told
+    #[arg(long, value_name = "DIGEST", requires = "moves", required_unless_present = "force")]
+    pub index: Option<String>,
+    /// The number that 'give' told
+    #[arg(long, value_name = "N")]
+    pub moves: Option<u64>,
+    /// As it was pushed last, without its owner, which has to disown it when it is back
+    #[arg(long, conflicts_with_all = ["index", "moves"])]
+    pub force: bool,
+    /// How.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring disown`
+#[derive(Debug, Args)]
+pub struct Disown {
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// Where it was taken from
+    #[arg(value_name = "docker://HOST[:PORT]/REPOSITORY")]
+    pub reference: String,
+    /// The node that has it
+    #[arg(long, value_name = "NODE")]
+    pub to: String,
+    /// The number of the newest entry that 'take' told
+    #[arg(long, value_name = "N")]
+    pub last_seq: u64,
+    /// The number of moves that 'take' told
+    #[arg(long, value_name = "N")]
+    pub moves: u64,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring keep`
+#[derive(Debug, Args)]
+pub struct Keep {
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// The node that was to get it
+    #[arg(long, value_name = "NODE")]
+    pub to: String,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

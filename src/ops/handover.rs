@@ -138,9 +138,9 @@ fn find_wherever(place: &Place, id: &ContainerId) -> Result<Option<(Ring, Run)>>
 /// The ring of a container and its run, if it has one and lives.
 fn find(place: &Place, id: &ContainerId) -> Result<Option<(Ring, Run)>> {
     let Some(attachment) = attachment(place, id)? else { return Ok(None) };
-    let Some(name) = attachment.ring else { return Ok(None) };
     let Some(store) = Store::open_existing(&attachment.store)? else { return Ok(None) };
     let Some(run) = Run::load(&store, &attachment.run)? else { return Ok(None) };
+    let Some(name) = run.record.ring.clone() else { return Ok(None) };
     // Whoever waits for its end may live on, and is about to save what it left.
     if run.record.living_holder()?.is_none() || has_ended(place, id)? {
         return Ok(None);

@@ -10,6 +10,7 @@
 //! push    pack ── blobs ── manifests ── index        a ring goes to a registry; only what is not there
 //! pull    list ── fetch ── unpack ── accept          and comes from one
 //! tally   drain ── add                            what short-lived processes have counted
+//! ring_move give ── take                             a ring goes to another node by a registry
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
@@ -38,6 +39,7 @@ mod order;
 pub mod pull;
 pub mod push;
 pub mod request;
+pub mod ring_move;
 pub mod save;
 pub mod service;
 pub mod snapshot;

@@ -22,7 +22,7 @@ use crate::image::manifest::{CONFIG_MAX, Descriptor};
 use crate::ring::exchange::{self, Delivery, Listed, Part, Role, Terms, missing, read_index, resolve};
 use crate::ring::offer::{Offer, config_of, id_of, read_offer};
 use crate::ring::state::{PackRecord, RingState};
-use crate::ring::{Limits, Ring};
+use crate::ring::{Limits, Locked, Ring};
 use crate::store::Store;
 use crate::sys::fs::{disk_usage, random_id, space, sync_file_system};
 use crate::sys::lock::{Lock, Sharing};
@@ -143,7 +143,7 @@ pub(super) fn receive(
         Ok(delivery) => finish(place, delivery, moved),
         Err(error) => {
             // Why it was not pulled is what is reported; an empty ring on which nothing may start does no harm.
-            let _ = ring.lock().and_then(crate::ring::Locked::remove_unused);
+            let _ = ring.lock().and_then(Locked::remove_unarrived);
             Err(error)
         }
     }

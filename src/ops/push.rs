@@ -92,23 +92,36 @@ pub fn push(
     watch: &mut Watch<'_>,
 ) -> Result<Pushed> {
     let operation = || format!("push ring '{}' to '{}'", ring.name(), to.reference);
+    if *selection == Selection::Ring && ring.read()?.entries.is_empty() {
+        return Err(Error::new(Kind::State, operation(), "it has no entries yet"));
+    }
+    send(place, ring, selection, to, watch).context(operation)
+}
+
+/// Sends a whole ring, whether it has entries or not, and gives the digest of its index.
+pub(super) fn push_all(place: &Place, ring: &Ring, to: Registry<'_>, watch: &mut Watch<'_>) -> Result<Digest> {
+    let pushed = send(place, ring, &Selection::Ring, to, watch)?;
+    pushed.index.ok_or_else(|| Error::new(Kind::State, format!("push ring '{}'", ring.name()), "it was not all sent"))
+}
+
+fn send(place: &Place, ring: &Ring, selection: &Selection, to: Registry<'_>, watch: &mut Watch<'_>) -> Result<Pushed> {
     if ring.read()?.entries.iter().any(|entry| entry.manifest.is_none()) {
-        worker::pack_now(place, ring.store(), Some(ring.name()), watch.pack).context(operation)?;
+        worker::pack_now(place, ring.store(), Some(ring.name()), watch.pack)?;
     }
     let state = ring.read()?;
-    let wanted = select(&state, selection, to.reference).context(operation)?;
-    let repository = Repository::open(to.reference, to.trust).context(operation)?;
+    let wanted = select(&state, selection, to.reference)?;
+    let repository = Repository::open(to.reference, to.trust)?;
     let layout = Layout::open(ring.directory())?;
     let what = format!("pushing {}", ring.name());
     let total = bytes_of(&state, &wanted);
     let mut sender = Sender { repository, layout, there: HashSet::new(), moved: Moved::default(), what, total };
     let mut pushed = Pushed::default();
     for (entry, tag) in wanted {
-        let digest = sender.send_entry(&entry, &tag, watch.transfer).context(operation)?;
+        let digest = sender.send_entry(&entry, &tag, watch.transfer)?;
         pushed.entries.push(Sent { seq: entry.seq, tag, digest, base: entry.base.clone() });
     }
     if *selection == Selection::Ring {
-        pushed.index = Some(sender.send_index(ring, &state).context(operation)?);
+        pushed.index = Some(sender.send_index(ring, &state)?);
     }
     pushed.moved = sender.moved;
     Ok(pushed)
@@ -123,9 +136,6 @@ fn select(state: &RingState, selection: &Selection, to: &Reference) -> Result<Ve
         }
         (_, Some(RING_TAG)) => {
             Err(Error::new(Kind::Usage, format!("use tag '{RING_TAG}'"), "it is for the ring itself"))
-        }
-        (Selection::Ring, None) if state.entries.is_empty() => {
-            Err(Error::new(Kind::State, "list its entries", "it has none yet"))
         }
         (Selection::Ring, None) => Ok(state.entries.iter().map(|entry| (entry.clone(), entry.id.clone())).collect()),
         (Selection::Entry(selector), tag) => match state.select_view(selector)? {

@@ -100,7 +100,8 @@ pub(super) fn attachment(place: &Place, id: &ContainerId) -> Result<Option<Attac
 fn end_run(attachment: &Attachment, ending: Ending) -> Result<Saved> {
     let Some(store) = Store::open_existing(&attachment.store)? else { return Ok(Saved::Nothing) };
     let Some(run) = Run::load(&store, &attachment.run)? else { return Ok(Saved::Nothing) };
-    let Some(name) = attachment.ring.clone() else {
+    // Its ring may have gone to another node without it: then it is in a fork.
+    let Some(name) = run.record.ring.clone() else {
         return run.remove().map(|()| Saved::Nothing);
     };
     let ring = match Ring::open(&store, &name) {

@@ -47,6 +47,17 @@ impl Locked {
         Ok(new)
     }
 
+    /// Removes a ring that was to come here for the first time and did not.
+    ///
+    /// # Errors
+    /// Those of rename and unlink.
+    pub fn remove_unarrived(self) -> Result<()> {
+        match self.state.elsewhere {
+            Some(Elsewhere::Arriving { .. }) => self.remove_unused(),
+            Some(Elsewhere::Away { .. }) | None => Ok(()),
+        }
+    }
+
     /// The index comes first, as for a pack: one that lists an entry too many or too early is true all the same.
     fn commit_listed(&mut self, before: &[Entry]) -> Result<()> {
         let after = self.state.entries.clone();

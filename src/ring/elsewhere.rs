@@ -44,7 +44,7 @@ impl Locked {
             }
             Some(Elsewhere::Away { to, since, .. }) => {
                 let cause = format!("it moved to node '{to}' at {}", timestamp(*since));
-                refuse(cause, format!("run it there, or move it back first: 'regen node ls' lists node '{to}'"))
+                refuse(cause, "run it there, or let it move back".to_owned())
             }
         }
     }

@@ -16,6 +16,7 @@
 mod accept;
 mod change;
 mod claim;
+mod depart;
 pub mod diff;
 pub mod elsewhere;
 pub mod entry;
@@ -49,6 +50,7 @@ use elsewhere::Elsewhere;
 
 pub use change::Pin;
 pub use claim::{Base, Claim, Rebase, Start};
+pub use depart::{Consent, Heading};
 pub use holder::Holder;
 pub use pack::{PackOptions, Progress};
 pub use seal::Sealing;
@@ -281,8 +283,8 @@ impl Locked {
     /// # Errors
     /// Those of rename and unlink.
     pub fn remove_unused(self) -> Result<()> {
-        let RingState { run, sides, last_exit, last_seq, .. } = &self.state;
-        if run.is_none() && sides.is_empty() && last_exit.is_none() && *last_seq == 0 {
+        let RingState { run, sides, last_exit, last_seq, moves, .. } = &self.state;
+        if run.is_none() && sides.is_empty() && last_exit.is_none() && *last_seq == 0 && *moves == 0 {
             self.ring.discard()
         } else {
             Ok(())

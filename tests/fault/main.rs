@@ -9,6 +9,7 @@
 
 mod check;
 mod daemon;
+mod exchange;
 mod handover;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -7,6 +7,7 @@
 mod harness;
 mod hostile;
 mod liar;
+mod travel;
 
 use std::fs;
 use std::process::Command;

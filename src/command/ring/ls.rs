@@ -9,6 +9,7 @@ use crate::command::table::table;
 use crate::error::{Error, Result};
 use crate::ids::{ContainerId, LayerId, Name, RingName};
 use crate::ring::Ring;
+use crate::ring::elsewhere::Elsewhere;
 use crate::ring::entry::timestamp;
 use crate::store::Run;
 
@@ -24,6 +25,9 @@ struct RingView {
     in_use_by: Option<ContainerId>,
     /// Containers that have handed it over and go on.
     beside: Vec<ContainerId>,
+    /// Why no run starts from it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    elsewhere: Option<Elsewhere>,
     /// Why it cannot be read; everything else is then empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -61,6 +65,7 @@ fn describe(ring: &Ring) -> Result<RingView> {
         last_exit: state.last_exit.map(timestamp),
         in_use_by,
         beside: beside.into_iter().flatten().collect(),
+        elsewhere: state.elsewhere.clone(),
         error: None,
     })
 }
@@ -77,6 +82,7 @@ impl RingView {
             last_exit: None,
             in_use_by: None,
             beside: Vec::new(),
+            elsewhere: None,
             error: Some(error.to_string()),
         }
     }
@@ -84,6 +90,12 @@ impl RingView {
 
 /// Who has the ring, and who goes on beside its main line.
 fn users(ring: &RingView) -> String {
+    if let Some(elsewhere) = &ring.elsewhere {
+        return match elsewhere {
+            Elsewhere::Arriving { .. } => "(arriving)".to_owned(),
+            Elsewhere::Away { to, .. } => format!("(moved to node {to})"),
+        };
+    }
     let own = ring.in_use_by.iter().map(ToString::to_string);
     let all: Vec<_> = own.chain(ring.beside.iter().map(|id| format!("{id} (side)"))).collect();
     if all.is_empty() { "-".to_owned() } else { all.join(", ") }

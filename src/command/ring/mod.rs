@@ -1,6 +1,7 @@
 //! `ring`: one file per verb.
 
 mod diff;
+mod give;
 mod log;
 mod ls;
 mod pack;
@@ -13,6 +14,7 @@ mod rollback;
 mod set;
 mod show;
 mod snapshot;
+mod take;
 mod verify;
 mod view;
 
@@ -41,6 +43,10 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Pack(arguments) => pack::run(world, arguments),
         Verb::Push(arguments) => push::run(world, arguments),
         Verb::Pull(arguments) => pull::run(world, arguments),
+        Verb::Give(arguments) => give::run(world, arguments),
+        Verb::Take(arguments) => take::run(world, arguments),
+        Verb::Disown(arguments) => give::disown(world, arguments),
+        Verb::Keep(arguments) => give::keep(world, arguments),
         Verb::Rm(arguments) => rm::run(world, arguments),
         Verb::Recover(arguments) => return recover::run(world, *arguments),
     }
