@@ -37,6 +37,13 @@ impl OperationId {
         Self(bytes)
     }
 
+    /// When it was drawn, in whole milliseconds.
+    #[must_use]
+    pub fn time(&self) -> DateTime<Utc> {
+        let milliseconds = self.0[..6].iter().fold(0_i64, |sum, byte| (sum << 8) | i64::from(*byte));
+        DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
+    }
+
     /// What ids begin with, newest first: each id begins with exactly one of these. So the newest are found without reading
     /// all. Those of the next weeks come first, since clocks are set back.
     #[must_use]
@@ -128,6 +135,7 @@ mod tests {
         #[test]
         fn later_ids_sort_behind(one in 0..1_u64 << 47, other in 0..1_u64 << 47, a: [u8; 16], b: [u8; 16]) {
             let (first, second) = (OperationId::new(one, a), OperationId::new(other, b));
+            prop_assert_eq!(first.time(), at(one));
             if one != other {
                 prop_assert_eq!(one < other, first < second);
                 prop_assert_eq!(one < other, first.to_string() < second.to_string());

@@ -231,6 +231,24 @@ impl Markers {
         registry.apply(&Transaction { deletes, ..Transaction::default() }).map(drop)
     }
 
+    /// Takes away the wide markers of a node's operations that never came to be, because its daemon ended just then. Only for
+    /// that node's next daemon.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn clear(&self, registry: &dyn Registry, node: &NodeName) -> Answer<()> {
+        for entry in registry.list(&format!("{WIDE}/"))?.entries {
+            let Some(marker) = read(&entry).filter(|marker| marker.node == *node) else { continue };
+            let head = key::head(&marker.operation);
+            if registry.get(&head)?.is_none() {
+                // If somebody is at it nevertheless, it finds its marker gone.
+                let compares = vec![Compare::unchanged(&entry.key, entry.modified), Compare::absent(head)];
+                registry.apply(&Transaction { compares, deletes: vec![entry.key], ..Transaction::default() })?;
+            }
+        }
+        Ok(())
+    }
+
     /// What is remembered of wide operations, read anew where that was asked for or nothing is.
     fn view(&self, registry: &dyn Registry, age: Age) -> Answer<Arc<View>> {
         if age == Age::Any

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 
-use super::{Place, name, worker};
+use super::{Place, name};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::RingName;
 use crate::ring::entry::Entry;
@@ -32,14 +32,15 @@ pub enum Taken {
     Unchanged(Option<u64>),
 }
 
-/// Makes an entry of the container that has a ring.
+/// Makes an entry of the container that has a ring. `allowed` is asked under the ring's lock, before anything is written. What
+/// was sealed is packed by a worker, which the caller starts.
 ///
 /// To be called in a process that does one thing at a time with this container: its lock is one of processes.
 ///
 /// # Errors
 /// [`Kind::State`] if no container has the ring, [`Kind::Unsupported`] if it can't be frozen, [`Kind::NoSpace`] if the copy
 /// does not fit, else those of copying and writing; the container goes on in any case.
-pub fn take(place: &Place, ring: &Ring) -> Result<Taken> {
+pub fn take(place: &Place, ring: &Ring, allowed: &mut dyn FnMut() -> Result<()>) -> Result<Taken> {
     let operation = || format!("snapshot ring '{}'", ring.name());
     let nobody =
         || Error::new(Kind::State, operation(), "no container runs on it").next("'regen ring log' lists its entries");
@@ -49,9 +50,8 @@ pub fn take(place: &Place, ring: &Ring) -> Result<Taken> {
     let draft = draft(place, ring, &run).context(operation)?;
     let Some(draft) = draft else { return Ok(Taken::Unchanged(run.record.parent)) };
     let mut locked = ring.lock()?;
+    allowed()?;
     let entry = take_locked(place, &mut locked, &run, draft).context(operation)?;
-    drop(locked);
-    worker::start(place)?;
     Ok(Taken::Entry(Box::new(entry)))
 }
 

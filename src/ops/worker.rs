@@ -17,7 +17,8 @@ use crate::error::{Context, Result};
 use crate::ids::RingName;
 use crate::ring::{PackOptions, Progress, Ring, gc};
 use crate::store::Store;
-use crate::sys::detach::spawn_self;
+use crate::sys::channel::Channel;
+use crate::sys::detach::{spawn_self, spawn_self_with};
 use crate::sys::fs::{Durability, TEMPORARY_PREFIX, read_capped, replace_file};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::mount_table;
@@ -45,12 +46,26 @@ pub struct Report {
 /// # Errors
 /// Those of fork and exec; what was sealed is then packed by a later worker.
 pub fn start(place: &Place) -> Result<()> {
+    spawn_self(&arguments(place))
+}
+
+/// The same for a process that lives on, and has nothing to reap then.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_apart(place: &Place) -> Result<()> {
+    // The worker does not look at its end.
+    let (_ours, theirs) = Channel::pair()?;
+    spawn_self_with(theirs, &arguments(place))
+}
+
+fn arguments(place: &Place) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["--store".into(), place.store.clone().into()];
     if let Some(file) = &place.config_file {
         arguments.extend(["--config".into(), file.clone().into()]);
     }
     arguments.push(VERB.into());
-    spawn_self(&arguments)
+    arguments
 }
 
 /// What the worker process does.

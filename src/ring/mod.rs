@@ -224,10 +224,7 @@ impl Ring {
     /// # Errors
     /// [`Kind::Busy`] if a container uses it, or one still writes into its own state beside it.
     pub fn remove(&self) -> Result<()> {
-        let mut locked = self.lock()?;
-        locked.settle("remove")?;
-        locked.check_unused("remove")?;
-        self.discard()
+        self.lock()?.remove()
     }
 
     /// It vanishes in one step under a name that is no ring's, and is then deleted at leisure.
@@ -276,6 +273,16 @@ impl Locked {
     /// Those of write; the ring is then as it was.
     pub fn commit(&mut self) -> Result<()> {
         self.write(Durability::Durable)
+    }
+
+    /// As [`Ring::remove`].
+    ///
+    /// # Errors
+    /// As [`Ring::remove`].
+    pub fn remove(mut self) -> Result<()> {
+        self.settle("remove")?;
+        self.check_unused("remove")?;
+        self.ring.discard()
     }
 
     /// Removes the ring if no container ever ran on it: one whose first container could not be made leaves no trace.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,8 @@ struct Shared {
 pub struct Memory {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
+    /// Whether this way to it is cut.
+    cut: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Memory {
@@ -93,7 +96,21 @@ impl std::fmt::Debug for Memory {
 
 impl Memory {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { shared: Arc::default(), clock }
+        Self { shared: Arc::default(), clock, cut: Arc::default() }
+    }
+
+    /// Another way to it.
+    pub fn beside(&self) -> Self {
+        Self { cut: Arc::default(), ..self.clone() }
+    }
+
+    /// Whoever comes this way never gets an answer any more.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    fn is_away(&self, state: &State) -> bool {
+        state.away || self.cut.load(Ordering::SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -189,17 +206,17 @@ fn apply(state: &mut State, transaction: &Transaction) -> Answer<Applied> {
 
 impl Registry for Memory {
     fn identity(&self) -> Answer<String> {
-        if self.lock().away { Err(away()) } else { Ok("memory".to_owned()) }
+        if self.is_away(&self.lock()) { Err(away()) } else { Ok("memory".to_owned()) }
     }
 
     fn get(&self, key: &str) -> Answer<Option<Entry>> {
         let state = self.lock();
-        if state.away { Err(away()) } else { Ok(state.entries.get(key).map(|(entry, _)| entry.clone())) }
+        if self.is_away(&state) { Err(away()) } else { Ok(state.entries.get(key).map(|(entry, _)| entry.clone())) }
     }
 
     fn list(&self, prefix: &str) -> Answer<Listing> {
         let state = self.lock();
-        if state.away {
+        if self.is_away(&state) {
             return Err(away());
         }
         let range = state.entries.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
@@ -208,7 +225,7 @@ impl Registry for Memory {
 
     fn apply(&self, transaction: &Transaction) -> Answer<Applied> {
         let mut state = self.lock();
-        if state.away {
+        if self.is_away(&state) {
             return Err(away());
         }
         let fault = state.judge.as_mut().map_or(Fault::None, |judge| judge(transaction));
@@ -225,7 +242,7 @@ impl Registry for Memory {
     fn grant(&self, time: Duration) -> Answer<Lease> {
         let now = self.clock.elapsed();
         let mut state = self.lock();
-        if state.away {
+        if self.is_away(&state) {
             return Err(away());
         }
         state.next_lease += 1;
@@ -237,7 +254,7 @@ impl Registry for Memory {
     fn renew(&self, lease: Lease) -> Answer<Renewed> {
         let now = self.clock.elapsed();
         let mut state = self.lock();
-        if state.away {
+        if self.is_away(&state) {
             return Err(away());
         }
         Ok(match state.leases.get_mut(&lease.0) {
@@ -274,7 +291,7 @@ impl Watch for Watcher {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut state = self.registry.lock();
         loop {
-            if state.away {
+            if self.registry.is_away(&state) {
                 return Err(away());
             }
             let new: Vec<_> = state.events.iter().filter(|event| event.revision > self.after).cloned().collect();

@@ -430,17 +430,19 @@ fn what_somebody_else_took_meanwhile_is_not_begun() {
     let registry: Arc<dyn Registry> = Arc::new(memory.clone());
     let store = Arc::new(tempfile::tempdir().unwrap());
     let gate = Gate::new();
-    let open = |node: &str, executors, limits| {
-        let at = (Arc::clone(&registry), node.parse().unwrap(), Arc::clone(&clock) as _);
+    let open = |registry: Arc<dyn Registry>, node: &str, executors, limits| {
+        let at = (registry, node.parse().unwrap(), Arc::clone(&clock) as _);
         regen::ops::operation::Engine::open_at(at, store.path(), executors, limits).unwrap()
     };
-    let dead = open("a", Executors::new(), Limits { workers: 0, ..Limits::default() });
+    let way = memory.beside();
+    let dead = open(Arc::new(way.clone()), "a", Executors::new(), Limits { workers: 0, ..Limits::default() });
     let id = dead.submit(probe(probes("a", 0..1), 0)).unwrap().id;
+    way.cut();
     clock.pass(Duration::from_secs(60));
     let holder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
-    let other = open("b", holder.executors().elsewhere(Arc::new(Everywhere)), Limits::default());
+    let other = open(Arc::clone(&registry), "b", holder.executors().elsewhere(Arc::new(Everywhere)), Limits::default());
     let held = other.submit(probe(probes("a", 0..1), 3_600_000)).unwrap().id;
-    let daemon = open("a", Executors::new(), Limits::default());
+    let daemon = open(registry, "a", Executors::new(), Limits::default());
     let record = daemon.wait(&id, Some(LONG)).unwrap().unwrap();
     assert_eq!(record.state, State::Failed);
     assert!(record.error.as_ref().unwrap().contains(&held.to_string()), "{record:?}");
@@ -536,4 +538,106 @@ fn a_daemon_that_is_about_to_end_takes_nothing_and_leaves_the_rest() {
     let record = next.engine.wait(&id, Some(LONG)).unwrap().unwrap();
     assert_eq!(record.counts.total, 40);
     assert_eq!(record.counts.cancelled + record.counts.failed, 0, "{:?}", record.counts);
+}
+
+#[test]
+fn a_transaction_that_comes_late_makes_no_operation() {
+    for wide in [0, 90] {
+        let (memory, registry) = memory();
+        let recorder = Recorder::default();
+        let log = Arc::clone(&recorder.log);
+        let daemon = Daemon::new(&registry, "a", recorder.executors());
+        // The first thing that is sent is on its way for long.
+        let late = Arc::new(std::sync::Mutex::new(None));
+        let kept = Arc::clone(&late);
+        memory.judge(move |transaction| {
+            let mut kept = kept.lock().unwrap();
+            if kept.is_none() {
+                *kept = Some(transaction.clone());
+                return Trouble::LostCall;
+            }
+            Trouble::Away
+        });
+        assert!(daemon.engine.submit(request(Kind::Probe, probes("a", 0..1 + wide), Value::Null)).is_err());
+        memory.heal();
+        let deadline = std::time::Instant::now() + LONG;
+        while memory.keys("operation/").is_empty() {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let late = late.lock().unwrap().take().unwrap();
+        assert_eq!(registry.apply(&late).unwrap(), regen::registry::Applied::Refused);
+        assert_eq!(memory.keys("marker/").len() + memory.keys("wide/").len() + memory.keys("active/").len(), 0);
+        let listed = daemon.engine.list(Filter::default()).unwrap();
+        assert_eq!(listed.iter().map(|record| record.state).collect::<Vec<_>>(), [State::Cancelled]);
+        assert_eq!(daemon.done(probe(probes("a", 0..1), 0)).state, State::Succeeded);
+        assert_eq!(log.lock().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn what_a_node_had_that_does_not_come_back_ends_as_unknown() {
+    let (memory, registry) = memory();
+    let gate = Gate::new();
+    let recorder = Recorder { inside: Some(Arc::clone(&gate)), ..Recorder::default() };
+    let (dead, other) =
+        (Daemon::new(&registry, "b", recorder.executors()), Daemon::new(&registry, "a", Executors::new()));
+    let id = dead.engine.submit(probe(probes("b", 0..20), 0)).unwrap().id;
+    gate.wait_for(20);
+    assert_eq!(other.engine.bury(&"c".parse().unwrap()).unwrap(), 0);
+    assert_eq!(other.engine.bury(&"b".parse().unwrap()).unwrap(), 1);
+    let record = other.engine.show(&id).unwrap();
+    assert_eq!((record.state, record.counts.unknown, record.targets.len()), (State::Unknown, 20, 20));
+    assert_eq!(memory.keys("active/").len(), 0);
+    gate.open();
+    assert_eq!(dead.engine.wait(&id, Some(LONG)).unwrap().unwrap().state, State::Unknown, "it is told how it ended");
+    assert_eq!(other.engine.show(&id).unwrap().state, State::Unknown);
+}
+
+/// A way to another node on which answers are lost.
+#[derive(Debug)]
+struct Flaky(std::sync::atomic::AtomicU32);
+
+impl regen::ops::operation::Executor for Flaky {
+    fn execute(&self, _: &regen::ops::operation::Task, _: &mut dyn FnMut(Value)) -> regen::error::Result<Value> {
+        use regen::error::Context;
+        let lost = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        let errno = if lost { nix::errno::Errno::ECONNRESET } else { nix::errno::Errno::ECONNREFUSED };
+        let broken: std::io::Result<Value> = Err(std::io::Error::from_raw_os_error(errno as i32));
+        broken.context(|| "call node 'b'")
+    }
+
+    fn settle(&self, _: &regen::ops::operation::Task) -> regen::ops::operation::Settled {
+        regen::ops::operation::Settled::Unknown
+    }
+
+    fn afterwards(
+        &self,
+        _: &regen::ops::operation::Task,
+        error: &regen::error::Error,
+    ) -> regen::ops::operation::executor::Afterwards {
+        use regen::ops::operation::executor::Afterwards;
+        let sent = error.errno() == Some(nix::errno::Errno::ECONNRESET as i32);
+        if sent { Afterwards::Unknown } else { Afterwards::NotDone }
+    }
+}
+
+impl regen::ops::operation::executor::Elsewhere for Flaky {
+    fn knows(&self, _: &regen::ids::NodeName) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_call_whose_answer_was_lost_may_have_been_done() {
+    let (_memory, registry) = memory();
+    for (first, kind, state) in [(0, Kind::ServiceRestart, State::Unknown), (1, Kind::ServiceRestart, State::Failed)] {
+        let flaky = Arc::new(Flaky(first.into()));
+        let daemon = Daemon::new(&registry, "a", Executors::new().elsewhere(flaky));
+        let record = daemon.done(request(kind, target("b:service/web@1.0.0"), Value::Null));
+        assert_eq!(record.state, state);
+    }
+    let daemon = Daemon::new(&registry, "a", Executors::new().elsewhere(Arc::new(Flaky(0.into()))));
+    let record = daemon.done(request(Kind::RingPin, target("b:ring/root/x"), json!({"entry": "@1"})));
+    assert_eq!(record.state, State::Unknown, "tried again, and then not even reached");
 }

@@ -7,7 +7,7 @@ mod executor;
 mod marker;
 #[path = "../harness/registry_memory.rs"]
 mod registry_memory;
-mod speed;
+mod sqlite;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regen::operation::marker::{Claim, Marker, Markers, Taken, Wish};
 use regen::operation::{Kind, Machine, OperationId, Resource, Target, key};
-use regen::registry::{Lease, Put, Registry, Transaction};
+use regen::registry::{Applied, Failure, Lease, Put, Registry, Transaction};
 use serde_json::Value;
 
 use super::registry_memory::{Fault, Memory};
@@ -36,11 +36,35 @@ impl Daemon {
         let marker = Marker { operation, kind, node: "a".parse().unwrap(), since: chrono::Utc::now() };
         let wish = Wish { marker, resources, key: None, lease: self.lease, head: 0 };
         let mut write = |_| Ok(vec![Put::new(key::head(&operation), b"{}".to_vec())]);
-        match self.markers.take(&self.registry, &wish, &mut write).unwrap() {
-            Taken::Taken(claim) => Some((operation, claim)),
-            Taken::Held(_) => None,
-            Taken::Duplicate(_) => panic!("there is no key"),
+        match self.markers.take(&self.registry, &wish, &mut write) {
+            Ok(Taken::Taken(claim)) => Some((operation, claim)),
+            Ok(Taken::Held(_)) => None,
+            Ok(Taken::Duplicate(_)) => panic!("there is no key"),
+            Err(Failure::Indeterminate(_)) => self.settle(&wish),
+            Err(failure) => panic!("{failure:?}"),
         }
+    }
+
+    /// Nobody knows whether it was taken: it is not to be, or else this finds it.
+    fn settle(&self, wish: &Wish<'_>) -> Option<(OperationId, Claim)> {
+        let id = wish.marker.operation;
+        let tombstone = Transaction::replace(&key::head(&id), 0, b"{}".to_vec());
+        loop {
+            match self.registry.apply(&tombstone) {
+                Ok(Applied::Committed(_)) => break,
+                Ok(Applied::Refused) => {
+                    let claim = loop {
+                        if let Ok(claim) = self.markers.take_over(&self.registry, wish) {
+                            break claim;
+                        }
+                    };
+                    return claim.map(|claim| (id, claim));
+                }
+                Err(_) => {}
+            }
+        }
+        while self.markers.forget(&self.registry, &id).is_err() {}
+        None
     }
 
     fn release(&self, claim: &Claim) {
@@ -49,7 +73,7 @@ impl Daemon {
         loop {
             match self.registry.apply(&transaction) {
                 Ok(_) => return,
-                Err(regen::registry::Failure::Indeterminate(_)) => {}
+                Err(Failure::Indeterminate(_)) => {}
                 Err(failure) => panic!("{failure:?}"),
             }
         }

@@ -6,13 +6,15 @@ use crate::cli::ring::OneRing;
 use crate::command::World;
 use crate::error::Result;
 use crate::ops::snapshot::{self, Taken};
+use crate::ops::worker;
 
 /// The entry as `ring show --json` has it; `null` if nothing has changed.
 pub(super) fn run(world: &World, arguments: &OneRing) -> Result<()> {
     let ring = ring(world, &arguments.ring)?;
     let name = ring.name().clone();
-    match snapshot::take(&world.place, &ring)? {
+    match snapshot::take(&world.place, &ring, &mut || Ok(()))? {
         Taken::Entry(entry) => {
+            worker::start(&world.place)?;
             let view = EntryView::new(&ring.read()?, &entry);
             print(arguments.output, &Some(view), || format!("{name}: @{} is what the container is now\n", entry.seq))
         }

@@ -28,20 +28,19 @@ impl Markers {
                     age = Age::New;
                     continue;
                 }
-                (Some(holder), Age::New) => return Ok(Taken::Held(Box::new(holder))),
+                // What was sent before may still come.
+                (Some(holder), Age::New) => return doubt.map_or(Ok(Taken::Held(Box::new(holder))), Err),
             }
             let mut transaction = transaction.clone();
             transaction.compares.push(Compare::unchanged(super::WIDE, view.modified));
             age = match registry.apply(&transaction) {
                 Ok(Applied::Committed(revision)) => return Ok(Taken::Taken(claim(&keys, revision))),
-                Ok(Applied::Refused) => {
-                    if let Some(taken) =
-                        look(registry, wish, &keys).map_err(|failure| doubt.clone().unwrap_or(failure))?
-                    {
-                        return Ok(taken);
-                    }
-                    Age::New
-                }
+                Ok(Applied::Refused) => match (look(registry, wish, &keys), doubt.clone()) {
+                    (Ok(Some(Taken::Held(_))) | Err(_), Some(doubt)) => return Err(doubt),
+                    (Ok(Some(taken)), _) => return Ok(taken),
+                    (Err(failure), None) => return Err(failure),
+                    (Ok(None), _) => Age::New,
+                },
                 // It is asked for again: if it happened, that is refused, and seen.
                 Err(Failure::Indeterminate(error)) => {
                     doubt = Some(Failure::Indeterminate(error));

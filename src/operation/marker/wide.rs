@@ -47,32 +47,37 @@ impl Markers {
             return Ok(Step::End(Taken::Duplicate(id)));
         }
         let puts = vec![Put::new(WIDE, id.to_string().into_bytes()), Put::leased(&key, value, wish.lease)];
-        let mut age = Age::Any;
+        let (mut age, mut doubt) = (Age::Any, None);
         for _ in 0..ATTEMPTS {
-            let view = self.view(registry, age)?;
+            let view = self.view(registry, age).map_err(|failure| doubt.clone().unwrap_or(failure))?;
             match (view.holder(wish), age) {
                 (None, _) => {}
                 (Some(_), Age::Any) => {
                     age = Age::New;
                     continue;
                 }
-                (Some(holder), Age::New) => return Ok(Step::End(Taken::Held(Box::new(holder)))),
+                // What was sent before may still come.
+                (Some(holder), Age::New) => return doubt.map_or(Ok(Step::End(Taken::Held(Box::new(holder)))), Err),
             }
-            let compares = vec![Compare::unchanged(WIDE, view.modified), Compare::absent(&key)];
+            // The operation is not there yet: what ends it before it began keeps this from coming late.
+            let head = Compare::unchanged(wish.head_key(), wish.head);
+            let compares = vec![Compare::unchanged(WIDE, view.modified), Compare::absent(&key), head];
             let transaction = Transaction { compares, puts: puts.clone(), deletes: Vec::new() };
             match registry.apply(&transaction) {
                 Ok(Applied::Committed(revision)) => return Ok(Step::Token(revision)),
-                Ok(Applied::Refused) | Err(Failure::Indeterminate(_)) => {
-                    if let Some(entry) = registry.get(&key)? {
+                Ok(Applied::Refused) => {
+                    let entry = registry.get(&key).map_err(|failure| doubt.clone().unwrap_or(failure))?;
+                    if let Some(entry) = entry {
                         return Ok(Step::Token(entry.created));
                     }
                     age = Age::New;
                 }
-                Err(failure) => return Err(failure),
+                // It is asked for again: if it happened, that is refused, and seen.
+                Err(Failure::Indeterminate(error)) => doubt = Some(Failure::Indeterminate(error)),
+                Err(failure) => return Err(doubt.unwrap_or(failure)),
             }
         }
-        self.take_back(registry, key);
-        Err(gave_up(id))
+        Err(doubt.unwrap_or_else(|| gave_up(id)))
     }
 }
 

@@ -36,8 +36,9 @@ pub(super) struct Life {
     pub verdict: Option<(State, String)>,
     /// Whoever gets to the end first writes it down.
     pub ending: bool,
-    /// How far it is, as it was written down.
+    /// How far it is, as it was written down, and when.
     pub written: (State, usize),
+    pub noted: Instant,
     /// As it is written down, once it is at its end.
     pub ended: Option<Arc<Record>>,
 }
@@ -86,6 +87,7 @@ impl Active {
             verdict: None,
             ending: false,
             written: (State::Queued, 0),
+            noted: Instant::now(),
             ended: None,
         };
         Self {

@@ -1,6 +1,7 @@
 //! The end of an operation: one transaction with its state, its results, and its markers gone.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::active::{Active, Slot};
 use super::core::Core;
@@ -12,14 +13,20 @@ use crate::registry::{Answer, Applied, Compare, Failure, Put, Transaction};
 
 /// The longest piece of results.
 const PIECE: usize = 512 << 10;
+/// How often an operation is written down as how far it is. Most are over before.
+const EVERY: Duration = Duration::from_secs(1);
 /// How often somebody else may come between.
 const ATTEMPTS: u32 = 16;
 
 /// Writes it down now, or has it written down when that is possible again.
 pub(super) fn end(core: &Arc<Core>, active: &Arc<Active>) {
-    let record = last_words(core, active);
+    let mut record = last_words(core, active);
     match write_down(core, active, &record) {
-        Ok(()) => {
+        Ok(other) => {
+            if let Some(Record { state, ended, error, counts, .. }) = other {
+                // Somebody who took us for dead was first.
+                record = Record { state, ended, error, counts, ..record };
+            }
             tracing::info!(operation = %record.id, kind = %record.kind, state = %record.state, "ended");
             let took = record.ended.and_then(|ended| (ended - record.created).to_std().ok()).unwrap_or_default();
             metrics::operation_ended(record.kind.word(), record.state.word(), took);
@@ -63,7 +70,8 @@ fn last_words(core: &Core, active: &Active) -> Record {
     }
 }
 
-fn write_down(core: &Core, active: &Active, record: &Record) -> Answer<()> {
+/// Gives what is written down instead, if somebody else was first.
+fn write_down(core: &Core, active: &Active, record: &Record) -> Answer<Option<Record>> {
     let pieces = write_results(&record.results, PIECE).map_err(Failure::Refused)?;
     let mut claim = active.claim.lock().unwrap_or_else(PoisonError::into_inner);
     let (chunks, many) = (u32::try_from(pieces.len()).unwrap_or(u32::MAX), pieces.len() > 1);
@@ -86,10 +94,10 @@ fn write_down(core: &Core, active: &Active, record: &Record) -> Answer<()> {
         transaction.compares.push(Compare::unchanged(key::head(&record.id), claim.head));
         claim.release(&mut transaction);
         match core.registry.apply(&transaction) {
-            Ok(Applied::Committed(_)) => return Ok(()),
+            Ok(Applied::Committed(_)) => return Ok(None),
             Ok(Applied::Refused) | Err(Failure::Indeterminate(_)) => {
-                if look(core, record, &mut claim)? == Found::Ended {
-                    return Ok(());
+                if let Found::Ended(there) = look(core, record, &mut claim)? {
+                    return let_go(core, &claim).map(|()| there.map(|there| *there));
                 }
             }
             Err(failure) => return Err(failure),
@@ -100,24 +108,29 @@ fn write_down(core: &Core, active: &Active, record: &Record) -> Answer<()> {
     Err(Failure::Unavailable(crate::error::Error::new(crate::error::Kind::Busy, operation, cause)))
 }
 
-#[derive(PartialEq, Eq)]
 enum Found {
-    Ended,
+    /// As this, if it is not gone altogether.
+    Ended(Option<Box<Record>>),
     NotEnded,
 }
 
 /// What is there in place of what was expected.
 fn look(core: &Core, record: &Record, claim: &mut Claim) -> Answer<Found> {
-    let Some(entry) = core.registry.get(&key::head(&record.id))? else {
-        // Somebody took it away altogether: there is nothing to say any more.
-        return Ok(Found::Ended);
-    };
-    if Record::read(&entry).is_ok_and(|there| there.state.is_final()) {
-        return Ok(Found::Ended);
-    }
-    claim.head = entry.modified;
     claim.reread(&*core.registry, &record.id)?;
-    Ok(Found::NotEnded)
+    let Some(entry) = core.registry.get(&key::head(&record.id))? else { return Ok(Found::Ended(None)) };
+    claim.head = entry.modified;
+    let there = Record::read(&entry).ok().filter(|there| there.state.is_final());
+    Ok(there.map_or(Found::NotEnded, |there| Found::Ended(Some(Box::new(there)))))
+}
+
+/// Markers that are left where the end was written down without them.
+fn let_go(core: &Core, claim: &Claim) -> Answer<()> {
+    let mut transaction = Transaction::default();
+    claim.release(&mut transaction);
+    if transaction.deletes.is_empty() {
+        return Ok(());
+    }
+    core.registry.apply(&transaction).map(drop)
 }
 
 /// Whether something was written.
@@ -134,7 +147,7 @@ pub(super) fn note(core: &Core, active: &Active) -> Noted {
     let (record, mark) = {
         let life = active.lock();
         let mark = (life.state, life.counts.done());
-        if life.ending || life.written == mark {
+        if life.ending || life.written == mark || life.noted.elapsed() < EVERY {
             return Noted::No;
         }
         let (parameters, targets) = (active.record.parameters.clone(), active.record.targets.clone());
@@ -148,7 +161,9 @@ pub(super) fn note(core: &Core, active: &Active) -> Noted {
     match written {
         Ok(Applied::Committed(revision)) => {
             claim.head = revision;
-            active.lock().written = mark;
+            let mut life = active.lock();
+            life.written = mark;
+            life.noted = Instant::now();
         }
         Ok(Applied::Refused) | Err(Failure::Indeterminate(_)) => {
             if let Ok(Some(entry)) = core.registry.get(&name) {

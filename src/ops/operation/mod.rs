@@ -267,6 +267,24 @@ impl Engine {
         backlog
     }
 
+    /// Forgets operations of this node that ended long ago, or that are too many; how many. That is done now and then anyway.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn collect(&self) -> Result<usize> {
+        collect::collect(&self.0)
+    }
+
+    /// Ends as unknown what a node has that does not come back; how many operations that were. To be called when its lease was
+    /// gone for long enough that it knows, too: then it begins nothing any more, and what it has begun is refused where its
+    /// markers are somebody else's.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn bury(&self, node: &NodeName) -> Result<usize> {
+        recover::bury(&self.0, node)
+    }
+
     /// A task that another node's daemon has carried out here, with the fence of this node.
     #[must_use]
     pub fn task(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::active::Active;
+use super::executor::Afterwards;
 use crate::ids::NodeName;
 
 /// Targets of one operation on one node.
@@ -23,6 +24,8 @@ pub(super) struct Turn {
     pub index: usize,
     /// How often it was tried.
     pub attempts: u32,
+    /// Whether one of those attempts may have done it.
+    pub before: Afterwards,
 }
 
 #[derive(Debug, Default)]
@@ -171,7 +174,8 @@ impl Lane {
         }
         let mut share = self.waiting.pop_front()?;
         let index = share.indices.pop()?;
-        let turn = Turn { active: Arc::clone(&share.active), index: index as usize, attempts: 0 };
+        let turn =
+            Turn { active: Arc::clone(&share.active), index: index as usize, attempts: 0, before: Afterwards::NotDone };
         if !share.indices.is_empty() {
             self.waiting.push_back(share);
         }

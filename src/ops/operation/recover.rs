@@ -18,10 +18,11 @@ use super::active::Active;
 use super::core::Core;
 use super::read;
 use crate::error::Result;
+use crate::ids::NodeName;
 use crate::operation::fence::Token;
 use crate::operation::marker::{Claim, Marker, Taken, Wish};
-use crate::operation::{OperationId, Record, Resource, key};
-use crate::registry::{Put, Transaction};
+use crate::operation::{Counts, OperationId, Outcome, Record, Resource, State, key};
+use crate::registry::{Applied, Compare, Put, Transaction};
 
 /// Whether this was done, and the turn to do it.
 #[derive(Debug, Default)]
@@ -58,6 +59,7 @@ pub(super) fn recover(core: &Arc<Core>) -> Result<()> {
             }
         }
     }
+    core.markers.clear(&*core.registry, &core.node)?;
     core.recovery.done.store(true, Ordering::Release);
     drop(turn);
     Ok(())
@@ -113,25 +115,62 @@ fn claim(core: &Arc<Core>, record: &Record, modified: u64) -> Result<(u64, Claim
 }
 
 /// Ends an operation of which its caller was not told whether it is one.
+///
+/// To look is not enough: what was sent may be done later. So its end is written down where it would begin, and what comes
+/// after that finds the place taken.
 pub(super) fn settle_doubt(core: &Arc<Core>, record: &Record) -> Result<()> {
     let id = record.id;
-    let Some((there, modified)) = read::head(&*core.registry, &id)? else {
+    let reason = "the registry did not answer whether it took it, so it was not begun";
+    let state = State::Cancelled;
+    let results = vec![Outcome::because(state, reason); record.targets.len()];
+    let counts = Counts { cancelled: results.len(), ..record.counts };
+    let (ended, error) = (Some(core.clock.wall()), Some(reason.to_owned()));
+    let end = Record { state, ended, error, counts, results, key: None, ..record.clone() };
+    let transaction = Transaction::replace(&key::head(&id), 0, end.write(None, 0)?);
+    if core.registry.apply(&transaction)? != Applied::Refused {
         return Ok(core.markers.forget(&*core.registry, &id)?);
-    };
-    if there.state.is_final() || core.find(&id).is_some() {
+    }
+    // It was there: it is ended as any other.
+    let Some((there, modified)) = read::head(&*core.registry, &id)? else { return Ok(()) };
+    if core.find(&id).is_some() {
         return Ok(());
     }
-    let record = Record { results: Vec::new(), ..record.clone() };
-    let (lease, claim, _) = claim(core, &record, modified)?;
+    if there.state.is_final() {
+        // An answer of ours was lost, too.
+        return Ok(core.markers.forget(&*core.registry, &id)?);
+    }
+    let (lease, claim, _) = claim(core, record, modified)?;
     let token = Token { registry: core.identity()?, number: claim.token };
-    let active = Arc::new(Active::new(record, token, (lease, claim)));
+    let active = Arc::new(Active::new(record.clone(), token, (lease, claim)));
     let mut work = core.work();
     work.load.operations += 1;
     work.load.targets += active.record.targets.len();
     work.active.insert(id, Arc::clone(&active));
     drop(work);
-    let reason = "the registry did not answer whether it took it, so it was not begun";
-    let now = active.give_up((crate::operation::State::Cancelled, reason), None);
+    let now = active.give_up((state, reason), None);
     core.end_if(&active, now);
     Ok(())
+}
+
+/// Ends what a node has that does not come back: nobody knows what it did.
+pub(super) fn bury(core: &Core, node: &NodeName) -> Result<usize> {
+    let prefix = key::active_of(node);
+    let mut count = 0;
+    for entry in core.registry.list(&prefix)?.entries {
+        let Some(Ok(id)) = entry.key.strip_prefix(&prefix).map(str::parse::<OperationId>) else { continue };
+        let Some((record, modified)) = read::head(&*core.registry, &id)? else { continue };
+        let mut transaction = Transaction { deletes: vec![entry.key], ..Transaction::default() };
+        if !record.state.is_final() {
+            let counts = Counts { unknown: record.counts.total - record.counts.done(), ..record.counts };
+            let error = Some(format!("node '{node}', which had it, is gone"));
+            let ended = Some(core.clock.wall());
+            let token = record.token.or(Some(modified));
+            let end = Record { state: State::Unknown, ended, error, counts, ..record };
+            transaction.compares.push(Compare::unchanged(key::head(&id), modified));
+            transaction.puts.push(Put::new(key::head(&id), end.write(token, 0)?));
+        }
+        // Somebody else may have done it, or the node is back.
+        count += usize::from(core.registry.apply(&transaction)? != Applied::Refused);
+    }
+    Ok(count)
 }

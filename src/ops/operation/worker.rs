@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::active::Active;
 use super::core::{Core, Work};
-use super::executor::{Executor, Settled, Task, lost};
+use super::executor::{Afterwards, Executor, Settled, Task, lost};
 use super::queue::Turn;
 use crate::error::{Error, Result};
 use crate::operation::queue::Door;
@@ -21,7 +21,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What an attempt led to.
 enum Attempt {
     End(Outcome),
-    Later(Duration),
+    /// After so long; and whether it may have been done nevertheless.
+    Later(Duration, Afterwards),
 }
 
 /// Has somebody look for work: one who is there, else a new thread if there may be one more. Whoever finds some calls the next.
@@ -78,7 +79,7 @@ fn serve(core: &Arc<Core>) {
 }
 
 fn take_turn(core: &Arc<Core>, turn: Turn) {
-    let Turn { active, index, attempts } = turn;
+    let Turn { active, index, attempts, before } = turn;
     let is_late = active.deadline.is_some_and(|deadline| deadline <= Instant::now());
     if is_late {
         let now = active.give_up((State::Cancelled, "its deadline was over before this was begun"), None);
@@ -91,7 +92,7 @@ fn take_turn(core: &Arc<Core>, turn: Turn) {
         return;
     }
     let Some(task) = active.task(index, &core.fence) else { return };
-    match attempt(core, (&active, index), &task, attempts + 1) {
+    match attempt(core, (&active, index), &task, (attempts + 1, before)) {
         Attempt::End(outcome) => {
             if let Some(error) = &outcome.error {
                 tracing::warn!(operation = %task.operation, target = %task.target, "{}: {error}", outcome.state);
@@ -99,12 +100,17 @@ fn take_turn(core: &Arc<Core>, turn: Turn) {
             let now = active.finish(index, outcome);
             core.end_if(&active, now);
         }
-        Attempt::Later(wait) => {
+        Attempt::Later(wait, before) => {
             if active.postpone(index) {
                 let mut work = core.work();
-                work.queue.delay(Turn { active, index, attempts: attempts + 1 }, Instant::now() + wait);
+                let turn = Turn { active, index, attempts: attempts + 1, before };
+                work.queue.delay(turn, Instant::now() + wait);
             } else {
-                let outcome = Outcome::because(State::Cancelled, "it was given up before it was tried again");
+                let state = match before {
+                    Afterwards::NotDone => State::Cancelled,
+                    Afterwards::Unknown => State::Unknown,
+                };
+                let outcome = Outcome::because(state, "it was given up before it was tried again");
                 let now = active.finish(index, outcome);
                 core.end_if(&active, now);
             }
@@ -112,43 +118,54 @@ fn take_turn(core: &Arc<Core>, turn: Turn) {
     }
 }
 
-fn attempt(core: &Arc<Core>, (active, index): (&Arc<Active>, usize), task: &Task, attempts: u32) -> Attempt {
+fn attempt(
+    core: &Arc<Core>,
+    (active, index): (&Arc<Active>, usize),
+    task: &Task,
+    (attempts, before): (u32, Afterwards),
+) -> Attempt {
     let span = tracing::info_span!("task", operation = %task.operation, kind = %task.kind, target = %task.target);
     let _within = span.enter();
     let mut tell = |step: Value| {
         active.tell(Some(index), &step);
         core.watchers.tell(|| active.progress(Some(index), &step));
     };
-    let done = core.executors.find(&core.node, task).and_then(|executor| {
-        let past = if attempts == 1 { settle(core, &*executor, active, task)? } else { Settled::Repeat };
-        match past {
-            Settled::Succeeded(value) => Ok(Ok(value)),
-            Settled::Failed(error) => Err(error),
-            Settled::Unknown => Ok(Err(lost(task))),
-            Settled::Repeat => match &active.barred {
-                Some(reason) => Err(Error::new(crate::error::Kind::State, "take it up again", reason.clone())),
-                None => executor.execute(task, &mut tell).map(Ok),
-            },
-        }
-    });
-    Attempt::of(core, active, done, attempts)
-}
-
-impl Attempt {
-    fn of(core: &Core, active: &Active, done: Result<Result<Value>>, attempts: u32) -> Self {
-        let error = match done {
-            Ok(Ok(value)) => return Self::End(Outcome::succeeded(value)),
-            Ok(Err(unknown)) => return Self::End(Outcome::because(State::Unknown, unknown.to_string())),
-            Err(error) => error,
-        };
-        let cancelled = active.cancel.is_asked();
-        let wait = retry::wait(active.record.kind, &error, attempts, core.chance()).filter(|_| !cancelled);
-        match wait {
-            Some(wait) => Self::Later(wait),
-            None if cancelled => Self::End(Outcome::because(State::Cancelled, error.to_string())),
-            None => Self::End(Outcome::because(State::Failed, error.to_string())),
+    let executor = match core.executors.find(&core.node, task) {
+        Ok(executor) => executor,
+        Err(error) => return failed(core, active, &error, (attempts, before)),
+    };
+    let past = if attempts == 1 { settle(core, &*executor, active, task) } else { Ok(Settled::Repeat) };
+    let done = match past {
+        Ok(Settled::Succeeded(value)) => Ok(value),
+        Ok(Settled::Failed(error)) | Err(error) => Err(error),
+        Ok(Settled::Unknown) => return Attempt::End(Outcome::because(State::Unknown, lost(task).to_string())),
+        Ok(Settled::Repeat) => match &active.barred {
+            Some(reason) => Err(Error::new(crate::error::Kind::State, "take it up again", reason.clone())),
+            None => executor.execute(task, &mut tell),
+        },
+    };
+    match done {
+        Ok(value) => Attempt::End(Outcome::succeeded(value)),
+        Err(error) => {
+            let after = if before == Afterwards::NotDone { executor.afterwards(task, &error) } else { before };
+            failed(core, active, &error, (attempts, after))
         }
     }
+}
+
+/// What a failure leads to: another attempt, or the end.
+fn failed(core: &Core, active: &Active, error: &Error, (attempts, after): (u32, Afterwards)) -> Attempt {
+    let cancelled = active.cancel.is_asked();
+    let wait = retry::wait(active.record.kind, error, attempts, core.chance()).filter(|_| !cancelled);
+    if let Some(wait) = wait {
+        return Attempt::Later(wait, after);
+    }
+    let state = match after {
+        Afterwards::Unknown => State::Unknown,
+        Afterwards::NotDone if cancelled => State::Cancelled,
+        Afterwards::NotDone => State::Failed,
+    };
+    Attempt::End(Outcome::because(state, error.to_string()))
 }
 
 /// What the daemon before has done about it, if there was one.

@@ -5,7 +5,9 @@
 //! [`Executor::settle`] what came of it.
 
 mod cancel;
+mod clone;
 mod probe;
+mod ring;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -15,7 +17,9 @@ use std::time::Instant;
 use serde_json::Value;
 
 pub use cancel::Cancel;
+pub use clone::Clone as CloneExecutor;
 pub use probe::Probe;
+pub use ring::Ring;
 
 use crate::error::{Error, Kind as Fault, Result};
 use crate::ids::NodeName;
@@ -56,6 +60,15 @@ pub enum Settled {
     Unknown,
 }
 
+/// What is known after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It was not done.
+    NotDone,
+    /// It may have been.
+    Unknown,
+}
+
 /// Who carries out tasks of some kinds.
 pub trait Executor: Debug + Send + Sync {
     /// Does it, and returns when it is done. `tell` is told how far it is, as the interface's method would tell.
@@ -66,6 +79,11 @@ pub trait Executor: Debug + Send + Sync {
 
     /// Finds out what came of it. Only asked of what may have been begun.
     fn settle(&self, task: &Task) -> Settled;
+
+    /// Whether what failed with this error may have been done all the same: a call that was sent, and not answered.
+    fn afterwards(&self, _task: &Task, _error: &Error) -> Afterwards {
+        Afterwards::NotDone
+    }
 }
 
 /// Who has tasks carried out on other nodes.
