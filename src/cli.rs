@@ -13,6 +13,7 @@ pub mod events;
 pub mod exec;
 pub mod handover;
 pub mod install;
+pub mod op;
 pub mod ps;
 pub mod resolve;
 pub mod ring;
@@ -155,6 +156,8 @@ pub enum Command {
     Clone(template::Clone),
     /// Call a function in a clone of a template, and print what it returns
     Invoke(template::Invoke),
+    /// Look at what the daemon was asked to do, wait for it, or give it up
+    Op(op::Op),
     /// Run the daemon
     Serve(daemon::Serve),
     /// Call a method of the daemon

@@ -136,6 +136,22 @@ impl FromStr for NodeName {
     }
 }
 
+impl NodeName {
+    /// What a machine is called that nobody named: its host name, with what a name cannot have replaced.
+    #[must_use]
+    pub fn of_host(name: &str) -> Self {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let part =
+            |part: &str| part.chars().map(plain).take(NODE_LABEL_MAX).collect::<String>().trim_matches('-').to_owned();
+        let parts: Vec<_> = name.split('.').map(part).filter(|part| !part.is_empty()).collect();
+        let whole = parts.join(".");
+        [whole.as_str(), parts.first().map_or("", String::as_str)]
+            .into_iter()
+            .find_map(|text| text.parse().ok())
+            .unwrap_or_else(|| Self("localhost".to_owned()))
+    }
+}
+
 /// The full name of a ring: who owns it and what they call it, `root/alice`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RingName {

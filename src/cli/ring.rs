@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::op::Elsewhere;
+
 /// `ring`
 #[derive(Debug, Args)]
 pub struct Ring {
@@ -24,17 +26,17 @@ pub enum Verb {
     /// Let the next run start from another entry
     Rollback(Rollback),
     /// Make an entry of the container that runs on a ring
-    Snapshot(OneRing),
+    Snapshot(Snapshot),
     /// Keep an entry from being evicted
-    Pin(Show),
+    Pin(Pin),
     /// Let an entry be evicted again
-    Unpin(Show),
+    Unpin(Pin),
     /// Set a ring's limits
     Set(Set),
     /// Check digests, layers and journal
     Verify(Some),
     /// Pack what is only sealed, now
-    Pack(Some),
+    Pack(Pack),
     /// Send a ring, or one of its entries, to a registry
     Push(Push),
     /// Fetch a ring, or one of its entries, from a registry
@@ -98,6 +100,48 @@ pub struct Show {
     pub output: Output,
 }
 
+/// `ring snapshot`
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    /// The ring, as NAME or OWNER/NAME
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// Where, and how long to wait for that.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring pin` and `ring unpin`
+#[derive(Debug, Args)]
+pub struct Pin {
+    /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
+    #[arg(value_name = "RING[@SEL]")]
+    pub target: String,
+    /// Where, and how long to wait for that.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring pack`
+#[derive(Debug, Args)]
+pub struct Pack {
+    /// The ring [default: all]
+    #[arg(value_name = "RING")]
+    pub ring: Option<String>,
+    /// Where, and how long to wait for that.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// `ring diff`
 #[derive(Debug, Args)]
 pub struct Diff {
@@ -122,8 +166,11 @@ pub struct Rollback {
     #[arg(long, value_name = "@SEL", allow_hyphen_values = true)]
     pub to: String,
     /// Only say what would be done
-    #[arg(long)]
+    #[arg(long, conflicts_with = "on")]
     pub dry_run: bool,
+    /// Where, and how long to wait for that.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
     /// How.
     #[command(flatten)]
     pub output: Output,
@@ -142,8 +189,11 @@ pub struct Set {
     #[arg(long, value_name = "BYTES")]
     pub max_bytes: Option<String>,
     /// Only say what would be evicted
-    #[arg(long)]
+    #[arg(long, conflicts_with = "on")]
     pub dry_run: bool,
+    /// Where, and how long to wait for that.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
     /// How.
     #[command(flatten)]
     pub output: Output,
@@ -292,8 +342,11 @@ pub struct Remove {
     #[arg(value_name = "RING")]
     pub ring: String,
     /// Only say what would be removed
-    #[arg(long)]
+    #[arg(long, conflicts_with = "on")]
     pub dry_run: bool,
+    /// Where, and how long to wait for that.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
     /// How.
     #[command(flatten)]
     pub output: Output,

@@ -8,6 +8,7 @@ use semver::Version;
 
 use super::Origin;
 use super::duration::{parse_duration, parse_interval};
+use super::op::{On, Patience, Waiting};
 use super::ring::Output;
 use crate::error::Error;
 use crate::ids::Name;
@@ -158,6 +159,12 @@ pub struct Add {
     /// What runs.
     #[command(flatten)]
     pub program: Program,
+    /// Where.
+    #[command(flatten)]
+    pub on: On,
+    /// How long to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -197,6 +204,12 @@ pub struct Remove {
     /// Kill its instances in place of letting them finish
     #[arg(long, short)]
     pub force: bool,
+    /// Where.
+    #[command(flatten)]
+    pub on: On,
+    /// How long to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -211,6 +224,12 @@ pub struct Restart {
     /// Return only when the old instance is gone
     #[arg(long)]
     pub wait: bool,
+    /// Where.
+    #[command(flatten)]
+    pub on: On,
+    /// How long to wait.
+    #[command(flatten)]
+    pub patience: Patience,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -234,6 +253,12 @@ pub struct Upgrade {
     /// What is different about what runs.
     #[command(flatten)]
     pub program: Program,
+    /// Where.
+    #[command(flatten)]
+    pub on: On,
+    /// How long to wait.
+    #[command(flatten)]
+    pub patience: Patience,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -261,6 +286,9 @@ pub struct Adopt {
     /// What tells it to end [default: SIGTERM]
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
+    /// How long to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

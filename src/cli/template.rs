@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::duration::parse_interval;
+use super::op::{Elsewhere, On, Waiting};
 use super::ring::Output;
 use crate::config::parse_bytes;
 use crate::error::Error;
@@ -83,6 +84,12 @@ pub struct Create {
     /// How long it may take to be ready
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_interval)]
     pub ready_timeout: Duration,
+    /// Where.
+    #[command(flatten)]
+    pub on: On,
+    /// How long to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -111,6 +118,12 @@ pub struct Remove {
     /// Kill its clones, too
     #[arg(long, short)]
     pub force: bool,
+    /// Where.
+    #[command(flatten)]
+    pub on: On,
+    /// How long to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -140,6 +153,9 @@ pub struct Clone {
     /// The most memory, such as 256MiB
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     pub memory: Option<u64>,
+    /// Where, and how long to wait for that.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
     /// The command, which finds what the template has loaded
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,

@@ -1,11 +1,18 @@
 //! `clone`: a container from a template; in the foreground stays until its end.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
+
+use crate::cli::ring::Output;
 use crate::cli::template::Clone as Arguments;
 use crate::command::World;
-use crate::error::{Context, Kind, Result};
+use crate::command::op::{How, everywhere};
+use crate::command::world::absolute;
+use crate::error::{Context, Error, Kind, Result};
+use crate::operation;
 use crate::ops::clone::{Answered, Wish, ask, connect, take};
 use crate::ops::load::Supervised;
 use crate::ops::warm::snapshot::{self, Snapshot, Streams};
@@ -20,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// The clone's exit status, or 0 once it runs detached.
 pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
+    if !arguments.elsewhere.on.is_empty() {
+        return elsewhere(world, arguments).map(|()| 0);
+    }
     let place = &world.place;
     if let Some(snapshot) = Snapshot::of_template(&directory(&place.store, &place.owner, &arguments.template))? {
         return restore(world, arguments, snapshot);
@@ -47,6 +57,22 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Answered::Taken(taken) => taken.attend(place, &signals).map(|end| end.code()),
         Answered::Interrupted(signal) => Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)),
     }
+}
+
+/// A clone on other nodes, where there is nobody who could be at its streams.
+fn elsewhere(world: &World, arguments: &Arguments) -> Result<()> {
+    let Arguments { template, id, function, detach, env, workdir, memory, elsewhere, command } = arguments;
+    if !detach {
+        let cause = "nobody is at its streams on another node";
+        return Err(Error::new(Kind::Usage, format!("clone container '{id}'"), cause).next("give --detach"));
+    }
+    let here = |path: &PathBuf| if path.to_string_lossy().contains(':') { Ok(path.clone()) } else { absolute(path) };
+    let function = function.as_ref().map(here).transpose()?;
+    let parameters = json!({"template": template, "id": id, "function": function, "command": command, "env": env,
+        "workdir": workdir, "memory": memory});
+    let output = Output { json: false };
+    let how = How { on: &elsewhere.on, patience: elsewhere.patience(), output };
+    everywhere(world, operation::Kind::Clone, parameters, how)
 }
 
 /// A clone of a template of mode 'snapshot' is nobody's affair but ours.

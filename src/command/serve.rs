@@ -3,21 +3,21 @@
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::Utc;
 
+use super::room::Rooms;
 use super::world::absolute;
 use crate::cli::daemon::Serve;
 use crate::command::World;
 use crate::control::door::{Door, Opened};
 use crate::control::metrics::{self, Sources, Window};
 use crate::control::remote::{self, Bounds, Certificates, Gate};
-use crate::control::{Catalog, Control, Gauge, Limits, Server, Service, Template};
-use crate::error::{Error, Kind, Result};
-use crate::ops::service::{Bystander, Manager};
-use crate::ops::template;
+use crate::control::{Catalog, Control, Gauge, Limits, Operations, Server, Service, Template};
+use crate::error::{Error, Result};
+use crate::ids::NodeName;
 use crate::sys::signal::{Blocked, Signal};
 use crate::sys::supervisor::{Passed, notify, replace_process, take_passed};
 use crate::sys::{exe, open_files};
@@ -50,8 +50,9 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
     let gauge = Gauge::new(Limits::default());
     let status =
         Control { started: Utc::now(), root: root.to_owned(), store: world.place.store.clone(), gauge: gauge.clone() };
-    let services = match open_services(world) {
-        Ok(services) => services,
+    let node = remote.as_ref().map_or_else(this_machine, |(_, own)| own.name().clone());
+    let Rooms { services, templates, operations } = match Rooms::open(world, node) {
+        Ok(rooms) => rooms,
         Err(error) => {
             // Nobody will listen.
             window.iter().for_each(Window::close);
@@ -60,14 +61,14 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
         }
     };
     let state = match &services {
-        Service::Managed(_) => "READY=1\nSTATUS=Serving",
+        Service::Managed(..) => "READY=1\nSTATUS=Serving",
         Service::Watched(_) => "READY=1\nSTATUS=Serving without the registry of services, see the log",
     };
-    let templates = open_templates(world, &services);
     if let Some(window) = &window {
         window.serve(sources(world, &gauge, &services, &templates))?;
     }
-    let catalog = Catalog::new(vec![Box::new(status), Box::new(services), Box::new(templates)]);
+    let interface = Box::new(operations.clone());
+    let catalog = Catalog::new(vec![Box::new(status), Box::new(services), Box::new(templates), interface]);
     let mut server = Server::new(listener, catalog, &gauge)?;
     tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
     connections.into_iter().for_each(|connection| server.admit(connection));
@@ -83,7 +84,9 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
             Some(Wish::End) => {
                 tracing::info!("ending: instances go on");
                 tell("STOPPING=1");
-                let connections = server.stop(END)?;
+                let until = Instant::now() + END;
+                operations.close(END / 2);
+                let connections = server.stop(until.saturating_duration_since(Instant::now()))?;
                 if let Err(error) = Door::leave(&connections) {
                     tracing::warn!("{error}");
                 }
@@ -91,7 +94,7 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
                 return door.close();
             }
             Some(Wish::Replace) => {
-                let error = replace(&mut server, (&door, window.as_ref()), &program)?;
+                let error = replace(&mut server, (&door, window.as_ref()), (&program, &operations))?;
                 tracing::error!("the daemon goes on as it is: {error}");
                 tell(state);
             }
@@ -132,45 +135,15 @@ fn open_window(world: &World, arguments: &Serve, passed: &mut Vec<Passed>) -> Re
 /// What is looked up for those who fetch numbers.
 fn sources(world: &World, gauge: &Gauge, services: &Service, templates: &Template) -> Sources {
     let services = match services {
-        Service::Managed(manager) => Some(manager.clone()),
+        Service::Managed(manager, _) => Some(manager.clone()),
         Service::Watched(_) => None,
     };
     let templates = match templates {
-        Template::Managed(manager) => Some(manager.clone()),
+        Template::Managed(manager, _) => Some(manager.clone()),
         Template::Unmanaged(_) => None,
     };
     let store = world.place.store.clone();
     Sources::new(store, gauge.clone(), SystemTime::now()).with(services, templates)
-}
-
-/// Services as they are written down. Where that cannot be read or written, instances that serve are still found by clients; a
-/// registry that somebody else has is theirs.
-fn open_services(world: &World) -> Result<Service> {
-    match Manager::open(&world.place, world.cgroups) {
-        Ok(manager) => Ok(Service::Managed(manager)),
-        Err(error) if error.kind() == Kind::Busy => Err(error),
-        Err(error) => {
-            let bystander = Bystander::open(&world.place, error)?;
-            tracing::error!("{}", bystander.reason());
-            Ok(Service::Watched(bystander))
-        }
-    }
-}
-
-/// Templates as they are written down, beside the services. Without them clones are made all the same by keepers that are
-/// there.
-fn open_templates(world: &World, services: &Service) -> Template {
-    let opened = match services {
-        Service::Managed(manager) => template::Manager::open(&world.place, world.cgroups, manager.registry()),
-        Service::Watched(bystander) => Err(bystander.reason()),
-    };
-    opened.map_or_else(
-        |error| {
-            tracing::error!("{error}");
-            Template::Unmanaged(error)
-        },
-        Template::Managed,
-    )
 }
 
 /// The last wish that arrived; an end is final.
@@ -186,17 +159,29 @@ fn next_wish(signals: &Blocked) -> Result<Option<Wish>> {
     Ok(wish)
 }
 
+/// What this node is called if its certificate does not say it.
+fn this_machine() -> NodeName {
+    NodeName::of_host(&rustix::system::uname().nodename().to_string_lossy())
+}
+
 /// Executes the program in this process, which keeps the socket, the lock, and the connections on which nothing is half
 /// said. Comes back only if that fails, with the reason, and then all of them are served as before.
-fn replace(server: &mut Server, (door, window): (&Door, Option<&Window>), program: &std::path::Path) -> Result<Error> {
+fn replace(
+    server: &mut Server,
+    (door, window): (&Door, Option<&Window>),
+    (program, operations): (&Path, &Operations),
+) -> Result<Error> {
     tracing::info!("executing '{}' anew", program.display());
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
-    let connections = server.stop(REPLACE)?;
+    let until = Instant::now() + REPLACE;
+    operations.close(REPLACE);
+    let connections = server.stop(until.saturating_duration_since(Instant::now()))?;
     let arguments: Vec<_> = std::env::args_os().collect();
     let mut passed = door.pass(server.listener(), &connections);
     passed.extend(window.map(Window::pass));
     let error = replace_process(program, &arguments, &passed);
+    operations.open();
     connections.into_iter().for_each(|connection| server.admit(connection));
     Ok(error)
 }
@@ -206,7 +191,7 @@ fn program() -> Result<PathBuf> {
     let path = PathBuf::from(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
     // Sealed binaries are executed by descriptor.
     let nameless = path.starts_with("/dev/fd") || path.starts_with("/proc") || path.as_os_str().is_empty();
-    absolute(if nameless { std::path::Path::new(exe::SELF) } else { &path })
+    absolute(if nameless { Path::new(exe::SELF) } else { &path })
 }
 
 /// A supervisor that is not there, or not any more, changes nothing.

@@ -134,6 +134,15 @@ impl Call<'_> {
     pub fn wait(&self, source: impl AsFd, limit: Option<Duration>) -> Result<Wake, Fault> {
         self.wire.wait(source.as_fd(), limit)
     }
+
+    /// The same for what is about to be over: a daemon that ends or is replaced gives it some time, as it does for methods that
+    /// do not wait.
+    ///
+    /// # Errors
+    /// [`Fault::Gone`] if the caller goes away meanwhile.
+    pub fn wait_on(&self, source: impl AsFd) -> Result<(), Fault> {
+        self.wire.wait_on(source.as_fd())
+    }
 }
 
 impl Answer {

@@ -172,6 +172,22 @@ impl Fault {
         }
     }
 
+    /// What errors of a kind are called.
+    #[must_use]
+    pub fn name_of(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Usage | Kind::Invalid => "Invalid",
+            Kind::NotFound => "NotFound",
+            Kind::Exists => "Exists",
+            Kind::Busy => "Busy",
+            Kind::State => "State",
+            Kind::Damaged => "Damaged",
+            Kind::NoSpace => "NoSpace",
+            Kind::Unsupported => "Unsupported",
+            Kind::CommandNotFound | Kind::CommandNotExecutable | Kind::System => "Failed",
+        }
+    }
+
     /// What is sent; `interface` is whose method was called. Nothing for [`Fault::Gone`].
     ///
     /// Errors of the standard interface have the parameters of the standard and no others, none where it has none, or
@@ -213,17 +229,7 @@ impl Fault {
 /// them: `NotFound`, `Exists`, …, each with `message` and `next`.
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        let name = match error.kind() {
-            Kind::Usage | Kind::Invalid => "Invalid",
-            Kind::NotFound => "NotFound",
-            Kind::Exists => "Exists",
-            Kind::Busy => "Busy",
-            Kind::State => "State",
-            Kind::Damaged => "Damaged",
-            Kind::NoSpace => "NoSpace",
-            Kind::Unsupported => "Unsupported",
-            Kind::CommandNotFound | Kind::CommandNotExecutable | Kind::System => "Failed",
-        };
+        let name = Self::name_of(error.kind());
         Self::Own { name, parameters: json!({"message": error.without_next_step(), "next": error.next_step()}) }
     }
 }

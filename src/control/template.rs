@@ -4,10 +4,12 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::template::request::{Creation, Removal};
 
-use super::{Access, Answer, Call, Fault, Interface};
-use crate::error::{Error, Kind, Result};
+use super::operation::{Asked, run};
+use super::{Access, Answer, Call, Fault, Interface, Operations};
+use crate::error::{Error, Result};
 use crate::ids::Name;
-use crate::ops::template::{Clones, Manager, Summary};
+use crate::operation::Kind;
+use crate::ops::template::{Manager, Summary};
 
 /// The interface's name.
 pub const TEMPLATE: &str = "run.regen.Template";
@@ -35,8 +37,8 @@ const METHODS: [(&str, Access); 4] = [
 /// The interface, and who does what it says.
 #[derive(Debug)]
 pub enum Template {
-    /// Templates are looked after.
-    Managed(Manager),
+    /// Templates are looked after, and made and removed by operations.
+    Managed(Manager, Operations),
     /// The registry cannot be used: why. Keepers that are there go on.
     Unmanaged(Error),
 }
@@ -81,7 +83,7 @@ impl Interface for Template {
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match self {
-            Self::Managed(manager) => answer(manager, call),
+            Self::Managed(manager, operations) => answer(manager, operations, call),
             Self::Unmanaged(reason) => Err(reason.clone().during("manage templates").into()),
         }
     }
@@ -91,7 +93,7 @@ fn last(method: &str) -> &str {
     method.rsplit('.').next().unwrap_or(method)
 }
 
-fn answer(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
+fn answer(manager: &Manager, operations: &Operations, call: &Call<'_>) -> Result<Answer, Fault> {
     let is = |method: &str| call.method() == last(method);
     if is(method::LIST) {
         Answer::new(&List { templates: manager.list() })
@@ -99,32 +101,16 @@ fn answer(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
         let Which { name } = call.parameters()?;
         Answer::new(&manager.show(&name)?)
     } else if is(method::CREATE) {
-        create(manager, call)
+        let Creation { name, .. } = call.parameters()?;
+        change(operations, call, Kind::TemplateCreate, &name)
     } else if is(method::REMOVE) {
-        let Removal { name, force } = call.parameters()?;
-        manager.remove(&name, if force { Clones::Killed } else { Clones::Spared })?;
-        Answer::new(&Which { name })
+        let Removal { name, .. } = call.parameters()?;
+        change(operations, call, Kind::TemplateRemove, &name)
     } else {
         Err(Fault::MethodNotFound(call.method().to_owned()))
     }
 }
 
-/// A caller who goes away changes nothing: it is done to the end.
-fn create(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
-    let creation: Creation = call.parameters()?;
-    let operation = format!("create template '{}'", creation.name);
-    let source = match (&creation.source, &creation.ring) {
-        (Some(source), _) => source.clone(),
-        (None, Some(ring)) => manager.base_of(ring).map_err(|error| error.during(operation))?,
-        (None, None) => {
-            let cause = "nothing says what it is made from";
-            return Err(Error::new(Kind::Usage, operation, cause)
-                .next("give --rootfs, --image, --bundle or --ring")
-                .into());
-        }
-    };
-    let definition = creation.define(manager.owner().clone(), source);
-    let mut tell = |step: &str| drop(call.send(&Progress { step: Some(step.to_owned()), template: None }));
-    let template = manager.create(definition, &mut tell)?;
-    Answer::new(&Progress { step: None, template: Some(template) })
+fn change(operations: &Operations, call: &Call<'_>, kind: Kind, name: &Name) -> Result<Answer, Fault> {
+    run(operations.engine()?, call, Asked { kind, subject: format!("template/{name}") })
 }

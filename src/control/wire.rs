@@ -143,17 +143,25 @@ impl Wire {
 
     /// Waits for something to read from `source`, as long as caller and daemon are there.
     pub(super) fn wait(&self, source: BorrowedFd<'_>, limit: Option<Duration>) -> std::result::Result<Wake, Fault> {
-        let mut sources = [
-            // No event but those that are always told: the other end is gone. What it sends meanwhile is for later.
-            PollFd::new(&self.stream, PollFlags::empty()),
-            PollFd::new(&self.stop, PollFlags::IN),
-            PollFd::from_borrowed_fd(source, PollFlags::IN),
-        ];
+        let mut sources =
+            [self.hang_up(), PollFd::from_borrowed_fd(source, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
         if !wait(&mut sources, limit)? {
             return Ok(Wake::TimedOut);
         }
-        let gone = sources[..2].iter().any(|source| !source.revents().is_empty());
+        let gone = [0, 2].iter().any(|index| !sources[*index].revents().is_empty());
         if gone { Err(Fault::Gone) } else { Ok(Wake::Ready) }
+    }
+
+    /// Waits for something to read from `source`, as long as the caller is there: a daemon that wants to stop waits for it.
+    pub(super) fn wait_on(&self, source: BorrowedFd<'_>) -> std::result::Result<(), Fault> {
+        let mut sources = [self.hang_up(), PollFd::from_borrowed_fd(source, PollFlags::IN)];
+        wait(&mut sources, None)?;
+        if sources[0].revents().is_empty() { Ok(()) } else { Err(Fault::Gone) }
+    }
+
+    /// No event but those that are always told: the other end is gone. What it sends meanwhile is for later.
+    fn hang_up(&self) -> PollFd<'_> {
+        PollFd::new(&self.stream, PollFlags::empty())
     }
 }
 

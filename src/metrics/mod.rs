@@ -1,5 +1,5 @@
 //! Numbers about what is done, for those who watch many machines: counted where it happens, told as OpenMetrics text
-//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>) where somebody asks ([`page`]).
+//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>) where somebody asks ([`page()`]).
 //!
 //! ```text
 //! daemon:  an atomic, or a map of a few labels ──────────────────────────────┐

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::target::Runs;
 use super::{Kind, OperationId, State, Target};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind as Fault, Result};
 use crate::ids::NodeName;
 use crate::registry::Entry;
 
@@ -44,6 +44,12 @@ pub struct Outcome {
     /// Why it is not done: one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What sort of failure that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// The end of that line, if it says what can be done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// What is written down of an operation: `operation/ID`.
@@ -174,13 +180,39 @@ impl Outcome {
     /// Done.
     #[must_use]
     pub fn succeeded(value: Value) -> Self {
-        Self { state: State::Succeeded, value, error: None }
+        Self { value, ..Self::in_state(State::Succeeded) }
     }
 
     /// Not done, or nobody knows.
     #[must_use]
     pub fn because(state: State, error: impl Into<String>) -> Self {
-        Self { state, value: Value::Null, error: Some(error.into()) }
+        Self { error: Some(error.into()), ..Self::in_state(state) }
+    }
+
+    /// Not done, or nobody knows, because of an error.
+    #[must_use]
+    pub fn failed(state: State, error: &Error) -> Self {
+        let next = error.next_step().map(str::to_owned);
+        Self { fault: Some(error.kind()), next, ..Self::because(state, error.to_string()) }
+    }
+
+    /// Nothing is known of it but this.
+    #[must_use]
+    pub fn in_state(state: State) -> Self {
+        Self { state, value: Value::Null, error: None, fault: None, next: None }
+    }
+
+    /// The error that it failed with, for whoever would have been told if they had done it themselves.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        let line = self.error.as_deref()?;
+        let said = self.next.as_deref().and_then(|next| line.strip_suffix(next)?.strip_suffix(": "));
+        let (operation, cause) = said.unwrap_or(line).split_once(": ").unwrap_or(("carry out the operation", line));
+        let error = Error::new(self.fault.unwrap_or(Fault::System), operation, cause);
+        Some(match (&self.next, said) {
+            (Some(next), Some(_)) => error.next(next),
+            (Some(_) | None, _) => error,
+        })
     }
 }
 
@@ -362,6 +394,17 @@ mod tests {
         let read: Vec<_> = chunks.into_iter().flat_map(|chunk| read_results(&entry(chunk)).unwrap()).collect();
         assert_eq!(read, results);
         assert!(write_results(&[], 1000).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_error_is_told_as_it_was() {
+        let error = Error::new(Fault::Busy, "restart service 'web'", "an upgrade: runs").next("wait: for it");
+        let outcome: Outcome = serde_json::from_value(json!(Outcome::failed(State::Failed, &error))).unwrap();
+        let again = outcome.failure().unwrap();
+        assert_eq!((again.kind(), again.to_string()), (error.kind(), error.to_string()));
+        assert_eq!((again.next_step(), again.without_next_step()), (error.next_step(), error.without_next_step()));
+        assert_eq!(Outcome::because(State::Failed, "no").failure().unwrap().to_string(), "carry out the operation: no");
+        assert!(Outcome::succeeded(Value::Null).failure().is_none());
     }
 
     #[test]

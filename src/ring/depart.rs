@@ -45,7 +45,7 @@ impl Locked {
     /// goes on in. Noting the same again changes nothing.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if it is in use and nothing is forced, [`Kind::State`] if it is elsewhere already; those of making the
+    /// [`Busy`](crate::error::Kind::Busy) if it is in use and nothing is forced, [`State`](crate::error::Kind::State) if it is elsewhere already; those of making the
     /// fork. The ring is then as it was.
     pub fn depart(&mut self, heading: Heading<'_>, consent: Consent) -> Result<Option<RingName>> {
         match &self.state.elsewhere {
@@ -88,7 +88,7 @@ impl Locked {
     /// Takes the mark away again: the other node does not have the ring, and will not. That there is none is no error.
     ///
     /// # Errors
-    /// [`Kind::State`] if the ring went to another node than this, those of writing.
+    /// [`State`](crate::error::Kind::State) if the ring went to another node than this, those of writing.
     pub fn stay(&mut self, to: &str) -> Result<()> {
         match &self.state.elsewhere {
             None => Ok(()),

@@ -206,7 +206,7 @@ fn a_second_change_is_refused_with_the_id_of_the_first() {
     let first = world.spawn(world.command(&slow));
     eventually("it has begun", || daemon.show(&name)["change"]["kind"] == "upgrade");
     let id = daemon.show(&name)["change"]["id"].as_str().unwrap().to_owned();
-    let words = format!("upgrade of '{name}@1.0.0' is going on, change {id}, for ");
+    let words = format!("operation {id} has it: service-upgrade, on node '");
     daemon.service(&["upgrade", &name, "--to", "1.2.0"]).fails_with(1, &words);
     daemon.service(&["restart", &name]).fails_with(1, &words);
     daemon.service(&["rm", &name]).fails_with(1, &words);

@@ -111,7 +111,7 @@ fn after_a_reboot_every_service_comes_back() {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let connection = rusqlite::Connection::open(registry).unwrap();
     let changed = connection.execute(
-        "UPDATE entry SET value = CAST(replace(CAST(value AS TEXT), ?1, 'another-boot') AS BLOB)",
+        "UPDATE entry SET value = CAST(replace(CAST(value AS TEXT), ?1, 'another-boot') AS BLOB) WHERE key LIKE 'service/%'",
         [boot.trim()],
     );
     assert_eq!(changed.unwrap(), 2);

@@ -59,7 +59,8 @@ fn a_thousand_services_come_up_are_listed_and_outlive_the_daemon() {
     list("then");
     let resident = daemon.number("VmRSS");
     println!("{resident} KiB are resident");
-    assert!(resident < 40 << 10, "{resident} KiB are resident");
+    // With what the threads had that added them.
+    assert!(resident < 48 << 10, "{resident} KiB are resident");
     daemon.end(Signal::SIGKILL);
     let begun = Instant::now();
     daemon.start();

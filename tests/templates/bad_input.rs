@@ -102,7 +102,7 @@ fn a_record_that_cannot_be_read_keeps_nothing_else_from_working() {
     let name = daemon.name("py");
     daemon.create(&name, &["--pool", "0"]);
     daemon.end(nix::sys::signal::Signal::SIGTERM);
-    let sql = "INSERT INTO entry VALUES ('template/root/odd', x'7b7d', 1, 1)";
+    let sql = "INSERT INTO entry (key, value, created, modified) VALUES ('template/root/odd', x'7b7d', 1, 1)";
     rusqlite::Connection::open(world.store().join("registry.db")).unwrap().execute(sql, []).unwrap();
     daemon.start();
     assert_eq!(daemon.templates().len(), 1);

@@ -1,6 +1,7 @@
 //! `ring`: one file per verb.
 
 mod diff;
+mod elsewhere;
 mod give;
 mod log;
 mod ls;
@@ -29,6 +30,9 @@ use crate::store::Store;
 
 /// The exit status of a verb that did what it should.
 pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
+    if let Some(done) = elsewhere::run(world, &arguments.verb)? {
+        return Ok(done);
+    }
     match &arguments.verb {
         Verb::Ls(arguments) => return ls::run(world, *arguments),
         Verb::Log(arguments) => log::run(world, arguments),

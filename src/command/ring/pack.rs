@@ -3,14 +3,14 @@
 use serde_json::json;
 
 use super::{print, store};
-use crate::cli::ring::Some as SomeRing;
+use crate::cli::ring::Pack;
 use crate::command::World;
 use crate::command::progress::Bar;
 use crate::error::Result;
 use crate::ids::RingName;
 use crate::ops::worker;
 
-pub(super) fn run(world: &World, arguments: &SomeRing) -> Result<()> {
+pub(super) fn run(world: &World, arguments: &Pack) -> Result<()> {
     let only = arguments.ring.as_deref().map(|name| RingName::parse(name, &world.place.owner)).transpose()?;
     if let Some(name) = &only {
         super::open(world, name)?;

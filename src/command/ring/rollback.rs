@@ -32,7 +32,7 @@ pub(super) fn run(world: &World, arguments: &Rollback) -> Result<()> {
 }
 
 /// `@-1` and `RING@-1` are the same; `-1` alone too, since nothing else could be meant.
-fn selector(world: &World, arguments: &Rollback) -> Result<Selector> {
+pub(super) fn selector(world: &World, arguments: &Rollback) -> Result<Selector> {
     if !arguments.to.contains('@') {
         return arguments.to.parse();
     }

@@ -19,16 +19,7 @@ struct SetView {
 
 pub(super) fn run(world: &World, arguments: &Set) -> Result<()> {
     let ring = ring(world, &arguments.ring)?;
-    let depth = arguments.depth.as_deref().map(parse_depth).transpose()?;
-    let max_bytes = match arguments.max_bytes.as_deref() {
-        None => None,
-        Some("none") => Some(None),
-        Some(text) => Some(Some(parse_max_bytes(text)?)),
-    };
-    if depth.is_none() && max_bytes.is_none() {
-        return Err(Error::new(Kind::Usage, format!("set ring '{}'", ring.name()), "no limit was given")
-            .next("give --depth, --max-bytes, or both"));
-    }
+    let (depth, max_bytes) = limits(arguments)?;
     let mut locked = ring.lock()?;
     let evicted =
         if arguments.dry_run { locked.would_evict(depth, max_bytes)? } else { locked.set_limits(depth, max_bytes)? };
@@ -41,4 +32,19 @@ pub(super) fn run(world: &World, arguments: &Set) -> Result<()> {
         let gone = if gone.is_empty() { "nothing".to_owned() } else { gone.join(" ") };
         format!("{}: {gone} {verb}\n", ring.name())
     })
+}
+
+/// The limits that are given: how many entries, and how many bytes or none.
+pub(super) fn limits(arguments: &Set) -> Result<(Option<usize>, Option<Option<u64>>)> {
+    let depth = arguments.depth.as_deref().map(parse_depth).transpose()?;
+    let max_bytes = match arguments.max_bytes.as_deref() {
+        None => None,
+        Some("none") => Some(None),
+        Some(text) => Some(Some(parse_max_bytes(text)?)),
+    };
+    if depth.is_none() && max_bytes.is_none() {
+        return Err(Error::new(Kind::Usage, format!("set ring '{}'", arguments.ring), "no limit was given")
+            .next("give --depth, --max-bytes, or both"));
+    }
+    Ok((depth, max_bytes))
 }

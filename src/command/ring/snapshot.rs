@@ -2,14 +2,14 @@
 
 use super::view::EntryView;
 use super::{print, ring};
-use crate::cli::ring::OneRing;
+use crate::cli::ring::Snapshot as Arguments;
 use crate::command::World;
 use crate::error::Result;
 use crate::ops::snapshot::{self, Taken};
 use crate::ops::worker;
 
 /// The entry as `ring show --json` has it; `null` if nothing has changed.
-pub(super) fn run(world: &World, arguments: &OneRing) -> Result<()> {
+pub(super) fn run(world: &World, arguments: &Arguments) -> Result<()> {
     let ring = ring(world, &arguments.ring)?;
     let name = ring.name().clone();
     match snapshot::take(&world.place, &ring, &mut || Ok(()))? {

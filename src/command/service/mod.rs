@@ -4,7 +4,6 @@ mod add;
 mod adopt;
 mod logs;
 mod ls;
-mod progress;
 mod restart;
 mod rm;
 mod settings;
@@ -14,12 +13,13 @@ mod upgrade;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cli::ring::Output;
 use crate::cli::service::{Service, ServiceName, Verb};
+use crate::command::op::{self, How};
 use crate::command::{World, answer};
 use crate::control::client::Client;
 use crate::control::life::{Progress, Which};
 use crate::error::{Error, Kind, Result};
+use crate::operation;
 use crate::ops::service::Report;
 
 pub(super) fn run(world: &World, arguments: Service) -> Result<()> {
@@ -45,18 +45,18 @@ fn ask<T: DeserializeOwned>(world: &World, method: &str, parameters: &impl Seria
 }
 
 /// Has something done that takes time, shows how far it is, and what came of it.
-fn change(world: &World, output: Output, method: &str, parameters: &impl Serialize) -> Result<()> {
-    let (line, mut report) = (progress::Line::new(), None);
-    connect(world)?.stream(method, parameters, |progress: Progress| {
-        line.show(&progress);
-        report = progress.report;
-        Ok(())
-    })?;
-    drop(line);
-    let report: Report = report.ok_or_else(|| {
-        Error::new(Kind::Damaged, format!("call {method}"), "the daemon does not say what came of it")
-    })?;
-    answer::print(output, &report, || text(&report))
+fn change(
+    world: &World,
+    (kind, method): (operation::Kind, &str),
+    parameters: &impl Serialize,
+    how: How<'_>,
+) -> Result<()> {
+    op::change(world, (kind, method), parameters, how, |progress: Progress| {
+        let report: Report = progress.report.ok_or_else(|| {
+            Error::new(Kind::Damaged, format!("call {method}"), "the daemon does not say what came of it")
+        })?;
+        answer::print(how.output, &report, || text(&report))
+    })
 }
 
 fn text(report: &Report) -> String {

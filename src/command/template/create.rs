@@ -1,47 +1,29 @@
 //! `template create`
 
-use std::io::IsTerminal;
-use std::time::Duration;
-
-use indicatif::ProgressBar;
-
 use crate::cli::template::{self, Create};
 use crate::command::World;
 use crate::command::answer::print;
 use crate::command::argument::{absolute_image, milliseconds};
+use crate::command::op::{How, change};
 use crate::command::world::absolute;
 use crate::config::human_bytes;
-use crate::control::client::Client;
 use crate::control::template::{Creation, Progress, method};
 use crate::error::{Error, Kind, Result};
+use crate::operation;
 use crate::ops::template::Summary;
 use crate::template::definition::{Mode, Source};
 
-/// How often something moves, so that one sees that it goes on.
-const TICK: Duration = Duration::from_millis(200);
-
-pub(super) fn run(world: &World, arguments: Create) -> Result<()> {
-    let output = arguments.output;
+pub(super) fn run(world: &World, mut arguments: Create) -> Result<()> {
+    let (output, waiting, on) = (arguments.output, arguments.waiting, std::mem::take(&mut arguments.on));
     let creation = read(arguments)?;
-    let line = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
-    let mut ready = None;
-    let answered = Client::connect(world.place.root.path())?.stream(method::CREATE, &creation, |progress: Progress| {
-        if let (Some(line), Some(step)) = (&line, progress.step) {
-            line.set_message(step);
-            line.enable_steady_tick(TICK);
-        }
-        ready = progress.template;
-        Ok(())
-    });
-    if let Some(line) = line {
-        line.finish_and_clear();
-    }
-    answered?;
-    let template: Summary = ready.ok_or_else(|| {
-        let cause = "the daemon does not say what came of it";
-        Error::new(Kind::Damaged, format!("call {}", method::CREATE), cause)
-    })?;
-    print(output, &template, || text(&template))
+    let how = How { on: &on.on, patience: waiting.patience, output };
+    change(world, (operation::Kind::TemplateCreate, method::CREATE), &creation, how, |progress: Progress| {
+        let template: Summary = progress.template.ok_or_else(|| {
+            let cause = "the daemon does not say what came of it";
+            Error::new(Kind::Damaged, format!("call {}", method::CREATE), cause)
+        })?;
+        print(output, &template, || text(&template))
+    })
 }
 
 /// The daemon works in another directory, so paths become absolute.

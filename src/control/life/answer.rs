@@ -5,13 +5,15 @@ use std::path::Path;
 
 use chrono::Utc;
 use rustix::fs::inotify;
+use semver::Version;
 
-use super::{
-    Addition, Adoption, Line, Lines, List, Progress, Question, Removal, Removed, Restart, Upgrade, Which, method,
-};
-use crate::control::{Access, Answer, Call, Fault, Mode};
-use crate::error::{Context, Error, Kind, Result, quote};
-use crate::ops::service::{self, Downgrade, Manager, Report, Step, Until};
+use super::{Addition, Adoption, Line, Lines, List, Question, Removal, Removed, Restart, Upgrade, Which, method};
+use crate::control::operation::{Asked, run};
+use crate::control::{Access, Answer, Call, Fault, Mode, Operations};
+use crate::error::{Context, Error, Kind as Reason, Result, quote};
+use crate::ids::Name;
+use crate::operation::Kind;
+use crate::ops::service::{self, Manager, Mandate};
 use crate::service::log::{Reader, Source};
 
 /// So many lines go into one answer.
@@ -38,7 +40,7 @@ const METHODS: [(&str, Access); 8] = [
 ///
 /// # Errors
 /// What the caller is told.
-pub(in crate::control) fn call(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
+pub(in crate::control) fn call(manager: &Manager, operations: &Operations, call: &Call<'_>) -> Result<Answer, Fault> {
     let is = |method: &str| call.method() == last(method);
     if is(method::LIST) {
         Answer::new(&List { services: manager.list() })
@@ -46,21 +48,19 @@ pub(in crate::control) fn call(manager: &Manager, call: &Call<'_>) -> Result<Ans
         let Which { name, version } = call.parameters()?;
         Answer::new(&manager.show(&name, version.as_ref())?)
     } else if is(method::ADD) {
-        let addition: Addition = call.parameters()?;
-        report(call, |tell| manager.add(addition.define(), tell))
+        let Addition { name, version, .. } = call.parameters()?;
+        change(operations, call, Kind::ServiceAdd, &subject(&name, Some(&version)))
     } else if is(method::ADOPT) {
-        let Adoption { addition, pid } = call.parameters()?;
-        report(call, |tell| manager.adopt(addition.define(), pid, tell))
+        let Adoption { addition: Addition { name, version, .. }, .. } = call.parameters()?;
+        change(operations, call, Kind::ServiceAdopt, &subject(&name, Some(&version)))
     } else if is(method::RESTART) {
-        let Restart { which, wait } = call.parameters()?;
-        report(call, |tell| manager.restart(&which.name, which.version.as_ref(), until(wait), tell))
+        let Restart { which, .. } = call.parameters()?;
+        change(operations, call, Kind::ServiceRestart, &one(manager, &which))
     } else if is(method::UPGRADE) {
-        let Upgrade { which, to, settings, allow_downgrade, wait } = call.parameters()?;
-        let downgrade = if allow_downgrade { Downgrade::Allowed } else { Downgrade::Refused };
-        let from = (&which.name, which.version.as_ref());
-        report(call, |tell| manager.upgrade(from, (to, settings, downgrade), until(wait), tell))
+        let Upgrade { which, .. } = call.parameters()?;
+        change(operations, call, Kind::ServiceUpgrade, &one(manager, &which))
     } else if is(method::REMOVE) {
-        remove(manager, call)
+        remove(manager, operations, call)
     } else if is(method::LOGS) {
         logs(manager, call)
     } else {
@@ -72,21 +72,29 @@ fn last(method: &str) -> &str {
     method.rsplit('.').next().unwrap_or(method)
 }
 
-fn until(wait: bool) -> Until {
-    if wait { Until::Drained } else { Until::Serving }
+/// A version, or all of them.
+fn subject(name: &Name, version: Option<&Version>) -> String {
+    version.map_or_else(|| format!("service/{name}"), |version| format!("service/{name}@{version}"))
 }
 
-/// Does what takes time, and says how far it is. A caller who goes away changes nothing: it is done to the end.
-fn report(call: &Call<'_>, work: impl FnOnce(&mut dyn FnMut(Step)) -> Result<Report>) -> Result<Answer, Fault> {
-    let mut tell = |step: Step| drop(call.send(&Progress::from(&step)));
-    let report = work(&mut tell)?;
-    Answer::new(&Progress { step: None, instance: None, report: Some(report) })
+/// The version that is meant, also where it is not said because there is but one.
+fn one(manager: &Manager, which: &Which) -> String {
+    let found = manager.find(&which.name, which.version.as_ref());
+    subject(&which.name, found.as_ref().map(|key| &key.version).or(which.version.as_ref()))
 }
 
-fn remove(manager: &Manager, call: &Call<'_>) -> Result<Answer, Fault> {
-    let Removal { which, force } = call.parameters()?;
-    let how = if force { service::Removal::Kill } else { service::Removal::Drain };
-    let removed = manager.remove(&which.name, which.version.as_ref(), how)?;
+/// Has done what takes time.
+fn change(operations: &Operations, call: &Call<'_>, kind: Kind, subject: &str) -> Result<Answer, Fault> {
+    run(operations.engine()?, call, Asked { kind, subject: subject.to_owned() })
+}
+
+/// Who removes by force what is being removed makes that hurry: it is no contradiction, and not another operation.
+fn remove(manager: &Manager, operations: &Operations, call: &Call<'_>) -> Result<Answer, Fault> {
+    let Removal { which: Which { name, version }, force } = call.parameters()?;
+    if !force || !manager.is_being_removed(&name, version.as_ref()) {
+        return change(operations, call, Kind::ServiceRemove, &subject(&name, version.as_ref()));
+    }
+    let removed = manager.remove((&name, version.as_ref()), service::Removal::Kill, &Mandate::own())?;
     let removed = removed.into_iter().map(|key| Which { name: key.name, version: Some(key.version) }).collect();
     Answer::new(&Removed { removed })
 }
@@ -139,7 +147,7 @@ fn watch(directory: &Path) -> Result<OwnedFd> {
     match inotify::add_watch(&watch, directory, events) {
         Ok(_) => Ok(watch),
         Err(rustix::io::Errno::NOENT) => {
-            Err(Error::new(Kind::NotFound, operation(), "the service is just being removed"))
+            Err(Error::new(Reason::NotFound, operation(), "the service is just being removed"))
         }
         Err(errno) => Err(errno).context(operation),
     }

@@ -203,8 +203,8 @@ impl Active {
             return Record::clone(record);
         }
         let results = life.slots.iter().map(|slot| match slot {
-            Slot::Waiting => Outcome { state: State::Queued, value: Value::Null, error: None },
-            Slot::Running => Outcome { state: State::Running, value: Value::Null, error: None },
+            Slot::Waiting => Outcome::in_state(State::Queued),
+            Slot::Running => Outcome::in_state(State::Running),
             Slot::Done(outcome) => outcome.clone(),
         });
         let results = results.collect();

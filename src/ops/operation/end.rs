@@ -36,6 +36,8 @@ pub(super) fn end(core: &Arc<Core>, active: &Arc<Active>) {
             let error = crate::error::Error::from(failure);
             tracing::error!(operation = %record.id, "write down its end, tried again soon: {error}");
             core.tender.owe(core, Arc::clone(active));
+            // It is over all the same, and whoever waits for it has waited enough.
+            active.tell(None, &serde_json::Value::Null);
         }
     }
 }

@@ -30,6 +30,14 @@ pub struct Progress {
     pub total: usize,
 }
 
+impl Progress {
+    /// Whether nothing comes any more: it is at its end, or would be if that could be written down.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state.is_final() || self.done == self.total
+    }
+}
+
 /// What a watcher has.
 #[derive(Debug)]
 pub struct Subscription(Arc<Mailbox>);

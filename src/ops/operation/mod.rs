@@ -13,7 +13,7 @@
 //! ```
 //!
 //! What is in the registry is the truth, the queue is the working copy of it. A daemon that starts lists what is not at its
-//! end ([`recover`]): what was not begun is queued again, of what was begun is found out what came of it.
+//! end (`recover`): what was not begun is queued again, of what was begun is found out what came of it.
 //! Without operations there is no thread, and nothing wakes up.
 
 mod active;
@@ -331,5 +331,12 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Goes on after [`Engine::close`]: the daemon did not end.
+    pub fn reopen(&self) {
+        let mut work = self.0.work();
+        work.load.door = Door::Open;
+        worker::call(&self.0, &mut work);
     }
 }

@@ -138,7 +138,7 @@ fn attempt(
     let done = match past {
         Ok(Settled::Succeeded(value)) => Ok(value),
         Ok(Settled::Failed(error)) | Err(error) => Err(error),
-        Ok(Settled::Unknown) => return Attempt::End(Outcome::because(State::Unknown, lost(task).to_string())),
+        Ok(Settled::Unknown) => return Attempt::End(Outcome::failed(State::Unknown, &lost(task))),
         Ok(Settled::Repeat) => match &active.barred {
             Some(reason) => Err(Error::new(crate::error::Kind::State, "take it up again", reason.clone())),
             None => executor.execute(task, &mut tell),
@@ -165,7 +165,7 @@ fn failed(core: &Core, active: &Active, error: &Error, (attempts, after): (u32, 
         Afterwards::NotDone if cancelled => State::Cancelled,
         Afterwards::NotDone => State::Failed,
     };
-    Attempt::End(Outcome::because(state, error.to_string()))
+    Attempt::End(Outcome::failed(state, error))
 }
 
 /// What the daemon before has done about it, if there was one.

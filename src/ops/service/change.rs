@@ -16,7 +16,7 @@ use super::book::{Book, Seen};
 use super::core::{Claim, describe_end, has_come_up};
 use super::judge::Farewell;
 use super::plan::instance_id;
-use super::record::{ChangeKind, Key, Pending, Record, Wanted};
+use super::record::{Change, ChangeKind, Key, Pending, Record, Wanted};
 use super::ring::GiveBack;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
@@ -353,10 +353,14 @@ impl Run<'_, '_> {
             Old::Lost(old) => (Some(old.clone()), false),
             Old::None => (None, false),
         };
-        let recovered = self.claim.change.kind == ChangeKind::Recover && old.is_some();
+        let Change { id: change, kind, .. } = self.claim.change.clone();
+        let recovered = kind == ChangeKind::Recover && old.is_some();
         let mut book = core.lock();
         core.save(&mut book, &self.claim.key, |record| {
             record.pending = None;
+            if kind != ChangeKind::Recover {
+                record.done = Some(change.clone());
+            }
             record.instance = Some(instance.clone());
             record.leaving.extend(old.clone().filter(|_| leaves));
             record.definition = goal.to.clone();
@@ -465,6 +469,7 @@ pub(super) fn first_record(definition: Definition, log: String, boot: &str) -> R
         instance: None,
         generation: 0,
         pending: None,
+        done: None,
         giving_back: None,
         leaving: Vec::new(),
         // Until it has come about.

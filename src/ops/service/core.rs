@@ -180,11 +180,10 @@ impl Core {
         self: &'a Arc<Self>,
         book: &mut Book,
         key: &Key,
-        kind: ChangeKind,
+        change: Change,
         operation: &str,
     ) -> Result<Claim<'a>> {
         book.check_idle(key, operation)?;
-        let change = Change::begin(kind)?;
         let service = book.get(key)?;
         service.running = Some(Running { change: change.clone(), to: None });
         service.retry = None;

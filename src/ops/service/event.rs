@@ -9,7 +9,7 @@ use super::book::{Book, Drained, Seen};
 use super::change::{Goal, carry_out};
 use super::core::{Core, describe_end};
 use super::judge::Found;
-use super::record::{ChangeKind, Key, Wanted};
+use super::record::{Change, ChangeKind, Key, Wanted};
 use super::watch::{Heard, News};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
@@ -212,7 +212,8 @@ impl Core {
         }
         let goal = Goal { to: service.record.definition.clone(), adopt: None };
         // Whoever else changes it looks after it at the end.
-        let claim = self.claim(&mut book, key, ChangeKind::Recover, "recover");
+        let change = Change::begin(ChangeKind::Recover);
+        let claim = change.and_then(|change| self.claim(&mut book, key, change, "recover"));
         drop(book);
         let Ok(claim) = claim else { return };
         if let Err(error) = carry_out(claim, goal, &mut |_| {}) {

@@ -108,6 +108,9 @@ fn settle_pending(record: &mut Record, found: impl Fn(&ContainerId) -> Found) {
         let old = record.instance.replace(pending.instance);
         record.leaving.extend(old);
         record.definition = pending.to;
+        if pending.change.kind != ChangeKind::Recover {
+            record.done = Some(pending.change.id);
+        }
         record.wanted = Wanted::Running;
         record.restarts += u64::from(pending.change.kind == ChangeKind::Recover);
     } else {

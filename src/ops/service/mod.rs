@@ -23,7 +23,9 @@ mod crew;
 mod event;
 mod farewell;
 mod judge;
+mod mandate;
 mod orphan;
+mod past;
 mod plan;
 mod record;
 mod recover;
@@ -43,6 +45,8 @@ use serde::{Deserialize, Serialize};
 pub use book::Drained;
 pub use bystander::Bystander;
 pub use change::Step;
+pub use mandate::Mandate;
+pub use past::Past;
 pub use plan::Downgrade;
 pub use record::{Change, ChangeId, ChangeKind, Key};
 pub use removal::Removal;
@@ -162,6 +166,25 @@ impl Manager {
         book.details(&key).ok_or_else(|| Error::new(Kind::NotFound, format!("show service '{key}'"), "there is none"))
     }
 
+    /// The version that is meant; none if there is none, or if it had to be said which.
+    #[must_use]
+    pub fn find(&self, name: &Name, version: Option<&Version>) -> Option<Key> {
+        self.0.lock().select("find a service", name, version).ok()
+    }
+
+    /// Whether all that is meant, a version or all of them, is being removed.
+    #[must_use]
+    pub fn is_being_removed(&self, name: &Name, version: Option<&Version>) -> bool {
+        let book = self.0.lock();
+        let versions = book.versions(name);
+        let mut meant = versions.iter().filter(|key| version.is_none_or(|version| key.version == *version)).peekable();
+        let goes = |key: &Key| {
+            let running = book.services.get(key).and_then(|service| service.running.as_ref());
+            running.is_some_and(|running| running.change.kind == ChangeKind::Remove)
+        };
+        meant.peek().is_some() && meant.all(goes)
+    }
+
     /// The directory of a service's log, and the service.
     ///
     /// # Errors
@@ -185,21 +208,26 @@ impl Manager {
     /// # Errors
     /// [`Kind::Exists`] if the version or an address is taken; else why the instance does not serve, and nothing of it is
     /// left.
-    pub fn add(&self, definition: Definition, tell: &mut dyn FnMut(Step)) -> Result<Report> {
+    pub fn add(&self, definition: Definition, mandate: &Mandate<'_>, tell: &mut dyn FnMut(Step)) -> Result<Report> {
         if definition.source.is_none() {
             let operation = format!("add service '{definition}'");
             return Err(Error::new(Kind::Usage, operation, "nothing says what it is made from"));
         }
-        self.begin(Goal { to: definition, adopt: None }, ChangeKind::Add, tell)
+        self.begin(Goal { to: definition, adopt: None }, mandate.begin(ChangeKind::Add)?, mandate, tell)
     }
 
     /// Makes a program that runs already the first instance of a service.
     ///
     /// # Errors
     /// As [`Manager::add`]; the program is left as it is.
-    pub fn adopt(&self, definition: Definition, pid: i32, tell: &mut dyn FnMut(Step)) -> Result<Report> {
+    pub fn adopt(
+        &self,
+        (definition, pid): (Definition, i32),
+        mandate: &Mandate<'_>,
+        tell: &mut dyn FnMut(Step),
+    ) -> Result<Report> {
         let process = Identity::of(pid).context(|| format!("adopt service '{definition}'"))?;
-        self.begin(Goal { to: definition, adopt: Some(process) }, ChangeKind::Adopt, tell)
+        self.begin(Goal { to: definition, adopt: Some(process) }, mandate.begin(ChangeKind::Adopt)?, mandate, tell)
     }
 
     /// Puts a new instance in the place of the old one.
@@ -208,18 +236,20 @@ impl Manager {
     /// [`Kind::Busy`] while it is being changed; else why the new instance does not serve: the old one was not touched.
     pub fn restart(
         &self,
-        name: &Name,
-        version: Option<&Version>,
+        (name, version): (&Name, Option<&Version>),
         until: Until,
+        mandate: &Mandate<'_>,
         tell: &mut dyn FnMut(Step),
     ) -> Result<Report> {
         let operation = format!("restart service '{}'", spelled(name, version));
         let mut book = self.0.lock();
         let key = book.select(&operation, name, version)?;
         let to = book.get(&key)?.record.definition.clone();
-        let claim = self.0.claim(&mut book, &key, ChangeKind::Restart, &operation);
+        let change = mandate.begin(ChangeKind::Restart)?;
+        let claim = self.0.claim(&mut book, &key, change, &operation);
         drop(book);
         let claim = claim?;
+        mandate.pass()?;
         if to.source.is_none() {
             return Err(Error::new(
                 Kind::State,
@@ -237,9 +267,9 @@ impl Manager {
     /// As [`Manager::restart`]; [`Kind::Exists`] if that version is there, [`Kind::Usage`] if it is older.
     pub fn upgrade(
         &self,
-        (name, version): (&Name, Option<&Version>),
+        (name, version, until): (&Name, Option<&Version>, Until),
         (to, changes, downgrade): (Version, Settings, Downgrade),
-        until: Until,
+        mandate: &Mandate<'_>,
         tell: &mut dyn FnMut(Step),
     ) -> Result<Report> {
         let operation = format!("upgrade service '{}' to {to}", spelled(name, version));
@@ -253,19 +283,27 @@ impl Manager {
             return Err(Error::new(Kind::Exists, operation, format!("version {to} is there already")).next(next));
         }
         let new = plan::upgrade(&book.get(&key)?.record.definition, to.clone(), changes, downgrade)?;
-        let claim = self.0.claim(&mut book, &key, ChangeKind::Upgrade, &operation);
+        let change = mandate.begin(ChangeKind::Upgrade)?;
+        let claim = self.0.claim(&mut book, &key, change, &operation);
         if let (Ok(_), Some(Service { running: Some(running), .. })) = (&claim, book.services.get_mut(&key)) {
             running.to = Some(to);
         }
         drop(book);
-        self.carry_out(claim?, Goal { to: new, adopt: None }, until, tell)
+        let claim = claim?;
+        mandate.pass()?;
+        self.carry_out(claim, Goal { to: new, adopt: None }, until, tell)
     }
 
     /// Takes a service out: one version, or all of them if none is named. Returns when nothing of it is left.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is none, [`Kind::Busy`] if one is being changed or does not end.
-    pub fn remove(&self, name: &Name, version: Option<&Version>, how: Removal) -> Result<Vec<Key>> {
+    pub fn remove(
+        &self,
+        (name, version): (&Name, Option<&Version>),
+        how: Removal,
+        mandate: &Mandate<'_>,
+    ) -> Result<Vec<Key>> {
         let operation = format!("remove service '{}'", spelled(name, version));
         let book = self.0.lock();
         let keys = match (version, book.versions(name)) {
@@ -273,20 +311,20 @@ impl Manager {
             (None | Some(_), _) => vec![book.select(&operation, name, version)?],
         };
         drop(book);
-        self.0.remove(&keys, how)?;
+        self.0.remove(&keys, how, mandate)?;
         Ok(keys)
     }
 
     /// Writes a new service down, as one that is to go until it has come.
-    fn begin(&self, goal: Goal, kind: ChangeKind, tell: &mut dyn FnMut(Step)) -> Result<Report> {
-        let operation = format!("{} service '{}'", kind.verb(), goal.to);
+    fn begin(&self, goal: Goal, change: Change, mandate: &Mandate<'_>, tell: &mut dyn FnMut(Step)) -> Result<Report> {
+        let operation = format!("{} service '{}'", change.kind.verb(), goal.to);
         plan::check(&goal.to).context(|| operation.clone())?;
-        let change = Change::begin(kind)?;
         let key = Key::of(&goal.to);
         let log = format!("{}-{}", key.name, &change.id.to_string()[..8]);
         let record = first_record(goal.to.clone(), log, &self.0.boot);
         let mut book = self.0.lock();
         book.check_free(&goal.to, &operation)?;
+        mandate.pass()?;
         let transaction = Transaction::replace(&key.path(), 0, record.write()?);
         let Applied::Committed(revision) = self.0.registry.apply(&transaction)? else {
             let cause = "something is written down under its name that cannot be read";

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::ring::GiveBack;
 use crate::error::{Context, Error, Result};
 use crate::ids::{ContainerId, Name};
+use crate::operation::OperationId;
 use crate::ops::handover::HandOver;
 use crate::registry::Entry;
 use crate::service::address::Listen;
@@ -54,7 +55,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// The id of a change: 32 hex digits, drawn at random.
+/// The id of a change: that of the operation that it is, else 32 hex digits that are drawn at random.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChangeId(String);
@@ -66,6 +67,11 @@ impl ChangeId {
     /// Those of getrandom(2).
     pub(super) fn draw() -> Result<Self> {
         Ok(Self(random_id()?.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// That of an operation's.
+    pub(super) fn of(operation: &OperationId) -> Self {
+        Self(operation.to_string())
     }
 }
 
@@ -165,6 +171,9 @@ pub(super) struct Record {
     pub generation: u64,
     /// What is half done.
     pub pending: Option<Pending>,
+    /// The last change that led to `instance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<ChangeId>,
     /// A ring that has to go back to `instance`, after a change that was not to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub giving_back: Option<GiveBack>,
@@ -224,6 +233,7 @@ pub(super) mod tests {
             instance: Some("web-1.2.0-1".parse().unwrap()),
             generation: 1,
             pending: None,
+            done: None,
             giving_back: None,
             leaving: Vec::new(),
             wanted: Wanted::Running,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::change::ENDING;
 use super::core::{Claim, Core};
 use super::judge::Farewell;
+use super::mandate::Mandate;
 use super::record::{ChangeKind, Key, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
@@ -28,7 +29,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Kind::Busy`] if one of them is being changed, and then none is taken out.
-    pub(super) fn remove(self: &Arc<Self>, keys: &[Key], how: Removal) -> Result<()> {
+    pub(super) fn remove(self: &Arc<Self>, keys: &[Key], how: Removal, mandate: &Mandate<'_>) -> Result<()> {
         let (mut claims, mut hurried) = (Vec::new(), Vec::new());
         let mut book = self.lock();
         for key in keys {
@@ -38,7 +39,10 @@ impl Core {
                 hurried.push(key.clone());
                 continue;
             }
-            match self.claim(&mut book, key, ChangeKind::Remove, &format!("remove service '{key}'")) {
+            let claimed = mandate
+                .begin(ChangeKind::Remove)
+                .and_then(|change| self.claim(&mut book, key, change, &format!("remove service '{key}'")));
+            match claimed {
                 Ok(claim) => claims.push(claim),
                 Err(error) => {
                     // Claims are given back under this lock.
@@ -48,6 +52,7 @@ impl Core {
             }
         }
         drop(book);
+        mandate.pass()?;
         let begun: Vec<_> = claims.iter().map(|claim| begin(claim, how)).collect();
         let mut limit = KILLED;
         for begun in begun {

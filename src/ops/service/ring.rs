@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::core::Core;
-use super::record::{ChangeKind, Key, Pending};
+use super::record::{Change, ChangeKind, Key, Pending};
 use crate::error::{Context, Result};
 use crate::ids::ContainerId;
 use crate::ops::handover::{self, HandOver};
@@ -94,7 +94,8 @@ impl Core {
     pub(super) fn give_back_soon(self: &Arc<Self>, key: Key) {
         let core = Arc::clone(self);
         self.crew.submit(move || {
-            let claim = core.claim(&mut core.lock(), &key, ChangeKind::Recover, "give the ring back");
+            let change = Change::begin(ChangeKind::Recover);
+            let claim = change.and_then(|change| core.claim(&mut core.lock(), &key, change, "give the ring back"));
             if let Ok(_claim) = claim
                 && let Err(error) = core.give_back_what_is_left(&key)
             {

@@ -56,6 +56,17 @@ pub enum Clones {
     Killed,
 }
 
+/// How a template is found that a daemon before had at work.
+#[derive(Debug)]
+pub enum Past {
+    /// It is there, to stay.
+    Kept(Box<Summary>),
+    /// It goes, and takes long.
+    Going,
+    /// There is none.
+    Gone,
+}
+
 /// What all minders share.
 #[derive(Debug)]
 struct Core {
@@ -155,17 +166,23 @@ impl Manager {
         &self.0.damaged
     }
 
-    /// Makes a template, and returns when it can be cloned. `tell` is told what is being done.
+    /// Makes a template, and returns when it can be cloned. `pass` is called before anything is done, when nobody else can do
+    /// anything about it; what it refuses is not done. `tell` is told what is being done.
     ///
     /// # Errors
     /// [`Kind::Exists`] if the name is taken; else why it cannot be cloned, and nothing of it is left.
-    pub fn create(&self, definition: Definition, tell: &mut dyn FnMut(&str)) -> Result<Summary> {
+    pub fn create(
+        &self,
+        definition: Definition,
+        pass: &dyn Fn() -> Result<()>,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Summary> {
         let key = Key::of(&definition);
         let operation = format!("create template '{}'", key.name);
         definition.check()?;
         check_free(&self.0.lock(), &key, &operation)?;
         mark::check(&definition, &self.0.place).context(|| operation.clone())?;
-        let template = self.begin(definition, &operation)?;
+        let template = self.begin(definition, pass, &operation)?;
         Minder::create(Arc::clone(&self.0), Arc::clone(&template))?;
         let mut told = String::new();
         loop {
@@ -186,11 +203,12 @@ impl Manager {
     }
 
     /// Writes a new template down, as one that is to go until it has come.
-    fn begin(&self, definition: Definition, operation: &str) -> Result<Arc<Template>> {
+    fn begin(&self, definition: Definition, pass: &dyn Fn() -> Result<()>, operation: &str) -> Result<Arc<Template>> {
         let key = Key::of(&definition);
         let record = Record::first(definition, &self.0.boot);
         let mut templates = self.0.lock();
         check_free(&templates, &key, operation)?;
+        pass()?;
         let transaction = Transaction::replace(&key.path(), 0, record.write()?);
         let Applied::Committed(revision) = self.0.registry.apply(&transaction)? else {
             let cause = "something is written down under its name that cannot be read";
@@ -201,15 +219,16 @@ impl Manager {
         Ok(template)
     }
 
-    /// Takes a template out. Returns when nothing of it is left.
+    /// Takes a template out. Returns when nothing of it is left. `pass` is called as in [`Manager::create`].
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is none, [`Kind::Busy`] if its keeper does not end.
-    pub fn remove(&self, name: &Name, clones: Clones) -> Result<()> {
+    pub fn remove(&self, name: &Name, clones: Clones, pass: &dyn Fn() -> Result<()>) -> Result<()> {
         let template = self.find(name, "remove")?;
         let operation = || format!("remove template '{name}'");
         {
             let mut seen = template.lock();
+            pass()?;
             if clones == Clones::Killed {
                 seen.clones = Clones::Killed;
             }
@@ -228,6 +247,20 @@ impl Manager {
                 let cause = format!("its keeper has not ended in {} s", REMOVAL.as_secs());
                 Err(Error::new(Kind::Busy, operation(), cause).next(format!("see 'regen template show {name}'")))
             }
+        }
+    }
+
+    /// How a template is that the daemon before made or removed, once what was half done is undone.
+    #[must_use]
+    pub fn past(&self, name: &Name) -> Past {
+        let Ok(template) = self.find(name, "find") else { return Past::Gone };
+        if template.lock().record.wanted == Wanted::Kept {
+            return Past::Kept(Box::new(template.summary(&self.0.place)));
+        }
+        let gone = template.wait_for(REMOVAL, |seen| seen.gone.clone());
+        match gone {
+            Some(Ok(())) => Past::Gone,
+            Some(Err(_)) | None => Past::Going,
         }
     }
 

@@ -8,6 +8,8 @@ mod cancel;
 mod clone;
 mod probe;
 mod ring;
+mod service;
+mod template;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -20,6 +22,8 @@ pub use cancel::Cancel;
 pub use clone::Clone as CloneExecutor;
 pub use probe::Probe;
 pub use ring::Ring;
+pub use service::Service;
+pub use template::Template;
 
 use crate::error::{Error, Kind as Fault, Result};
 use crate::ids::NodeName;

@@ -1,0 +1,126 @@
+//! What an operation is about: from selectors of nodes, and from what the interface's method is asked.
+
+use serde_json::Value;
+
+use crate::error::{Error, Kind as Reason, Result};
+use crate::ids::{Name, NodeName, RingName};
+use crate::operation::{Kind, SubjectKind, Target};
+use crate::ring::selector;
+
+/// Who is asked where things are.
+#[derive(Debug)]
+pub(super) struct Here<'a> {
+    /// This node.
+    pub node: &'a NodeName,
+    /// Whose a ring is that names no owner.
+    pub owner: &'a Name,
+}
+
+/// What an operation is about that names no target: what its parameters name, on all nodes that are selected.
+///
+/// # Errors
+/// [`Reason::Invalid`] for what is no selector, or says nothing; [`Reason::NotFound`] for a label that no node has.
+pub(super) fn targets_for(here: &Here<'_>, on: &[String], kind: Kind, parameters: &Value) -> Result<Vec<Target>> {
+    let subject = subject(here.owner, kind, parameters)?;
+    let mut nodes = Vec::new();
+    for selector in on {
+        nodes.extend(select(here.node, selector)?);
+    }
+    if on.is_empty() {
+        nodes.push(here.node.clone());
+    }
+    nodes.sort();
+    nodes.dedup();
+    Ok(nodes.into_iter().map(|node| Target { node, subject: subject.clone() }).collect())
+}
+
+/// The nodes that a selector means. There is one node.
+fn select(own: &NodeName, selector: &str) -> Result<Vec<NodeName>> {
+    let operation = || format!("select nodes by '{}'", selector.escape_debug());
+    match selector.split_once('=') {
+        None if selector == "all" => Ok(vec![own.clone()]),
+        Some(("node", name)) => Ok(vec![name.parse()?]),
+        Some(("label", label)) if label.split_once('=').is_some_and(|(key, _)| !key.is_empty()) => {
+            Err(Error::new(Reason::NotFound, operation(), "no node has this label").next("see 'regen node ls'"))
+        }
+        Some(_) | None => Err(Error::new(Reason::Invalid, operation(), "it is no selector")
+            .next("give node=NAME, label=KEY=VALUE or all")),
+    }
+}
+
+/// What `SUBJECT` or `NODE:SUBJECT` means.
+pub(super) fn read(own: &NodeName, text: &str) -> Result<Target> {
+    if text.contains(':') {
+        return text.parse();
+    }
+    Ok(Target { node: own.clone(), subject: text.to_owned() })
+}
+
+/// What a method is about, by what it is asked.
+pub(super) fn subject(owner: &Name, kind: Kind, parameters: &Value) -> Result<String> {
+    let field = |name: &str| parameters.get(name).and_then(Value::as_str);
+    let need = |name: &str| {
+        field(name).ok_or_else(|| {
+            let cause = format!("its parameters have no '{name}', which says what it is about");
+            Error::new(Reason::Invalid, format!("submit {kind}"), cause).next("give that parameter, or targets")
+        })
+    };
+    Ok(match kind.subject() {
+        SubjectKind::Service => match field("version") {
+            Some(version) => format!("service/{}@{version}", need("name")?),
+            None => format!("service/{}", need("name")?),
+        },
+        SubjectKind::Template => format!("template/{}", need("name")?),
+        SubjectKind::Container => format!("container/{}", need("id")?),
+        SubjectKind::Ring => format!("ring/{}", ring(need("ring")?, owner)?),
+        SubjectKind::Node => "node".to_owned(),
+        SubjectKind::Probe => "probe/0".to_owned(),
+    })
+}
+
+/// A ring, with or without the entry that is meant.
+fn ring(text: &str, owner: &Name) -> Result<RingName> {
+    if text.contains('@') { Ok(selector::Target::parse(text, owner)?.named()?.0) } else { RingName::parse(text, owner) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn targets(on: &[&str], kind: Kind, parameters: &Value) -> Result<Vec<String>> {
+        let (node, owner): (NodeName, Name) = ("n1".parse().unwrap(), "root".parse().unwrap());
+        let on: Vec<_> = on.iter().map(|text| (*text).to_owned()).collect();
+        let found = targets_for(&Here { node: &node, owner: &owner }, &on, kind, parameters)?;
+        Ok(found.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn parameters_name_what_an_operation_is_about() {
+        for (kind, parameters, expected) in [
+            (Kind::ServiceAdd, json!({"name": "web", "version": "1.0.0"}), "n1:service/web@1.0.0"),
+            (Kind::ServiceRemove, json!({"name": "web"}), "n1:service/web"),
+            (Kind::TemplateCreate, json!({"name": "py"}), "n1:template/py"),
+            (Kind::Clone, json!({"template": "py", "id": "c1"}), "n1:container/c1"),
+            (Kind::RingSnapshot, json!({"ring": "alice"}), "n1:ring/root/alice"),
+            (Kind::RingPin, json!({"ring": "bob/alice@-1"}), "n1:ring/bob/alice"),
+            (Kind::NodeDrain, json!({}), "n1:node"),
+        ] {
+            assert_eq!(targets(&[], kind, &parameters).unwrap(), [expected]);
+        }
+        assert_eq!(targets(&[], Kind::Clone, &json!({})).unwrap_err().kind(), Reason::Invalid);
+    }
+
+    #[test]
+    fn nodes_are_selected_and_each_is_meant_once() {
+        let parameters = json!({"name": "py"});
+        let of = |on: &[&str]| targets(on, Kind::TemplateRemove, &parameters);
+        assert_eq!(of(&["all", "node=n1", "all"]).unwrap(), ["n1:template/py"]);
+        assert_eq!(of(&["node=n2", "all"]).unwrap(), ["n1:template/py", "n2:template/py"]);
+        assert_eq!(of(&["label=zone=a"]).unwrap_err().kind(), Reason::NotFound);
+        for bad in ["", "n1", "nodes=n1", "node=", "node=N_1", "label=zone", "label==a"] {
+            assert_eq!(of(&[bad]).unwrap_err().kind(), Reason::Invalid, "{bad}");
+        }
+    }
+}
