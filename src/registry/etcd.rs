@@ -13,26 +13,25 @@ mod call;
 mod entry;
 mod fault;
 mod member;
+mod runtime;
 mod settings;
 mod watch;
 
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
     Client, Compare as ClientCompare, CompareOp, Error as ClientError, GetOptions, PutOptions, Txn, TxnOp,
 };
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
 
 use self::call::{Cluster, Effect};
 use self::entry::Keys;
 use self::fault::Fault;
+use self::runtime::Runtime;
 use super::{
     Answer, Applied, CHANGES_MAX, Entry, Failure, Lease, Listing, Put, Registry, Renewed, Transaction, VALUE_MAX, Watch,
 };
-use crate::error::{Context, Kind, Result};
+use crate::error::{Kind, Result};
 
 pub use settings::Settings;
 
@@ -48,10 +47,8 @@ const LISTINGS: usize = 5;
 #[derive(Debug)]
 pub struct Etcd {
     cluster: Arc<Cluster>,
-    runtime: Handle,
-    /// Dropped to end the runtime.
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Shared with the watches, which may outlive this.
+    runtime: Arc<Runtime>,
 }
 
 impl Etcd {
@@ -61,16 +58,7 @@ impl Etcd {
     /// Those of reading the files, and of beginning a thread.
     pub fn open(settings: Settings) -> Result<Self> {
         let cluster = Arc::new(Cluster::new(settings)?);
-        let operation = || "begin the thread that speaks to etcd";
-        let runtime = Builder::new_current_thread().enable_io().enable_time().build().context(operation)?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("etcd".to_owned());
-        let thread = thread.spawn(move || {
-            // What it is told does not matter: it ends when the other side goes.
-            let _ = runtime.block_on(stopped);
-        });
-        Ok(Self { cluster, runtime: handle, stop: Some(stop), thread: Some(thread.context(operation)?) })
+        Ok(Self { cluster, runtime: Arc::new(Runtime::begin()?) })
     }
 
     /// Asks in the runtime's thread, and waits for the answer in this one.
@@ -79,14 +67,8 @@ impl Etcd {
         T: Send + 'static,
         F: Future<Output = Answer<T>> + Send + 'static,
     {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let question = question(Arc::clone(&self.cluster));
-        self.runtime.spawn(async move {
-            // Nobody waits if the caller's thread is gone.
-            let _ = sender.send(question.await);
-        });
         let gone = || Failure::Indeterminate(self.cluster.error(Kind::System, Effect::Once, "its thread has ended"));
-        receiver.recv().unwrap_or_else(|_| Err(gone()))
+        self.runtime.wait(question(Arc::clone(&self.cluster))).unwrap_or_else(|| Err(gone()))
     }
 
     fn key(&self, key: &str) -> String {
@@ -121,16 +103,6 @@ impl Etcd {
         });
         let deletes = transaction.deletes.iter().map(|key| TxnOp::delete(self.key(key), None));
         Txn::new().when(compares.collect::<Vec<_>>()).and_then(puts.chain(deletes).collect::<Vec<_>>())
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to tell.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -232,7 +204,7 @@ impl Registry for Etcd {
             };
             cluster.call(Effect::Read, ask).await
         })?;
-        let stream = watch::Stream::begin(&self.runtime, Arc::clone(&self.cluster), client, keys, start);
+        let stream = watch::Stream::begin(Arc::clone(&self.runtime), Arc::clone(&self.cluster), client, keys, start);
         Ok(Box::new(stream.map_err(Failure::Unavailable)?))
     }
 }

@@ -3,6 +3,7 @@
 //! Make it after the world and so let it go before: its members are killed and reaped when it is dropped.
 
 use std::fs::{self, File};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::World;
 use super::certificate::{Authority, Certificate};
 use super::port::free_port;
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
-    /// The first member's arguments that all have.
+    /// The arguments that all have.
     common: Vec<String>,
     security: Option<Security>,
     /// `USER:PASSWORD` for `etcdctl`.
@@ -47,26 +47,60 @@ struct Member {
 }
 
 impl Etcd {
-    /// One member.
-    pub fn start(world: &World) -> Self {
-        Self::new(&world.base().join("etcd"), 1, None)
+    /// One member, with its files below a directory: a world, or a temporary one.
+    pub fn start(base: impl AsRef<Path>) -> Self {
+        Self::new(&base.as_ref().join("etcd"), 1, None)
     }
 
     /// Several members of one cluster.
-    pub fn cluster(world: &World, count: usize) -> Self {
-        Self::new(&world.base().join("etcd"), count, None)
+    pub fn cluster(base: impl AsRef<Path>, count: usize) -> Self {
+        Self::new(&base.as_ref().join("etcd"), count, None)
     }
 
     /// One member that wants encrypted connections, and certificates of clients.
-    pub fn encrypted(world: &World) -> Self {
-        let authority = Authority::new(&world.base().join("certificates"));
-        let server = authority.issue("server", "IP:127.0.0.1", 10);
+    pub fn encrypted(base: impl AsRef<Path>) -> Self {
+        let etcd = Self::encrypted_as(base, "IP:127.0.0.1", 10);
+        etcd.wait_until_healthy();
+        etcd
+    }
+
+    /// The same, with a certificate for another host, or that lasts for another number of days. Nobody may trust it, so it
+    /// is only listening when this returns.
+    pub fn encrypted_as(base: impl AsRef<Path>, host: &str, days: i32) -> Self {
+        let authority = Authority::new(&base.as_ref().join("certificates"));
+        let server = authority.issue("server", host, days);
         let client = authority.issue("client", "IP:127.0.0.1", 10);
-        Self::new(&world.base().join("etcd"), 1, Some(Security { authority, server, client }))
+        let mut etcd = Self::plan(&base.as_ref().join("etcd-tls"), 1, Some(Security { authority, server, client }));
+        etcd.begin(0);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(etcd.members[0].endpoint()).is_err() {
+            assert!(Instant::now() < deadline, "etcd does not begin: {}", etcd.log(0));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        etcd
     }
 
     /// As many members as are wanted, below a directory.
-    pub fn new(directory: &Path, count: usize, security: Option<Security>) -> Self {
+    fn new(directory: &Path, count: usize, security: Option<Security>) -> Self {
+        let mut etcd = Self::plan(directory, count, security);
+        (0..count).for_each(|index| etcd.begin(index));
+        etcd.wait_until_healthy();
+        etcd
+    }
+
+    /// Ends all members and begins another cluster at the same addresses, with nothing in it.
+    pub fn make_anew(&mut self) {
+        for index in 0..self.members.len() {
+            self.kill(index);
+            fs::remove_dir_all(&self.members[index].directory).unwrap();
+        }
+        // A cluster's number is made of its members' addresses and this word.
+        self.common.push("--initial-cluster-token=anew".to_owned());
+        (0..self.members.len()).for_each(|index| self.begin(index));
+        self.wait_until_healthy();
+    }
+
+    fn plan(directory: &Path, count: usize, security: Option<Security>) -> Self {
         let members: Vec<_> = (0..count)
             .map(|index| Member {
                 name: format!("m{index}"),
@@ -84,12 +118,7 @@ impl Etcd {
             common.push(format!("--trusted-ca-file={}", authority.certificate().display()));
             common.push("--client-cert-auth".to_owned());
         }
-        let mut etcd = Self { members, common, security, user: None };
-        for index in 0..count {
-            etcd.begin(index);
-        }
-        etcd.wait_until_healthy();
-        etcd
+        Self { members, common, security, user: None }
     }
 
     /// How regen is told of it.
@@ -163,8 +192,9 @@ impl Etcd {
         }
     }
 
-    /// Everything before the newest revision is forgotten; that revision.
+    /// Every change so far is forgotten; the revision of one after all of them.
     pub fn compact(&self) -> u64 {
+        self.ctl(&["put", "compacted", "x"]);
         let status: Value = serde_json::from_str(&self.ctl(&["endpoint", "status", "-w", "json"])).unwrap();
         let revision = status[0]["Status"]["header"]["revision"].as_u64().unwrap();
         self.ctl(&["compact", "--physical=true", &revision.to_string()]);

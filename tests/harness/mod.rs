@@ -198,6 +198,12 @@ impl World {
     }
 }
 
+impl AsRef<Path> for World {
+    fn as_ref(&self) -> &Path {
+        &self.base
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         leaks::wait_for_workers(&self.base, limit());

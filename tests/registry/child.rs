@@ -21,6 +21,8 @@ pub fn open(address: &str) -> Arc<dyn Registry> {
     }
     match address.split_once(':').unwrap() {
         ("sqlite", directory) => Arc::new(Sqlite::open(Path::new(directory)).unwrap()),
+        #[cfg(feature = "etcd")]
+        ("etcd", url) => crate::etcd::open(url, &regen::config::Cluster::default()),
         other => panic!("{other:?} is no kind of registry"),
     }
 }

@@ -13,6 +13,8 @@ mod suite;
 
 mod child;
 mod crash;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod faulty;
 mod sqlite;
 

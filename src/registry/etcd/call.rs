@@ -14,14 +14,17 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, Error as ClientError, GetOptions};
+use etcd_client::{
+    Client, ConnectOptions, Error as ClientError, GetOptions, GetResponse, LeaseGrantResponse, LeaseRevokeResponse,
+    ResponseHeader, TxnResponse,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::{self, Fault, Refusal};
 use super::member::Member;
 use super::settings::Settings;
 use crate::error::{Error, Kind, Result};
-use crate::registry::{Answer, Failure};
+use crate::registry::{Answer, Failure, Renewed};
 
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -36,6 +39,30 @@ pub(super) enum Effect {
     /// It must not be asked twice if the first time may have been heard.
     Once,
 }
+
+/// An answer, which may say what cluster it is from.
+pub(super) trait Header {
+    /// The number of the cluster; none if it does not tell.
+    fn cluster(&self) -> Option<u64> {
+        None
+    }
+}
+
+macro_rules! tell {
+    ($($answer:ty),*) => {
+        $(impl Header for $answer {
+            fn cluster(&self) -> Option<u64> {
+                self.header().map(ResponseHeader::cluster_id)
+            }
+        })*
+    };
+}
+
+tell!(GetResponse, TxnResponse, LeaseGrantResponse, LeaseRevokeResponse);
+
+impl Header for () {}
+impl Header for Client {}
+impl Header for Renewed {}
 
 /// The members, and who answered last.
 pub(super) struct Cluster {
@@ -62,8 +89,10 @@ impl Cluster {
     pub(super) fn new(settings: Settings) -> Result<Self> {
         let options = settings.options()?;
         let members = settings.endpoints.iter().map(|address| Member::new(address.clone(), settings.url(address)));
-        let members = members.collect();
-        Ok(Self { settings, options, members, first: AtomicUsize::new(0), identity: AtomicU64::new(0) })
+        let members: Vec<_> = members.collect();
+        // All machines name the members in one order, and should not all ask the same one.
+        let first = usize::try_from(std::process::id()).unwrap_or(0) % members.len().max(1);
+        Ok(Self { settings, options, members, first: first.into(), identity: AtomicU64::new(0) })
     }
 
     /// What every key begins with.
@@ -93,6 +122,7 @@ impl Cluster {
     /// Asks until there is an answer; see the module's table.
     pub(super) async fn call<T, F>(&self, effect: Effect, ask: impl Fn(Client) -> F) -> Answer<T>
     where
+        T: Header,
         F: Future<Output = std::result::Result<T, ClientError>>,
     {
         let deadline = Instant::now() + self.settings.timeout;
@@ -135,6 +165,7 @@ impl Cluster {
         ask: &impl Fn(Client) -> F,
     ) -> std::result::Result<T, Fault>
     where
+        T: Header,
         F: Future<Output = std::result::Result<T, ClientError>>,
     {
         let link = member.link();
@@ -142,7 +173,8 @@ impl Cluster {
         let connected = timeout(limit.min(self.settings.share()), link.get_or_try_init(|| self.connect(member))).await;
         let asked = match connected {
             Ok(Ok(client)) => match timeout(limit, ask(client.clone())).await {
-                Ok(answer) => answer.map_err(|error| fault::read(&error)),
+                Ok(Ok(answer)) => self.check_cluster(member, answer.cluster()).map(|()| answer),
+                Ok(Err(error)) => Err(fault::read(&error)),
                 Err(_) => Err(Fault::Lost(silent())),
             },
             Ok(Err(fault)) => Err(fault.before_asking()),
@@ -157,19 +189,23 @@ impl Cluster {
     /// Connects, says who we are, and hears whether it is the cluster that it was.
     async fn connect(&self, member: &Member) -> std::result::Result<Client, Fault> {
         let client = Client::connect([&member.url], Some(self.options.clone())).await;
-        let client = client.map_err(|error| fault::read(&error))?;
+        let client = client.map_err(|error| self.doubt(fault::read(&error)))?;
         let options = GetOptions::new().with_serializable().with_keys_only();
         let response = client.kv_client().get(self.prefix(), Some(options)).await;
         let response = response.map_err(|error| self.doubt(fault::read(&error)))?;
-        let Some(header) = response.header() else { return Ok(client) };
-        let (found, unknown) = (header.cluster_id(), 0);
+        self.check_cluster(member, response.cluster()).map(|()| client)
+    }
+
+    /// Whether an answer is from the cluster of all answers before. One that is not was not done by that one.
+    fn check_cluster(&self, member: &Member, found: Option<u64>) -> std::result::Result<(), Fault> {
+        let (Some(found), unknown) = (found, 0) else { return Ok(()) };
         match self.identity.compare_exchange(unknown, found, Ordering::Relaxed, Ordering::Relaxed) {
             Err(known) if known != found => Err(Fault::Refused(Refusal {
                 kind: Kind::State,
                 cause: format!("{} is of cluster {found:016x}, and {known:016x} was there before", member.address),
                 next: Some("check cluster.registry, and restart the daemon if the cluster was made anew"),
             })),
-            Ok(_) | Err(_) => Ok(client),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -184,6 +220,10 @@ impl Cluster {
                 Fault::Lost(format!("{cause}; perhaps it asks for a certificate: see cluster.certificate"))
             }
             Fault::Lost(cause) => Fault::Lost(format!("{cause}; perhaps it wants encryption: see cluster.ca")),
+            // Of none at all, some say that it is a bad one.
+            Fault::Distrusted(cause) if self.settings.certificate.is_none() && cause.contains(fault::NOT_ACCEPTED) => {
+                Fault::Distrusted("it asks for a certificate: set cluster.certificate and cluster.key".to_owned())
+            }
             other => other,
         }
     }

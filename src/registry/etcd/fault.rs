@@ -10,6 +10,9 @@ use tonic::{Code, ConnectError, Status};
 
 use crate::error::Kind;
 
+/// A member has something against this machine's certificate, or against there being none.
+pub(super) const NOT_ACCEPTED: &str = "it does not accept this machine's certificate";
+
 /// How an attempt at a member failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -78,7 +81,13 @@ fn read_status(status: &Status) -> Fault {
         return Fault::Distrusted(words);
     }
     if chain().any(|error| error.is::<ConnectError>()) {
-        return Fault::Unsent(inner.unwrap_or_default());
+        let cause = inner.unwrap_or_default();
+        return Fault::Unsent(match cause.as_str() {
+            "tls handshake eof" => {
+                "it ends the connection instead of encrypting it; perhaps it does not speak TLS".to_owned()
+            }
+            _ => cause,
+        });
     }
     match inner {
         // Not a member said this, but the connection to it.
@@ -176,12 +185,7 @@ fn certificate_words(text: &str) -> Option<String> {
             _ => format!("its certificate is not good: {cause}"),
         }
     } else if let Some((_, alert)) = text.split_once("received fatal alert: ") {
-        match alert {
-            _ if alert.contains("CertificateRequired") => {
-                "it asks for a certificate: set cluster.certificate and cluster.key".to_owned()
-            }
-            _ => format!("it does not accept this machine's certificate ({alert})"),
-        }
+        format!("{NOT_ACCEPTED} ({alert})")
     } else if text.contains("corrupt message") {
         "it does not speak TLS: remove cluster.ca, or give etcd certificates".to_owned()
     } else {

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Event as ClientEvent, EventType, WatchOptions};
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -16,6 +15,7 @@ use tokio::time::timeout;
 use super::call::{Cluster, Effect};
 use super::entry::{self, Keys};
 use super::fault::{self, Fault};
+use super::runtime::Runtime;
 use crate::error::{Kind, Result};
 use crate::registry::{Answer, Event, Failure, Watch};
 use crate::sys::bell::Bell;
@@ -30,6 +30,8 @@ const WAITING_MAX: usize = 16 << 20;
 pub(super) struct Stream {
     queue: Arc<Queue>,
     task: AbortHandle,
+    /// Runs the task.
+    _runtime: Arc<Runtime>,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,7 @@ struct Feeder {
 impl Stream {
     /// Watches the keys, which are there at the revision before the first that is to be heard.
     pub(super) fn begin(
-        runtime: &Handle,
+        runtime: Arc<Runtime>,
         cluster: Arc<Cluster>,
         client: Client,
         keys: Keys,
@@ -65,11 +67,11 @@ impl Stream {
         let (waiting, taken) = (Mutex::default(), Notify::new());
         let queue = Arc::new(Queue { waiting, bell: Bell::new()?, taken });
         let feeder = Feeder { cluster, queue: Arc::clone(&queue) };
-        let task = runtime.spawn(async move {
+        let task = runtime.begin_task(async move {
             let end = feeder.feed(client, keys, start).await;
             feeder.queue.end(end);
         });
-        Ok(Self { queue, task: task.abort_handle() })
+        Ok(Self { queue, task, _runtime: runtime })
     }
 }
 

@@ -28,14 +28,21 @@ pub fn apply(registry: &dyn Registry, transaction: &Transaction, witness: &Put) 
     let mut transaction = transaction.clone();
     transaction.puts.push(witness.clone());
     let begin = Instant::now();
+    let done = || {
+        let found = settle(|| registry.get(&witness.key)).filter(|entry| entry.value == witness.value);
+        found.map(|found| Applied::Committed(found.modified))
+    };
+    let mut unsure = false;
     loop {
         match registry.apply(&transaction) {
+            // It may have been done after the look: what was on its way then is what it was refused for.
+            Ok(Applied::Refused) if unsure => return done().unwrap_or(Applied::Refused),
             Ok(applied) => return applied,
             Err(Failure::Unavailable(_)) => {}
             Err(Failure::Indeterminate(_)) => {
-                let found = settle(|| registry.get(&witness.key)).filter(|entry| entry.value == witness.value);
-                if let Some(found) = found {
-                    return Applied::Committed(found.modified);
+                unsure = true;
+                if let Some(applied) = done() {
+                    return applied;
                 }
             }
             Err(failure @ (Failure::Refused(_) | Failure::Compacted)) => panic!("{failure:?}"),
