@@ -56,6 +56,8 @@ struct Shared {
     /// Whether changes arrive, and whether renewing was answered: the copy is of now if both are so.
     hears: AtomicBool,
     is_heard: AtomicBool,
+    /// Held while what follows from both is said, so that the last word is that of the last change.
+    saying: Mutex<()>,
     ended: AtomicBool,
     /// Set when this node's own record was seen to go.
     is_missed: AtomicBool,
@@ -110,6 +112,7 @@ impl Cluster {
             standing: Mutex::default(),
             hears: AtomicBool::new(false),
             is_heard: AtomicBool::new(false),
+            saying: Mutex::default(),
             ended: AtomicBool::new(false),
             is_missed: AtomicBool::new(false),
             membership: Bell::new()?,
@@ -230,6 +233,7 @@ impl Shared {
 
     /// Notes what one of the threads knows of the connection to the registry.
     fn note(&self, what: &AtomicBool, so: bool) {
+        let _alone = self.saying.lock().unwrap_or_else(PoisonError::into_inner);
         what.store(so, Ordering::Release);
         if self.hears.load(Ordering::Acquire) && self.is_heard.load(Ordering::Acquire) {
             self.directory.set_fed();
