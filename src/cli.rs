@@ -13,6 +13,7 @@ pub mod events;
 pub mod exec;
 pub mod handover;
 pub mod install;
+pub mod node;
 pub mod op;
 pub mod ps;
 pub mod resolve;
@@ -158,6 +159,8 @@ pub enum Command {
     Invoke(template::Invoke),
     /// Look at what the daemon was asked to do, wait for it, or give it up
     Op(op::Op),
+    /// The nodes of a cluster: list them, and take one out of use (see regen-serve(8))
+    Node(node::Node),
     /// Run the daemon
     Serve(daemon::Serve),
     /// Call a method of the daemon

@@ -47,7 +47,7 @@ impl Interface for Methods {
     }
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        version::call(&self.0, call)
+        version::call((&self.0, None), call)
     }
 }
 

@@ -4,9 +4,22 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::error::Error;
+use crate::ids::NodeName;
+use crate::node::Label;
+
 /// `serve`
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
+    /// Be a node among others, by the etcd that they share: etcd://HOST:PORT[,HOST:PORT…]
+    #[arg(long, value_name = "URL")]
+    pub cluster: Option<String>,
+    /// What this node is called; its certificate's name, or else the host's
+    #[arg(long, value_name = "NAME", value_parser = super::node::parse_node)]
+    pub node: Option<NodeName>,
+    /// What others may choose this node by (may be given again)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<Label>,
     /// Where other nodes reach this one, in numbers; the same interfaces, encrypted
     #[arg(long, value_name = "HOST:PORT", requires = "certs")]
     pub address: Option<String>,
@@ -33,4 +46,8 @@ pub struct Call {
     /// A parameter: VALUE is JSON, or else a text; KEY may be a path such as a.b
     #[arg(value_name = "KEY=VALUE")]
     pub parameters: Vec<String>,
+}
+
+fn parse_label(text: &str) -> Result<Label, String> {
+    text.parse().map_err(|error: Error| error.to_string())
 }

@@ -23,6 +23,7 @@ mod kill;
 mod list;
 mod log;
 mod man;
+mod node;
 mod op;
 mod pause;
 mod progress;
@@ -30,7 +31,6 @@ mod ps;
 mod resolve;
 mod restore;
 mod ring;
-mod room;
 mod rootless;
 mod run;
 mod saved;
@@ -169,6 +169,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Template(arguments) => template::run(&world()?, arguments.clone()).map(|()| 0),
         Command::Clone(arguments) => clone::run(&world()?, arguments),
         Command::Invoke(arguments) => invoke::run(&world()?, arguments),
+        Command::Node(arguments) => node::run(&world()?, arguments.clone()).map(|()| 0),
         Command::Op(arguments) => op::run(&world()?, arguments.clone()),
         Command::Call(arguments) => call::run(&world()?, arguments).map(|()| 0),
         Command::Resolve(arguments) => resolve::run(&world()?, arguments).map(|()| 0),

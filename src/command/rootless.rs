@@ -71,6 +71,7 @@ fn need(command: &Command) -> Need<'_> {
         | Command::List(_)
         | Command::Spec(_)
         | Command::Features
+        | Command::Node(_)
         | Command::Op(_)
         | Command::Serve(_)
         | Command::Service(_)

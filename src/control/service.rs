@@ -1,6 +1,6 @@
 //! `run.regen.Service`: services, by the daemon's socket.
 
-use super::{Access, Answer, Call, Fault, Interface, Operations, life, version};
+use super::{Access, Answer, Call, Fault, Interface, Nodes, Operations, life, version};
 use crate::ops::service::{Bystander, Manager};
 
 /// The interface's name.
@@ -10,7 +10,7 @@ pub const SERVICE: &str = "run.regen.Service";
 #[derive(Debug)]
 pub enum Service {
     /// Services are looked after, and changed by operations.
-    Managed(Manager, Operations),
+    Managed(Manager, Operations, Nodes),
     /// The registry cannot be used.
     Watched(Bystander),
 }
@@ -30,9 +30,9 @@ impl Interface for Service {
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match (self, version::access(call.method())) {
-            (Self::Managed(manager, _), Some(_)) => version::call(&manager.roster(), call),
-            (Self::Watched(bystander), Some(_)) => version::call(&bystander.roster(), call),
-            (Self::Managed(manager, operations), None) => life::call(manager, operations, call),
+            (Self::Managed(manager, _, nodes), Some(_)) => version::call((&manager.roster(), nodes.cluster()), call),
+            (Self::Watched(bystander), Some(_)) => version::call((&bystander.roster(), None), call),
+            (Self::Managed(manager, operations, _), None) => life::call(manager, operations, call),
             (Self::Watched(bystander), None) => Err(bystander.reason().into()),
         }
     }

@@ -115,13 +115,14 @@ impl Fence {
         Ok(Passed::First)
     }
 
-    /// Whether an operation has begun to act on a resource.
+    /// Whether an operation may have begun to act on a resource: it, or somebody who came after it, was here. Of those who
+    /// came before others nothing is kept.
     ///
     /// # Errors
     /// Those of reading the file.
     pub fn has_passed(&self, resource: &Resource, kind: Kind, token: &Token) -> Result<bool> {
         let file = self.read(resource)?;
-        Ok(file.seen.get(&token.registry).is_some_and(|seen| has(seen, resource, kind, token.number)))
+        Ok(file.seen.get(&token.registry).is_some_and(|seen| highest(seen, resource, kind) >= token.number))
     }
 
     fn read(&self, resource: &Resource) -> Result<File> {

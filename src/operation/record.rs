@@ -85,6 +85,9 @@ pub struct Record {
     /// How long it may take, from when it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+    /// The first of its tokens, if it lost that and took another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// Its token; without one it is the revision that made this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
@@ -132,6 +135,9 @@ pub mod key {
     pub fn idempotency(key: &str) -> String {
         format!("operation-key/{key}")
     }
+
+    /// What keys of unfinished operations begin with.
+    pub const ACTIVE: &str = "active/";
 
     /// What keys of unfinished operations of a node begin with.
     #[must_use]
@@ -251,6 +257,7 @@ impl Record {
             error: self.error.clone(),
             key: self.key.clone(),
             deadline_ms: self.deadline_ms,
+            since: self.since,
             token: self.token,
             chunks: self.chunks,
             parameters: Value::Null,
@@ -359,6 +366,7 @@ mod tests {
             error: None,
             key: None,
             deadline_ms: Some(7),
+            since: None,
             token: None,
             chunks: 0,
             parameters: json!({"delay_ms": 1}),

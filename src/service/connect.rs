@@ -94,6 +94,17 @@ pub fn connect(roster: &Arc<Roster>, wanted: &Wanted, way: &Way<'_>) -> Result<C
     }
 }
 
+/// Connects to an instance that was chosen already, on another node.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_to(member: Arc<Member>, wanted: &Wanted, way: &Way<'_>) -> Result<Connected> {
+    let listen = member.find(way.listen)?.clone();
+    let socket = open_as(way.rights, &listen.address.reachable(), way.timeout)
+        .context(|| format!("connect to service '{wanted}'"))?;
+    Ok(Connected { member, listen, socket })
+}
+
 impl Member {
     /// The address of this name, or the first.
     ///

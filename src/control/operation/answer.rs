@@ -13,7 +13,7 @@ use super::{
     Cancelled, Details, List, News, Operation, Outcome, Progress, Question, Submission, Submitted, Trial, Waited,
     Waiting, Watching, Which,
 };
-use crate::control::{Access, Answer, Call, Fault, Mode, Wake};
+use crate::control::{Access, Answer, Call, Fault, Mode, Nodes, Wake};
 use crate::error::Error;
 use crate::ids::{Name, NodeName};
 use crate::operation::{Kind, OperationId, Record, Target};
@@ -33,11 +33,11 @@ const PROBES: usize = 2_000_000;
 ///
 /// # Errors
 /// What the caller is told.
-pub(super) fn call(engine: &Engine, owner: &Name, call: &Call<'_>) -> Result<Answer, Fault> {
+pub(super) fn call(engine: &Engine, (owner, nodes): (&Name, &Nodes), call: &Call<'_>) -> Result<Answer, Fault> {
     match call.method() {
         "List" => list(engine, call),
         "Show" => show(engine, call),
-        "Submit" => submit(engine, owner, call),
+        "Submit" => submit(engine, (owner, nodes), call),
         "Wait" => wait(engine, call),
         "Cancel" => {
             let Which { id } = call.parameters()?;
@@ -96,10 +96,11 @@ fn outcome(record: &Record, index: usize) -> Outcome {
     }
 }
 
-fn submit(engine: &Engine, owner: &Name, call: &Call<'_>) -> Result<Answer, Fault> {
+fn submit(engine: &Engine, (owner, nodes): (&Name, &Nodes), call: &Call<'_>) -> Result<Answer, Fault> {
     let Submission { kind, on, targets, parameters, key, deadline_ms } = call.parameters()?;
     let parameters = parameters.unwrap_or_else(|| json!({}));
-    let here = Here { node: engine.node(), owner };
+    let (nodes, _) = nodes.all();
+    let here = Here { node: engine.node(), owner, nodes: &nodes };
     let targets = match targets {
         Some(texts) if on.is_none() => texts.iter().map(|text| read(here.node, text)).collect::<Result<_, Error>>()?,
         Some(_) => {

@@ -19,10 +19,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub(super) use run::{Asked, run};
+pub(super) use run::{Asked, requester, run};
 
 use super::message::error_from_wire;
-use super::{Access, Answer, Call, Fault, Interface};
+use super::{Access, Answer, Call, Fault, Interface, Nodes};
 use crate::error::{Error, Kind as Reason};
 use crate::ids::{Name, NodeName};
 use crate::operation::{Kind, OperationId, Record, State};
@@ -63,8 +63,8 @@ const METHODS: [(&str, Access); 7] = [
 /// The interface, and who does what it says.
 #[derive(Debug, Clone)]
 pub enum Operations {
-    /// Operations are carried out; rings that name no owner are of the daemon's own user.
-    Managed(Engine, Name),
+    /// Operations are carried out, on these nodes; rings that name no owner are of the daemon's own user.
+    Managed(Engine, Name, Nodes),
     /// The registry cannot be used: why.
     Unmanaged(Error),
 }
@@ -322,7 +322,7 @@ impl Operations {
     /// Why nobody does.
     pub(super) fn engine(&self) -> Result<&Engine, Fault> {
         match self {
-            Self::Managed(engine, _) => Ok(engine),
+            Self::Managed(engine, ..) => Ok(engine),
             Self::Unmanaged(reason) => Err(reason.clone().during("manage operations").into()),
         }
     }
@@ -332,14 +332,14 @@ impl Operations {
     /// Begins nothing any more and takes nothing; what is being done has so long to come to its end. The rest is for the next
     /// daemon.
     pub fn close(&self, patience: Duration) {
-        if let Self::Managed(engine, _) = self {
+        if let Self::Managed(engine, ..) = self {
             engine.close(patience);
         }
     }
 
     /// Goes on after that.
     pub fn open(&self) {
-        if let Self::Managed(engine, _) = self {
+        if let Self::Managed(engine, ..) = self {
             engine.reopen();
         }
     }
@@ -360,7 +360,7 @@ impl Interface for Operations {
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match self {
-            Self::Managed(engine, owner) => answer::call(engine, owner, call),
+            Self::Managed(engine, owner, nodes) => answer::call(engine, (owner, nodes), call),
             Self::Unmanaged(_) => Err(self.engine().err().unwrap_or(Fault::Gone)),
         }
     }

@@ -49,7 +49,7 @@ struct Hurry {
 }
 
 /// Who asks, as people know them.
-pub(super) fn requester(peer: &Peer) -> String {
+pub(in crate::control) fn requester(peer: &Peer) -> String {
     match &peer.origin {
         Origin::User { uid: 0, .. } => "root".to_owned(),
         Origin::User { uid, .. } => match user::by_id(*uid) {

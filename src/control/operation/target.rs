@@ -1,9 +1,12 @@
 //! What an operation is about: from selectors of nodes, and from what the interface's method is asked.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::error::{Error, Kind as Reason, Result};
 use crate::ids::{Name, NodeName, RingName};
+use crate::node::{Node, Selector, State, select};
 use crate::operation::{Kind, SubjectKind, Target};
 use crate::ring::selector;
 
@@ -14,38 +17,36 @@ pub(super) struct Here<'a> {
     pub node: &'a NodeName,
     /// Whose a ring is that names no owner.
     pub owner: &'a Name,
+    /// All nodes that there are, this one among them.
+    pub nodes: &'a [Arc<Node>],
 }
 
 /// What an operation is about that names no target: what its parameters name, on all nodes that are selected.
 ///
 /// # Errors
-/// [`Reason::Invalid`] for what is no selector, or says nothing; [`Reason::NotFound`] for a label that no node has.
+/// [`Reason::Invalid`] for what is no selector, or says nothing; [`Reason::NotFound`] for a selector that means no node;
+/// [`Reason::State`] if something is to be placed, and all that are meant are drained.
 pub(super) fn targets_for(here: &Here<'_>, on: &[String], kind: Kind, parameters: &Value) -> Result<Vec<Target>> {
     let subject = subject(here.owner, kind, parameters)?;
-    let mut nodes = Vec::new();
-    for selector in on {
-        nodes.extend(select(here.node, selector)?);
-    }
     if on.is_empty() {
-        nodes.push(here.node.clone());
+        return Ok(vec![Target { node: here.node.clone(), subject }]);
     }
-    nodes.sort();
-    nodes.dedup();
-    Ok(nodes.into_iter().map(|node| Target { node, subject: subject.clone() }).collect())
+    let selectors = on.iter().map(|text| text.parse()).collect::<Result<Vec<Selector>>>()?;
+    let mut meant = select(&selectors, here.nodes)?;
+    if places(kind) {
+        meant.retain(|node| node.state == State::Ready);
+        if meant.is_empty() {
+            let operation = format!("choose nodes by '{}'", on.join(" "));
+            return Err(Error::new(Reason::State, operation, "all of them are drained")
+                .next("choose others, or take one back: 'regen node drain --undo NAME'"));
+        }
+    }
+    Ok(meant.iter().map(|node| Target { node: node.name.clone(), subject: subject.clone() }).collect())
 }
 
-/// The nodes that a selector means. There is one node.
-fn select(own: &NodeName, selector: &str) -> Result<Vec<NodeName>> {
-    let operation = || format!("select nodes by '{}'", selector.escape_debug());
-    match selector.split_once('=') {
-        None if selector == "all" => Ok(vec![own.clone()]),
-        Some(("node", name)) => Ok(vec![name.parse()?]),
-        Some(("label", label)) if label.split_once('=').is_some_and(|(key, _)| !key.is_empty()) => {
-            Err(Error::new(Reason::NotFound, operation(), "no node has this label").next("see 'regen node ls'"))
-        }
-        Some(_) | None => Err(Error::new(Reason::Invalid, operation(), "it is no selector")
-            .next("give node=NAME, label=KEY=VALUE or all")),
-    }
+/// Whether something is there afterwards that was not there before.
+fn places(kind: Kind) -> bool {
+    matches!(kind, Kind::ServiceAdd | Kind::ServiceAdopt | Kind::TemplateCreate | Kind::Clone)
 }
 
 /// What `SUBJECT` or `NODE:SUBJECT` means.
@@ -88,11 +89,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::ops::cluster::node_here;
+
+    fn node(name: &str, label: &str, state: State) -> Arc<Node> {
+        let label = label.parse().unwrap();
+        let node = node_here(name.parse().unwrap(), "0".repeat(32), None, [label].into(), 1);
+        Arc::new(Node { state, ..node })
+    }
 
     fn targets(on: &[&str], kind: Kind, parameters: &Value) -> Result<Vec<String>> {
-        let (node, owner): (NodeName, Name) = ("n1".parse().unwrap(), "root".parse().unwrap());
+        let (own, owner): (NodeName, Name) = ("n1".parse().unwrap(), "root".parse().unwrap());
+        let nodes = [
+            node("n1", "zone=a", State::Ready),
+            node("n2", "zone=a", State::Drained),
+            node("n3", "zone=b", State::Drained),
+        ];
         let on: Vec<_> = on.iter().map(|text| (*text).to_owned()).collect();
-        let found = targets_for(&Here { node: &node, owner: &owner }, &on, kind, parameters)?;
+        let found = targets_for(&Here { node: &own, owner: &owner, nodes: &nodes }, &on, kind, parameters)?;
         Ok(found.iter().map(ToString::to_string).collect())
     }
 
@@ -116,11 +129,21 @@ mod tests {
     fn nodes_are_selected_and_each_is_meant_once() {
         let parameters = json!({"name": "py"});
         let of = |on: &[&str]| targets(on, Kind::TemplateRemove, &parameters);
-        assert_eq!(of(&["all", "node=n1", "all"]).unwrap(), ["n1:template/py"]);
-        assert_eq!(of(&["node=n2", "all"]).unwrap(), ["n1:template/py", "n2:template/py"]);
-        assert_eq!(of(&["label=zone=a"]).unwrap_err().kind(), Reason::NotFound);
+        assert_eq!(of(&["all", "node=n1", "all"]).unwrap(), ["n1:template/py", "n2:template/py", "n3:template/py"]);
+        assert_eq!(of(&["node=n2"]).unwrap(), ["n2:template/py"]);
+        assert_eq!(of(&["label=zone=a"]).unwrap(), ["n1:template/py", "n2:template/py"]);
+        assert_eq!(of(&["label=zone=c"]).unwrap_err().kind(), Reason::NotFound);
+        assert_eq!(of(&["node=n4"]).unwrap_err().kind(), Reason::NotFound);
         for bad in ["", "n1", "nodes=n1", "node=", "node=N_1", "label=zone", "label==a"] {
             assert_eq!(of(&[bad]).unwrap_err().kind(), Reason::Invalid, "{bad}");
         }
+    }
+
+    #[test]
+    fn nothing_is_placed_on_a_drained_node() {
+        let parameters = json!({"name": "py"});
+        let of = |on: &[&str]| targets(on, Kind::TemplateCreate, &parameters);
+        assert_eq!(of(&["all"]).unwrap(), ["n1:template/py"]);
+        assert_eq!(of(&["label=zone=b"]).unwrap_err().kind(), Reason::State);
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use answer::{access, call};
 pub use copy::Copy;
 
-use crate::ids::{ContainerId, Name};
+use crate::ids::{ContainerId, Name, NodeName};
 use crate::service::address::{Address, Listen};
 use crate::service::choice::{Requirement, Wanted};
 use crate::service::roster;
@@ -68,6 +68,12 @@ pub struct Member {
     pub address: Address,
     /// All of them.
     pub addresses: Vec<Listen>,
+    /// The node that it is on, if that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// How long ago other nodes were heard of last, if the registry is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_ms: Option<u64>,
 }
 
 impl Member {
@@ -79,6 +85,8 @@ impl Member {
             instance: member.instance.clone(),
             address: chosen.address.reachable(),
             addresses: member.listen.iter().map(reachable).collect(),
+            node: None,
+            stale_ms: None,
         }
     }
 }

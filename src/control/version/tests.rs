@@ -32,7 +32,7 @@ impl Interface for Versions {
     }
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        super::call(&self.0, call)
+        super::call((&self.0, None), call)
     }
 }
 

@@ -15,16 +15,6 @@ const IDENTITY: &str = "node-id";
 /// 32 hex digits and the end of the line.
 const IDENTITY_SIZE: u64 = 33;
 
-/// The name of this host, as that of a node.
-///
-/// # Errors
-/// [`Kind::Invalid`] for one that no node can have.
-pub fn host_name() -> Result<NodeName> {
-    let system = rustix::system::uname();
-    let name = system.nodename().to_string_lossy().to_ascii_lowercase();
-    name.parse().map_err(|error: Error| error.during("name the node after its host").next("give a name: --node NAME"))
-}
-
 /// What tells this node from another host that has its name: 32 hex digits, drawn once for a store. Called by the one
 /// daemon of a store.
 ///

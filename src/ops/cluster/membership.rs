@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::offer::{Correction, Told, plan_corrections, plan_members};
 use super::{LEASE, Pauses, RENEWAL, Shared, Standing};
 use crate::error::{Context, Error, Kind, Result};
-use crate::node::{Node, member_prefix, node_key};
+use crate::node::{Node, State, member_prefix, node_key};
 use crate::registry::{Answer, Applied, Compare, Entry, Failure, Lease, Put, Renewed, Transaction};
 use crate::service::roster::Subscription;
 
@@ -229,7 +229,11 @@ impl Membership {
             node.clone()
         };
         let Some(held) = &mut self.held else { return Ok(()) };
-        let wanted = plan_members(&now, &node.name, node.address).map_err(Failure::Refused)?;
+        // Clients of other nodes are not sent to one that is drained.
+        let wanted = match node.state {
+            State::Ready => plan_members(&now, &node.name, node.address).map_err(Failure::Refused)?,
+            State::Drained => BTreeMap::new(),
+        };
         let mut corrections = plan_corrections(&held.members, &wanted);
         let (key, value) = (node_key(&node.name), write(&node)?);
         if held.node != value {

@@ -16,13 +16,15 @@
 mod feed;
 mod here;
 mod membership;
+mod mourning;
 mod offer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use here::{host_name, identity, node_here};
+pub use here::{identity, node_here};
+pub use mourning::mourn;
 
 use crate::error::{Context, Error, Result};
 use crate::ids::{Name, NodeName};

@@ -30,6 +30,7 @@ mod submit;
 mod tend;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -283,6 +284,14 @@ impl Engine {
     /// Those of the registry.
     pub fn bury(&self, node: &NodeName) -> Result<usize> {
         recover::bury(&self.0, node)
+    }
+
+    /// The nodes that have operations which are not at their end.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn busy_nodes(&self) -> Result<BTreeSet<NodeName>> {
+        recover::busy_nodes(&self.0)
     }
 
     /// A task that another node's daemon has carried out here, with the fence of this node.

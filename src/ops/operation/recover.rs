@@ -10,6 +10,7 @@
 //!
 //! Whether a target was begun is what the fence of its node knows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -68,7 +69,10 @@ pub(super) fn recover(core: &Arc<Core>) -> Result<()> {
 fn take_up(core: &Arc<Core>, mut record: Record, modified: u64) -> Result<()> {
     read::fill(&*core.registry, &mut record)?;
     let registry = core.identity()?;
-    let before = Token { registry: registry.clone(), number: record.token.unwrap_or(modified) };
+    // It may have been begun under any of its tokens: what is asked of fences begins with the first.
+    let first = record.since.or(record.token).unwrap_or(modified);
+    record.since = Some(first);
+    let before = Token { registry: registry.clone(), number: first };
     let (lease, claim, barred) = claim(core, &record, modified)?;
     tracing::info!(operation = %record.id, kind = %record.kind, "taken up again");
     let deadline = record.deadline_ms.map(|limit| {
@@ -150,6 +154,13 @@ pub(super) fn settle_doubt(core: &Arc<Core>, record: &Record) -> Result<()> {
     let now = active.give_up((state, reason), None);
     core.end_if(&active, now);
     Ok(())
+}
+
+/// Whose operations are not at their end.
+pub(super) fn busy_nodes(core: &Core) -> Result<BTreeSet<NodeName>> {
+    let listed = core.registry.list(key::ACTIVE)?.entries;
+    let names = listed.iter().filter_map(|entry| entry.key.strip_prefix(key::ACTIVE)?.split('/').next()?.parse().ok());
+    Ok(names.collect())
 }
 
 /// Ends what a node has that does not come back: nobody knows what it did.

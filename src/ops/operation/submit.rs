@@ -135,6 +135,7 @@ fn record(core: &Core, request: Request) -> Result<Record> {
         error: None,
         key: request.key,
         deadline_ms: request.deadline.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+        since: None,
         token: None,
         chunks: 0,
         parameters: request.parameters,

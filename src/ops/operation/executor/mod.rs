@@ -6,6 +6,7 @@
 
 mod cancel;
 mod clone;
+mod drain;
 mod probe;
 mod ring;
 mod service;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub use cancel::Cancel;
 pub use clone::Clone as CloneExecutor;
+pub use drain::Drain;
 pub use probe::Probe;
 pub use ring::Ring;
 pub use service::Service;

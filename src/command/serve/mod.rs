@@ -1,25 +1,27 @@
 //! `serve`: the daemon.
 
+mod open;
+mod room;
+
 use std::ffi::OsStr;
-use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
-use super::room::Rooms;
+use room::Rooms;
+
 use super::world::absolute;
 use crate::cli::daemon::Serve;
 use crate::command::World;
 use crate::control::door::{Door, Opened};
-use crate::control::metrics::{self, Sources, Window};
-use crate::control::remote::{self, Bounds, Certificates, Gate};
-use crate::control::{Catalog, Control, Gauge, Limits, Operations, Server, Service, Template};
+use crate::control::metrics::Window;
+use crate::control::remote::{Bounds, Gate};
+use crate::control::{Catalog, Control, Gauge, Limits, Neighbourhood, Operations, Server, Service};
 use crate::error::{Error, Result};
-use crate::ids::NodeName;
 use crate::sys::signal::{Blocked, Signal};
-use crate::sys::supervisor::{Passed, notify, replace_process, take_passed};
+use crate::sys::supervisor::{notify, replace_process, take_passed};
 use crate::sys::{exe, open_files};
 
 /// Calls that are being answered have so much time before the daemon ends.
@@ -42,16 +44,16 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
     open_files::raise();
     // Before there is any thread: all of them leave signals to this one.
     let signals = Blocked::all()?;
-    let window = open_window(world, arguments, &mut passed)?;
+    let window = open::window(world, arguments, &mut passed)?;
     let root = world.place.root.path();
     // Before anything is taken over from a daemon that serves.
-    let remote = open_remote(arguments)?;
+    let remote = open::remote(arguments)?;
     let Opened { door, listener, connections } = Door::open(root, passed)?;
     let gauge = Gauge::new(Limits::default());
     let status =
         Control { started: Utc::now(), root: root.to_owned(), store: world.place.store.clone(), gauge: gauge.clone() };
-    let node = remote.as_ref().map_or_else(this_machine, |(_, own)| own.name().clone());
-    let Rooms { services, templates, operations } = match Rooms::open(world, node) {
+    let spot = open::spot(arguments, remote.as_ref())?;
+    let Rooms { services, templates, operations, nodes } = match Rooms::open(world, &spot) {
         Ok(rooms) => rooms,
         Err(error) => {
             // Nobody will listen.
@@ -65,10 +67,16 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
         Service::Watched(_) => "READY=1\nSTATUS=Serving without the registry of services, see the log",
     };
     if let Some(window) = &window {
-        window.serve(sources(world, &gauge, &services, &templates))?;
+        window.serve(open::sources(world, &gauge, (&services, &templates, &operations)))?;
     }
-    let interface = Box::new(operations.clone());
-    let catalog = Catalog::new(vec![Box::new(status), Box::new(services), Box::new(templates), interface]);
+    let neighbourhood = Neighbourhood::new(nodes, operations.clone());
+    let catalog = Catalog::new(vec![
+        Box::new(status),
+        Box::new(services),
+        Box::new(templates),
+        Box::new(operations.clone()),
+        Box::new(neighbourhood),
+    ]);
     let mut server = Server::new(listener, catalog, &gauge)?;
     tracing::info!(pid = std::process::id(), root = %root.display(), kept = connections.len(), "serving");
     connections.into_iter().for_each(|connection| server.admit(connection));
@@ -82,14 +90,7 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
         match next_wish(&signals)? {
             None => {}
             Some(Wish::End) => {
-                tracing::info!("ending: instances go on");
-                tell("STOPPING=1");
-                let until = Instant::now() + END;
-                operations.close(END / 2);
-                let connections = server.stop(until.saturating_duration_since(Instant::now()))?;
-                if let Err(error) = Door::leave(&connections) {
-                    tracing::warn!("{error}");
-                }
+                end(&mut server, &operations)?;
                 window.iter().for_each(Window::close);
                 return door.close();
             }
@@ -102,48 +103,17 @@ pub(super) fn run(world: &World, arguments: &Serve) -> Result<()> {
     }
 }
 
-/// Where other nodes come in, and by which certificates.
-fn open_remote(arguments: &Serve) -> Result<Option<(TcpListener, Certificates)>> {
-    let (Some(address), Some(directory)) = (&arguments.address, &arguments.certs) else { return Ok(None) };
-    let address = remote::parse_address(address)?;
-    let certificates = Certificates::open(&absolute(directory)?)?;
-    let listener = remote::bind(address)?;
-    tracing::info!(node = %certificates.name(), %address, "other nodes are let in");
-    Ok(Some((listener, certificates)))
-}
-
-/// Where numbers are told, if that is wanted. A daemon that takes another one's place goes on without.
-fn open_window(world: &World, arguments: &Serve, passed: &mut Vec<Passed>) -> Result<Option<Window>> {
-    let socket = metrics::take_passed(passed);
-    let Some(address) = arguments.metrics.as_ref().or(world.place.config.metrics.listen.as_ref()) else {
-        return Ok(None);
-    };
-    let opened = address.parse().and_then(|address| Window::open(&address, socket));
-    match opened {
-        Ok(window) => {
-            tracing::info!(address = window.place(), "metrics are told");
-            Ok(Some(window))
-        }
-        Err(error) if Door::was_passed(passed) => {
-            tracing::error!("{error}");
-            Ok(None)
-        }
-        Err(error) => Err(error),
+/// Comes to an end with what is being done; instances go on.
+fn end(server: &mut Server, operations: &Operations) -> Result<()> {
+    tracing::info!("ending: instances go on");
+    tell("STOPPING=1");
+    let until = Instant::now() + END;
+    operations.close(END / 2);
+    let connections = server.stop(until.saturating_duration_since(Instant::now()))?;
+    if let Err(error) = Door::leave(&connections) {
+        tracing::warn!("{error}");
     }
-}
-
-/// What is looked up for those who fetch numbers.
-fn sources(world: &World, gauge: &Gauge, services: &Service, templates: &Template) -> Sources {
-    let services = match services {
-        Service::Managed(manager, _) => Some(manager.clone()),
-        Service::Watched(_) => None,
-    };
-    let templates = match templates {
-        Template::Managed(manager, _) => Some(manager.clone()),
-        Template::Unmanaged(_) => None,
-    };
-    let store = world.place.store.clone();
-    Sources::new(store, gauge.clone(), SystemTime::now()).with(services, templates)
+    Ok(())
 }
 
 /// The last wish that arrived; an end is final.
@@ -157,11 +127,6 @@ fn next_wish(signals: &Blocked) -> Result<Option<Wish>> {
         };
     }
     Ok(wish)
-}
-
-/// What this node is called if its certificate does not say it.
-fn this_machine() -> NodeName {
-    NodeName::of_host(&rustix::system::uname().nodename().to_string_lossy())
 }
 
 /// Executes the program in this process, which keeps the socket, the lock, and the connections on which nothing is half

@@ -1,0 +1,65 @@
+//! What a node that does not come back has begun is ended by the others, as `unknown`: nobody waits for it for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::{Cluster, LEASE, Shared, start};
+use crate::error::Result;
+use crate::ids::NodeName;
+use crate::ops::operation::Engine;
+use crate::sys::bell::Bell;
+
+/// So long a node is gone before it is given up, beside its lease: it knows by then itself that it has lost its markers.
+const GRACE: Duration = LEASE;
+
+/// Watches over the nodes, as long as the cluster is there.
+///
+/// # Errors
+/// If no descriptor or thread is left.
+pub fn mourn(cluster: &Cluster, engine: &Engine) -> Result<()> {
+    let bell = cluster.directory().bell()?;
+    let (shared, engine) = (Arc::downgrade(&cluster.0), engine.clone());
+    start("cluster-mourning", move || run(&shared, &engine, &bell))
+}
+
+fn run(shared: &Weak<Shared>, engine: &Engine, bell: &Bell) {
+    let mut missed: BTreeMap<NodeName, Instant> = BTreeMap::new();
+    loop {
+        // Nodes may have gone while no daemon was there to see it, so it is looked for from time to time.
+        if bell.wait(Some(GRACE)).is_err() {
+            return;
+        }
+        bell.silence();
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.is_ended()) else { return };
+        if shared.directory.stale_for().is_some() {
+            // Nobody is known to be gone.
+            missed.clear();
+            continue;
+        }
+        let known = shared.directory.snapshot();
+        let own = shared.node().name.clone();
+        drop(shared);
+        let busy = match engine.busy_nodes() {
+            Ok(busy) => busy,
+            Err(error) => {
+                tracing::debug!("look for nodes that have operations: {error}");
+                continue;
+            }
+        };
+        let gone: BTreeSet<NodeName> =
+            busy.into_iter().filter(|name| *name != own && known.node(name).is_none()).collect();
+        missed.retain(|name, _| gone.contains(name));
+        for name in gone {
+            let since = *missed.entry(name.clone()).or_insert_with(Instant::now);
+            if since.elapsed() < GRACE {
+                continue;
+            }
+            match engine.bury(&name) {
+                Ok(count) => tracing::warn!("node '{name}' is gone: operations of it that nobody ends: {count}"),
+                Err(error) => tracing::debug!("end what node '{name}' had: {error}"),
+            }
+            missed.remove(&name);
+        }
+    }
+}
