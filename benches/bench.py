@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import parts, pod, report, restart, runtime, warm
+from measure import ops, parts, pod, report, restart, runtime, warm
 from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
@@ -22,6 +22,7 @@ PARTS = {
     "pod": (pod.pod, 40, False),
     "hot-restart": (restart.hot_restart, 3, False),
     "warm": (warm.warm, 40, False),
+    "ops": (ops.ops, 40, False),
 }
 
 

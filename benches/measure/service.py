@@ -15,11 +15,11 @@ HALF = 'case $(cat /proc/sys/kernel/random/uuid) in [0-7]*) exit 1;; esac; exec 
 class Daemon:
     """`regen serve`, as long as the value is in use."""
 
-    def __init__(self, rig):
+    def __init__(self, rig, *options):
         self.rig = rig
         self.log = rig.top / "serve.log"
         with self.log.open("a") as log:
-            self.process = subprocess.Popen([*rig.base, "serve"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*rig.base, "serve", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         while self.regen("service", "ls", "--json").returncode:
             if self.process.poll() is not None or time.monotonic() > deadline:
