@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::fs::read_capped;
@@ -35,12 +36,6 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credential")
     }
-}
-
-#[derive(Deserialize)]
-struct Document {
-    #[serde(default)]
-    auths: BTreeMap<String, Auth>,
 }
 
 #[derive(Deserialize)]
@@ -86,9 +81,15 @@ fn usual_files() -> Vec<PathBuf> {
     files
 }
 
+/// What a document has under `auths`; there may be nothing.
+fn read(content: &[u8]) -> serde_json::Result<BTreeMap<String, Auth>> {
+    let mut document: Map<String, Value> = serde_json::from_slice(content)?;
+    document.remove("auths").map_or_else(|| Ok(BTreeMap::new()), serde_json::from_value)
+}
+
 /// The credential of the longest name that covers the repository: `HOST/a/b`, `HOST/a`, `HOST`.
 fn choose(content: &[u8], host: &str, repository: &str) -> Result<Option<Credential>, String> {
-    let document: Document = serde_json::from_slice(content).map_err(|error| format!("not valid: {error}"))?;
+    let auths = read(content).map_err(|error| format!("not valid: {error}"))?;
     let full = format!("{host}/{repository}");
     let names = std::iter::successors(Some(&*full), |name| name.rsplit_once('/').map(|(parent, _)| parent));
     // As Docker has always written its own.
@@ -97,7 +98,7 @@ fn choose(content: &[u8], host: &str, repository: &str) -> Result<Option<Credent
     for name in
         names.map(str::to_owned).chain(old.iter().flat_map(|url| [url.clone(), url.trim_end_matches('/').to_owned()]))
     {
-        let Some(auth) = document.auths.get(&name).and_then(|auth| auth.auth.as_ref()) else { continue };
+        let Some(auth) = auths.get(&name).and_then(|auth| auth.auth.as_ref()) else { continue };
         let decoded = STANDARD.decode(auth.trim()).map_err(|_| format!("what it has for '{name}' is no base64"))?;
         if !decoded.contains(&b':') {
             return Err(format!("what it has for '{name}' is no user:password"));

@@ -108,8 +108,8 @@ mod tests {
     #[test]
     fn what_removes_a_thing_conflicts_with_all_that_is_done_to_it() {
         let removes = [Kind::ServiceRemove, Kind::TemplateRemove, Kind::RingRemove, Kind::RingMove];
-        for (one, other) in pairs().filter(|(one, _)| removes.contains(one)) {
-            assert_eq!(conflict(one, other), one.subject() == other.subject(), "{one} and {other}");
+        for (one, other) in pairs().filter(|(one, other)| removes.contains(one) && one.subject() == other.subject()) {
+            assert!(conflict(one, other), "{one} and {other}");
         }
     }
 

@@ -151,8 +151,10 @@ fn highest(seen: &[Seen], resource: &Resource, kind: Kind) -> u64 {
 }
 
 fn has(seen: &[Seen], resource: &Resource, kind: Kind, token: u64) -> bool {
-    let this = |seen: &&Seen| seen.subject == resource.subject() && seen.token == token;
-    seen.iter().filter(this).any(|seen| class(kind).contains(&seen.class))
+    let is_noted = |class: &Class| {
+        seen.iter().any(|seen| seen.subject == resource.subject() && seen.class == *class && seen.token == token)
+    };
+    class(kind).iter().all(is_noted)
 }
 
 fn note(seen: &mut Vec<Seen>, resource: &Resource, kind: Kind, token: u64) {

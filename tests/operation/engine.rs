@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regen::error::Kind as Fault;
 use regen::operation::{Kind, Machine, State, Target};
@@ -104,14 +104,19 @@ fn of_two_daemons_that_want_the_same_exactly_one_gets_it() {
     let (_memory, registry) = memory();
     let recorder = Recorder::default();
     let daemons: Vec<_> = (0..2).map(|_| Daemon::new(&registry, "a", recorder.beside().executors())).collect();
-    let log = Arc::clone(&recorder.log);
+    let (log, begun) = (Arc::clone(&recorder.log), Instant::now());
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let daemon = &daemons[thread % 2];
             scope.spawn(move || {
-                for round in 0..60 {
+                // Who is refused tries again, until everybody had theirs.
+                let mut had = 0;
+                for attempt in 0.. {
+                    if had == 4 {
+                        break;
+                    }
                     // Every third is wide: all versions, or many.
-                    let subject = match (thread + round) % 3 {
+                    let subject = match (thread + attempt) % 3 {
                         0 => "service/web",
                         _ => "service/web@1.0.0",
                     };
@@ -120,15 +125,20 @@ fn of_two_daemons_that_want_the_same_exactly_one_gets_it() {
                         Ok(submitted) => {
                             let record = daemon.engine.wait(&submitted.id, Some(LONG)).unwrap().unwrap();
                             assert_eq!(record.state, State::Succeeded, "{record:?}");
+                            had += 1;
                         }
-                        Err(error) => assert_eq!(error.kind(), Fault::Busy, "{error}"),
+                        Err(error) => {
+                            assert_eq!(error.kind(), Fault::Busy, "{error}");
+                            assert!(begun.elapsed() < LONG, "{had} of 4 after {attempt} attempts");
+                            std::thread::yield_now();
+                        }
                     }
                 }
             });
         }
     });
     let log = log.lock().unwrap();
-    assert!(log.len() > 20, "{} got it", log.len());
+    assert_eq!(log.len(), 32);
     assert!(
         log.is_sorted_by(|one, other| one.2 < other.2),
         "tokens grow: {:?}",
@@ -353,12 +363,14 @@ fn a_daemon_that_lost_its_lease_begins_nothing_and_its_late_task_is_refused() {
     // It takes up what the first one left, and has it done.
     let record = other.wait(&old, Some(LONG)).unwrap().unwrap();
     assert_eq!(record.state, State::Succeeded);
-    other.wait(&queued, Some(LONG)).unwrap().unwrap();
+    // What was not begun, it does too, unless the first one noticed in time to say that it cannot.
+    let second = other.wait(&queued, Some(LONG)).unwrap().unwrap();
+    assert!(matches!(second.state, State::Succeeded | State::Unknown), "{second:?}");
     gate.open();
     paused.wait(&old, Some(LONG)).unwrap().unwrap();
     paused.wait(&queued, Some(LONG)).unwrap().unwrap();
     assert_eq!(log.lock().unwrap().len(), 0, "the fence let the late one pass");
-    assert_eq!(seen.lock().unwrap().len(), 2);
+    assert_eq!(seen.lock().unwrap().len(), if second.state == State::Succeeded { 2 } else { 1 }, "{second:?}");
 }
 
 #[test]

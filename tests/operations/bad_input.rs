@@ -37,8 +37,15 @@ fn who_stops_waiting_is_told_the_id_and_the_operation_goes_on() {
     let running = list(&daemon, &["--state", "running"]);
     assert_eq!((running.len(), &running[0]["kind"]), (1, &json!("service-add")));
     eventually("its instance is there", || !daemon.show(&name)["instances"].as_array().unwrap().is_empty());
+    eventually("and runs", || runs(&world, &format!("{name}-1.0.0-1")));
     world.delete(&format!("{name}-1.0.0-1"));
     world.regen(&["op", "wait", running[0]["id"].as_str().unwrap()]).fails_with(1, "before it was ready");
+}
+
+/// Whether there is such a container, and it runs.
+fn runs(world: &World, id: &str) -> bool {
+    let state = world.regen(&["state", id]);
+    state.code == 0 && serde_json::from_str::<Value>(state.stdout()).unwrap()["status"] == "running"
 }
 
 #[test]
@@ -58,6 +65,7 @@ fn of_two_restarts_at_once_the_second_is_refused_with_the_id_of_the_first() {
     );
     daemon.service(&["restart", &name, "--no-wait"]).fails_with(1, &id);
     eventually("its instance is there", || daemon.show(&name)["instances"].as_array().unwrap().len() == 2);
+    eventually("and runs", || runs(&world, &format!("{name}-1.1.0-2")));
     world.delete(&format!("{name}-1.1.0-2"));
     world.regen(&["op", "wait", &id]).fails_with(1, "before it was ready");
     daemon.service(&["restart", &name]).success();

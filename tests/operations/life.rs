@@ -145,7 +145,7 @@ fn on_all_nodes_is_on_this_one_where_there_is_no_other() {
     let node = target.split_once(':').unwrap().0;
     daemon.service(&["restart", &name, "--on", &format!("node={node}")]).success();
     daemon.service(&["restart", &name, "--on", "node=nobody"]).fails_with(1, "nobody");
-    daemon.service(&["restart", &name, "--on", "label=zone=a"]).fails_with(1, "no node has this label");
-    daemon.service(&["restart", &name, "--on", "everywhere"]).fails_with(1, "it is no selector");
+    daemon.service(&["restart", &name, "--on", "label=zone=a"]).fails_with(1, "no node is meant: there are ");
+    daemon.service(&["restart", &name, "--on", "everywhere"]).fails_with(1, "it names none: give node=NAME");
     assert_eq!(daemon.show(&name)["instance"], json!(format!("{name}-1.0.0-3")));
 }

@@ -4,7 +4,7 @@ use super::held::narrow_holder;
 use super::{ATTEMPTS, Age, Claim, MARKER, Markers, Taken, WIDE, WideValue, Wish, Write, gave_up, gone, write};
 use crate::error::{Error, Kind as Fault};
 use crate::operation::target::Runs;
-use crate::registry::{Answer, Applied, Compare, Failure, Put, Registry, Transaction, VALUE_MAX};
+use crate::registry::{Answer, Applied, Compare, Entry, Failure, Put, Registry, Transaction, VALUE_MAX};
 
 /// What the first step led to.
 enum Step {
@@ -95,7 +95,10 @@ fn write_down(registry: &dyn Registry, wish: &Wish<'_>, token: u64, write: Write
             Ok(Applied::Refused) => {
                 let or_doubt = |failure| doubt.clone().unwrap_or(failure);
                 let entry = registry.get(&wish.head_key()).map_err(or_doubt)?;
-                if let Some(entry) = entry.filter(|entry| entry.modified != wish.head) {
+                // It happened, and only the answer was lost. Whatever else is there is somebody else's.
+                let is_ours =
+                    |entry: &Entry| transaction.puts.iter().any(|put| put.key == entry.key && put.value == entry.value);
+                if let Some(entry) = entry.filter(is_ours) {
                     return Ok(claim(entry.modified));
                 }
                 return match wish.owner_of_key(registry)? {

@@ -9,7 +9,7 @@ use crate::metrics;
 use crate::operation::marker::Claim;
 use crate::operation::record::write_results;
 use crate::operation::{Outcome, Record, State, key};
-use crate::registry::{Answer, Applied, Compare, Failure, Put, Transaction};
+use crate::registry::{Answer, Applied, Compare, Entry, Failure, Put, Transaction};
 
 /// The longest piece of results.
 const PIECE: usize = 512 << 10;
@@ -98,8 +98,11 @@ fn write_down(core: &Core, active: &Active, record: &Record) -> Answer<Option<Re
         match core.registry.apply(&transaction) {
             Ok(Applied::Committed(_)) => return Ok(None),
             Ok(Applied::Refused) | Err(Failure::Indeterminate(_)) => {
-                if let Found::Ended(there) = look(core, record, &mut claim)? {
-                    return let_go(core, &claim).map(|()| there.map(|there| *there));
+                match look(core, record, &mut claim)? {
+                    Found::Ended(there) => return let_go(core, &claim).map(|()| there.map(|there| *there)),
+                    // Its end and its markers are theirs.
+                    Found::Taken(there) => return Ok(Some(*there)),
+                    Found::NotEnded => {}
                 }
             }
             Err(failure) => return Err(failure),
@@ -113,16 +116,32 @@ fn write_down(core: &Core, active: &Active, record: &Record) -> Answer<Option<Re
 enum Found {
     /// As this, if it is not gone altogether.
     Ended(Option<Box<Record>>),
+    /// Another daemon of this node has it, which took this one for dead; as those see it who asked this one.
+    Taken(Box<Record>),
     NotEnded,
 }
 
 /// What is there in place of what was expected.
 fn look(core: &Core, record: &Record, claim: &mut Claim) -> Answer<Found> {
-    claim.reread(&*core.registry, &record.id)?;
     let Some(entry) = core.registry.get(&key::head(&record.id))? else { return Ok(Found::Ended(None)) };
+    if let Ok(there) = Record::read(&entry) {
+        if there.state.is_final() {
+            claim.reread(&*core.registry, &record.id)?;
+            return Ok(Found::Ended(Some(Box::new(there))));
+        }
+        if is_anothers(&entry, &there, claim) {
+            let error = Some("another daemon of its node has taken it up".to_owned());
+            return Ok(Found::Taken(Box::new(Record { state: State::Unknown, error, ..there })));
+        }
+    }
+    claim.reread(&*core.registry, &record.id)?;
     claim.head = entry.modified;
-    let there = Record::read(&entry).ok().filter(|there| there.state.is_final());
-    Ok(there.map_or(Found::NotEnded, |there| Found::Ended(Some(Box::new(there)))))
+    Ok(Found::NotEnded)
+}
+
+/// Whether another daemon took it up, with markers that are newer than these.
+fn is_anothers(entry: &Entry, there: &Record, claim: &Claim) -> bool {
+    there.token.unwrap_or(entry.modified) > claim.token
 }
 
 /// Markers that are left where the end was written down without them.
@@ -168,7 +187,10 @@ pub(super) fn note(core: &Core, active: &Active) -> Noted {
             life.noted = Instant::now();
         }
         Ok(Applied::Refused) | Err(Failure::Indeterminate(_)) => {
-            if let Ok(Some(entry)) = core.registry.get(&name) {
+            // What another daemon wrote is found at the end.
+            if let Ok(Some(entry)) = core.registry.get(&name)
+                && !Record::read(&entry).is_ok_and(|there| is_anothers(&entry, &there, &claim))
+            {
                 claim.head = entry.modified;
             }
         }

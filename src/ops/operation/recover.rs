@@ -54,7 +54,14 @@ pub(super) fn recover(core: &Arc<Core>) -> Result<()> {
             continue;
         }
         match read::head(&*core.registry, &id)? {
-            Some((record, modified)) if !record.state.is_final() => take_up(core, record, modified)?,
+            Some((record, modified)) if !record.state.is_final() => {
+                let taken = take_up(core, record, modified);
+                // The daemon before was not dead, and ended it just now.
+                if taken.is_err() && read::head(&*core.registry, &id)?.is_none_or(|(there, _)| there.state.is_final()) {
+                    continue;
+                }
+                taken?;
+            }
             Some(_) | None => {
                 core.registry.apply(&Transaction { deletes: vec![entry.key], ..Transaction::default() })?;
             }
