@@ -17,7 +17,7 @@ use crate::control::Mode;
 use crate::control::client::Client;
 use crate::control::version::{Change, Connected, Copy, Member, News, Question, What, method};
 use crate::error::{Context, Error, Kind, Result};
-use crate::ids::Name;
+use crate::ids::{Name, NodeName};
 use crate::service::address::Address;
 use crate::sys::clone::{close_on_exec_from, lift, place_from};
 
@@ -105,11 +105,11 @@ fn follow(root: &Path, mut client: Client, question: &Question, arguments: &Reso
 }
 
 /// The address that was printed last of a version that is there.
-type Shown = BTreeMap<(Name, Version), Address>;
+type Shown = BTreeMap<(Name, Version, Option<NodeName>), Address>;
 
 /// `+ orders 1.3.0 tcp://127.0.0.1:8080`; `None` if that is what was printed.
 fn line(Change { change, member }: &Change, shown: &mut Shown) -> Option<String> {
-    let key = (member.name.clone(), member.version.clone());
+    let key = (member.name.clone(), member.version.clone(), member.node.clone());
     let sign = match change {
         What::Added => {
             let before = shown.insert(key, member.address.clone());
@@ -120,7 +120,8 @@ fn line(Change { change, member }: &Change, shown: &mut Shown) -> Option<String>
             '-'
         }
     };
-    Some(format!("{sign} {} {} {}", member.name, member.version, member.address))
+    let place = member.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+    Some(format!("{sign} {} {} {}{place}", member.name, member.version, member.address))
 }
 
 fn connect_again(root: &Path) -> Result<Client> {

@@ -136,6 +136,14 @@ impl Client {
         Ok(())
     }
 
+    /// Waits so long for something of the next answer to come; `false` if nothing did.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn await_reply(&self, limit: Duration) -> Result<bool> {
+        Ok(self.bytes.contains(&0) || wait(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(limit))?)
+    }
+
     /// Waits for the next answer.
     ///
     /// # Errors

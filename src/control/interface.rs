@@ -135,6 +135,22 @@ impl Call<'_> {
         self.wire.wait(source.as_fd(), limit)
     }
 
+    /// Waits until there is something to read from one of these.
+    ///
+    /// # Errors
+    /// As [`Call::wait`].
+    pub fn wait_any(&self, sources: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+        self.wire.wait_any(sources)
+    }
+
+    /// Waits so long.
+    ///
+    /// # Errors
+    /// As [`Call::wait`].
+    pub fn sleep(&self, time: Option<Duration>) -> Result<(), Fault> {
+        self.wire.sleep(time)
+    }
+
     /// The same for what is about to be over: a daemon that ends or is replaced gives it some time, as it does for methods that
     /// do not wait.
     ///

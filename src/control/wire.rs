@@ -152,6 +152,21 @@ impl Wire {
         if gone { Err(Fault::Gone) } else { Ok(Wake::Ready) }
     }
 
+    /// The same for several, without an end.
+    pub(super) fn wait_any(&self, sources: &[BorrowedFd<'_>]) -> std::result::Result<(), Fault> {
+        let others = sources.iter().map(|source| PollFd::from_borrowed_fd(*source, PollFlags::IN));
+        let mut sources: Vec<_> =
+            [self.hang_up(), PollFd::new(&self.stop, PollFlags::IN)].into_iter().chain(others).collect();
+        wait(&mut sources, None)?;
+        if sources[..2].iter().all(|source| source.revents().is_empty()) { Ok(()) } else { Err(Fault::Gone) }
+    }
+
+    /// Waits so long, as long as caller and daemon are there.
+    pub(super) fn sleep(&self, time: Option<Duration>) -> std::result::Result<(), Fault> {
+        let mut sources = [self.hang_up(), PollFd::new(&self.stop, PollFlags::IN)];
+        if wait(&mut sources, time)? { Err(Fault::Gone) } else { Ok(()) }
+    }
+
     /// Waits for something to read from `source`, as long as the caller is there: a daemon that wants to stop waits for it.
     pub(super) fn wait_on(&self, source: BorrowedFd<'_>) -> std::result::Result<(), Fault> {
         let mut sources = [self.hang_up(), PollFd::from_borrowed_fd(source, PollFlags::IN)];

@@ -138,6 +138,28 @@ impl Kind {
         }
     }
 
+    /// Whether something is there afterwards that was not there before: what is not to be on a node that is drained.
+    #[must_use]
+    pub fn places(self) -> bool {
+        match self {
+            Self::ServiceAdd | Self::ServiceAdopt | Self::TemplateCreate | Self::Clone => true,
+            Self::ServiceRestart
+            | Self::ServiceUpgrade
+            | Self::ServiceRemove
+            | Self::TemplateRemove
+            | Self::RingRollback
+            | Self::RingSnapshot
+            | Self::RingPin
+            | Self::RingUnpin
+            | Self::RingSet
+            | Self::RingRemove
+            | Self::RingPack
+            | Self::RingMove
+            | Self::NodeDrain
+            | Self::Probe => false,
+        }
+    }
+
     /// Whether doing it twice is as good as doing it once, so that it may be tried again where it may have happened.
     #[must_use]
     pub fn repeatable(self) -> bool {

@@ -5,4 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod node;
+mod operation;
+mod service;
 mod site;

@@ -35,6 +35,7 @@ fn text(operations: &[Operation]) -> String {
 fn targets(operation: &Operation) -> String {
     match (&operation.targets[..], operation.total) {
         ([one], 1) => one.clone(),
+        (_, 1) => "1 target".to_owned(),
         (_, total) => format!("{total} targets"),
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::cli::daemon::Serve;
 use crate::command::World;
-use crate::control::node::Remote;
+use crate::control::node::{Reached, Remote};
 use crate::control::remote::{Certificates, Dialer, Timeouts};
 use crate::control::{Nodes, Operations, PROTOCOL, Service, Template};
 use crate::error::{Error, Kind, Result};
 use crate::ids::NodeName;
-use crate::ops::cluster::{Cluster, identity, node_here};
+use crate::ops::cluster::{Census, Cluster, identity, node_here};
 use crate::ops::operation::executor::{
     CloneExecutor, Drain, Ring, Service as ServiceExecutor, Template as TemplateExecutor,
 };
@@ -53,9 +53,10 @@ impl Rooms {
             Err(error) => return Self::without(world, spot, error),
         };
         let templates = template::Manager::open(&world.place, world.cgroups, manager.registry());
-        let (registry, nodes) = open_cluster(world, spot, &manager)?;
+        let census = Census::new(manager.roster(), templates.as_ref().ok().cloned(), world.place.store.clone());
+        let (registry, nodes) = open_cluster((world, census), spot, &manager)?;
         let operations = open_engine(world, (registry, &nodes, spot), &manager, templates.as_ref().ok());
-        if let (Nodes::Among(cluster), Operations::Managed(engine, ..)) = (&nodes, &operations) {
+        if let (Nodes::Among(cluster, _), Operations::Managed(engine, ..)) = (&nodes, &operations) {
             cluster::mourn(cluster, engine)?;
         }
         let templates = match templates {
@@ -74,7 +75,7 @@ impl Rooms {
         let reason = bystander.reason();
         tracing::error!("{reason}");
         let services = Service::Watched(bystander);
-        let nodes = Nodes::Alone(Box::new(spot.node(String::new())));
+        let nodes = Nodes::Alone(Box::new(spot.node(String::new())), None);
         let templates = Template::Unmanaged(reason.clone());
         Ok(Self { services, templates, operations: Operations::Unmanaged(reason), nodes })
     }
@@ -88,16 +89,23 @@ impl Spot<'_> {
 }
 
 /// The registry that operations are kept in, and who else is there: this node's own and nobody, or that of a cluster.
-fn open_cluster(world: &World, spot: &Spot<'_>, services: &Manager) -> Result<(Arc<dyn Registry>, Nodes)> {
+fn open_cluster(
+    (world, census): (&World, Census),
+    spot: &Spot<'_>,
+    services: &Manager,
+) -> Result<(Arc<dyn Registry>, Nodes)> {
     let config = &world.place.config.cluster;
     let Some(url) = spot.arguments.cluster.as_ref().or(config.registry.as_ref()) else {
         let registry = Arc::new(Counted::new(services.registry()));
-        return Ok((registry, Nodes::Alone(Box::new(spot.node(String::new())))));
+        return Ok((registry, Nodes::Alone(Box::new(spot.node(String::new())), Some(census))));
     };
     let registry: Arc<dyn Registry> = Arc::new(Counted::new(open_etcd(url, config)?));
     let node = spot.node(identity(&world.place.store)?);
-    let cluster = Cluster::open(Arc::clone(&registry), node, services.roster())?;
-    Ok((registry, Nodes::Among(Arc::new(cluster))))
+    let cluster = Arc::new(Cluster::open(Arc::clone(&registry), node, services.roster())?);
+    cluster.count_by(census);
+    let dialer = spot.remote.as_ref().map(|(_, certificates)| Dialer::new(certificates.clone(), Timeouts::default()));
+    let reached = dialer.map(|dialer| Reached::new(dialer, Arc::clone(&cluster)));
+    Ok((registry, Nodes::Among(cluster, reached)))
 }
 
 #[cfg(feature = "etcd")]
@@ -128,12 +136,11 @@ fn open_engine(
     if let Some(templates) = templates {
         executors = executors.with(&TemplateExecutor::KINDS, Arc::new(TemplateExecutor::new(templates.clone())));
     }
-    if let Nodes::Among(cluster) = nodes {
+    if let Nodes::Among(cluster, reached) = nodes {
         let drain = Drain::new(Arc::clone(cluster), store.clone());
         executors = executors.with(&[crate::operation::Kind::NodeDrain], Arc::new(drain));
-        if let Some((_, certificates)) = &spot.remote {
-            let dialer = Dialer::new(certificates.clone(), Timeouts::default());
-            executors = executors.elsewhere(Arc::new(Remote::new(dialer, Arc::clone(cluster))));
+        if let Some(reached) = reached {
+            executors = executors.elsewhere(Arc::new(Remote::new(reached.clone())));
         }
     }
     let opened = Engine::open(registry, spot.name.clone(), store, executors, Limits::default());

@@ -5,16 +5,16 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Order, Told, method};
+use super::{Order, Told, Which, method};
 use crate::control::Mode;
 use crate::control::client::Reply;
 use crate::control::message::Following;
-use crate::control::remote::Dialer;
+use crate::control::remote::{Dialer, Line};
 use crate::error::{Error, Kind, Result};
 use crate::ids::NodeName;
 use crate::operation::{OperationId, Target};
@@ -24,53 +24,77 @@ use crate::ops::operation::{Executor, Settled, Task};
 
 /// So long a node that has been sent a task, and does not answer, is asked again: somewhat longer than its lease.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// So long is waited for an answer before it is asked for again, over another connection …
+const SILENCE: Duration = Duration::from_secs(30);
+/// … and so often is looked meanwhile whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(200);
 /// The pauses between.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// The nodes of a cluster, and the way to their daemons.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    dialer: Dialer,
+    cluster: Arc<Cluster>,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Remote {
-    dialer: Dialer,
-    cluster: Arc<Cluster>,
+    reached: Reached,
     /// Tasks that were sent, and not answered.
     doubtful: Mutex<HashSet<(OperationId, Target)>>,
 }
 
 /// Why there is no outcome.
 enum Setback {
-    /// Nothing was sent.
-    Unsent(Error),
+    /// Nothing was begun: nobody was reached, or the call was refused before.
+    Unbegun(Error),
     /// It may have been heard.
     Unanswered(Error),
-    /// The node says why not.
-    Refused(Error),
 }
 
-impl Remote {
-    /// For the nodes of a cluster.
+/// A node that takes part, and whose daemon does not listen for others.
+pub(super) fn lets_nobody_in(name: &NodeName) -> Error {
+    Error::new(Kind::State, format!("reach node '{name}'"), "its daemon lets no other nodes in")
+        .next("start it with --address and --certs")
+}
+
+impl Reached {
+    /// With this node's certificates.
     #[must_use]
     pub fn new(dialer: Dialer, cluster: Arc<Cluster>) -> Self {
-        Self { dialer, cluster, doubtful: Mutex::default() }
+        Self { dialer, cluster }
+    }
+
+    /// A connection to the daemon of a node.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for a node that is not there, [`Kind::State`] for one that lets nobody in; those of [`Dialer`].
+    pub(super) fn connect(&self, name: &NodeName) -> Result<Line> {
+        self.dialer.connect(name, self.address(name)?)
     }
 
     fn address(&self, name: &NodeName) -> Result<SocketAddr> {
-        let fail = |kind, cause: &str, next: &str| {
-            Err(Error::new(kind, format!("reach node '{name}'"), cause).next(next.to_owned()))
-        };
         match self.cluster.directory().snapshot().node(name) {
-            None => fail(Kind::NotFound, "it is not there now", "see 'regen node ls'"),
-            Some(node) => match node.address {
-                None => fail(Kind::State, "its daemon lets no other nodes in", "start it with --address and --certs"),
-                Some(address) => Ok(address),
-            },
+            None => Err(Error::new(Kind::NotFound, format!("reach node '{name}'"), "it is not there now")
+                .next("see 'regen node ls'")),
+            Some(node) => node.address.ok_or_else(|| lets_nobody_in(name)),
         }
     }
+}
 
-    /// Asks once.
-    fn ask(&self, task: &Task, tell: &mut dyn FnMut(Value)) -> Result<Value, Setback> {
-        let node = &task.target.node;
-        let address = self.address(node).map_err(Setback::Unsent)?;
-        let mut line = self.dialer.connect(node, address).map_err(Setback::Unsent)?;
+impl Remote {
+    /// For the nodes that can be reached.
+    #[must_use]
+    pub fn new(reached: Reached) -> Self {
+        Self { reached, doubtful: Mutex::default() }
+    }
+
+    /// Asks once, and gives what the node has come to. `hear` is called with every sign of life, and with a step if it is one.
+    fn ask(&self, task: &Task, hear: &mut dyn FnMut(Option<Value>)) -> Result<Told, Setback> {
+        let mut line = self.reached.connect(&task.target.node).map_err(Setback::Unbegun)?;
+        hear(None);
         let order = Order {
             operation: task.operation,
             kind: task.kind,
@@ -80,78 +104,103 @@ impl Remote {
         };
         line.send(method::EXECUTE, &order, Mode::More).map_err(Setback::Unanswered)?;
         loop {
+            self.attend(task, &line)?;
             let reply = line.receive().map_err(Setback::Unanswered)?;
-            // What the node refuses is its answer; what nobody can read is none.
+            // A call that is refused was not begun; an answer that nobody can read says nothing.
             let refusal = matches!(reply, Reply::Refusal { .. });
-            let (Told { step, value }, _, following) =
-                reply.parse(method::EXECUTE).map_err(if refusal { Setback::Refused } else { Setback::Unanswered })?;
-            step.into_iter().for_each(&mut *tell);
+            let (told, _, following): (Told, _, _) =
+                reply.parse(method::EXECUTE).map_err(if refusal { Setback::Unbegun } else { Setback::Unanswered })?;
             match following {
-                Following::Something => {}
+                Following::Something => hear(told.step),
                 Following::Nothing => {
                     line.keep();
-                    return Ok(value.unwrap_or_default());
+                    return Ok(told);
                 }
             }
         }
     }
 
-    fn set_doubt(&self, task: &Task, is_doubtful: bool) {
-        let key = (task.operation, task.target.clone());
-        let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_doubtful {
-            doubtful.insert(key);
-        } else {
-            doubtful.remove(&key);
+    /// Waits for something to come, as long as that makes sense. If the task is not wanted any more, the node is told.
+    fn attend(&self, task: &Task, line: &Line) -> Result<(), Setback> {
+        let (begun, mut is_told) = (Instant::now(), false);
+        while !line.await_reply(LOOK).map_err(Setback::Unanswered)? {
+            if begun.elapsed() > SILENCE {
+                let cause = format!("nothing has happened for {} s", SILENCE.as_secs());
+                return Err(Setback::Unanswered(Error::new(Kind::System, "wait for its answer", cause)));
+            }
+            if task.cancel.is_asked() && !is_told {
+                is_told = true;
+                if let Err(error) = self.cancel(task) {
+                    tracing::warn!(operation = %task.operation, target = %task.target, "{error}");
+                }
+            }
         }
+        Ok(())
     }
+
+    fn cancel(&self, task: &Task) -> Result<()> {
+        let mut line = self.reached.connect(&task.target.node)?;
+        line.call::<Value>(method::CANCEL, &Which { id: task.operation })?;
+        line.keep();
+        Ok(())
+    }
+
+    fn doubtful(&self) -> MutexGuard<'_, HashSet<(OperationId, Target)>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(task: &Task) -> (OperationId, Target) {
+    (task.operation, task.target.clone())
 }
 
 impl Executor for Remote {
     fn execute(&self, task: &Task, tell: &mut dyn FnMut(Value)) -> Result<Value> {
         let mut heard = Instant::now();
-        let mut doubt = None;
+        let mut in_doubt = self.doubtful().contains(&key(task));
         loop {
-            let mut hear = |step: Value| {
+            // A node that is there, and at it, may take as long as it needs.
+            let mut hear = |step: Option<Value>| {
                 heard = Instant::now();
-                tell(step);
+                step.into_iter().for_each(&mut *tell);
             };
-            let error = match (self.ask(task, &mut hear), &doubt) {
-                (Ok(value), _) => {
-                    self.set_doubt(task, false);
-                    return Ok(value);
+            let error = match self.ask(task, &mut hear) {
+                Ok(Told { unknown: Some(cause), .. }) => {
+                    self.doubtful().insert(key(task));
+                    let operation = format!("{} of '{}'", task.kind, task.target);
+                    return Err(Error::new(Kind::Damaged, operation, cause));
                 }
-                (Err(Setback::Refused(error)), _) => {
-                    self.set_doubt(task, false);
-                    return Err(error);
+                Ok(Told { failure, value, .. }) => {
+                    self.doubtful().remove(&key(task));
+                    return failure.map_or_else(|| Ok(value.unwrap_or_default()), |failure| Err(failure.error()));
                 }
-                (Err(Setback::Unsent(error)), None) => return Err(error),
-                (Err(Setback::Unsent(error) | Setback::Unanswered(error)), _) => error,
+                Err(Setback::Unbegun(error)) if !in_doubt => return Err(error),
+                Err(Setback::Unbegun(error) | Setback::Unanswered(error)) => error,
             };
-            self.set_doubt(task, true);
+            in_doubt = true;
+            self.doubtful().insert(key(task));
             let is_late = task.deadline.is_some_and(|deadline| deadline <= Instant::now());
-            if heard.elapsed() > PATIENCE || is_late || task.cancel.is_asked() {
+            if heard.elapsed() > PATIENCE || is_late || task.cancel.wait(PAUSE) {
                 return Err(error);
             }
-            doubt = Some(());
-            std::thread::sleep(PAUSE);
         }
     }
 
-    /// The node knows: asked again, it tells what came of it, or does it if it was not begun.
-    fn settle(&self, _task: &Task) -> Settled {
+    /// The node knows: asked again, it tells what came of it, or does it if it was not begun. Where it cannot be asked, the
+    /// daemon before may have.
+    fn settle(&self, task: &Task) -> Settled {
+        self.doubtful().insert(key(task));
         Settled::Repeat
     }
 
     fn afterwards(&self, task: &Task, _error: &Error) -> Afterwards {
-        let key = (task.operation, task.target.clone());
-        let doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
-        if doubtful.contains(&key) { Afterwards::Unknown } else { Afterwards::NotDone }
+        // Whoever asks remembers it.
+        if self.doubtful().remove(&key(task)) { Afterwards::Unknown } else { Afterwards::NotDone }
     }
 }
 
 impl Elsewhere for Remote {
     fn knows(&self, node: &NodeName) -> bool {
-        self.cluster.directory().snapshot().node(node).is_some()
+        self.reached.cluster.directory().snapshot().node(node).is_some()
     }
 }

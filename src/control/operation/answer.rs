@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use serde_json::json;
 
+use super::abroad;
 use super::run::requester;
 use super::target::{Here, read, targets_for};
 use super::{
@@ -25,6 +26,8 @@ const LISTED: u64 = 100;
 const PIECE: usize = 4 << 20;
 /// Operations with more targets are told of without results: who waits for them asks for those.
 const FEW: usize = 16;
+/// So long an end is waited for that is being written down.
+const WRITING: Duration = Duration::from_secs(1);
 
 /// More targets than any queue has room for.
 const PROBES: usize = 2_000_000;
@@ -40,8 +43,11 @@ pub(super) fn call(engine: &Engine, (owner, nodes): (&Name, &Nodes), call: &Call
         "Submit" => submit(engine, (owner, nodes), call),
         "Wait" => wait(engine, call),
         "Cancel" => {
-            let Which { id } = call.parameters()?;
-            let record = engine.cancel(&id)?;
+            let which: Which = call.parameters()?;
+            if let Some(node) = engine.elsewhere(&which.id)?.filter(|node| node != engine.node()) {
+                return abroad::cancel(nodes, call, &node, &which);
+            }
+            let record = engine.cancel(&which.id)?;
             Answer::new(&Cancelled { operation: Operation::of(&record, call.peer().access) })
         }
         "Watch" => watch(engine, call),
@@ -99,7 +105,7 @@ fn outcome(record: &Record, index: usize) -> Outcome {
 fn submit(engine: &Engine, (owner, nodes): (&Name, &Nodes), call: &Call<'_>) -> Result<Answer, Fault> {
     let Submission { kind, on, targets, parameters, key, deadline_ms } = call.parameters()?;
     let parameters = parameters.unwrap_or_else(|| json!({}));
-    let (nodes, _) = nodes.all();
+    let (asked, (nodes, _)) = (nodes, nodes.all());
     let here = Here { node: engine.node(), owner, nodes: &nodes };
     let targets = match targets {
         Some(texts) if on.is_none() => texts.iter().map(|text| read(here.node, text)).collect::<Result<_, Error>>()?,
@@ -109,6 +115,7 @@ fn submit(engine: &Engine, (owner, nodes): (&Name, &Nodes), call: &Call<'_>) -> 
         }
         None => targets_for(&here, &on.unwrap_or_default(), kind, &parameters)?,
     };
+    asked.check_reach(&targets)?;
     let deadline = deadline_ms.map(Duration::from_millis);
     let request = Request { kind, targets, parameters, requester: requester(call.peer()), key, deadline };
     Answer::new(&Submitted { operation: engine.submit(request)?.id })
@@ -140,22 +147,13 @@ fn probes(node: &NodeName, count: usize) -> Vec<Target> {
 fn wait(engine: &Engine, call: &Call<'_>) -> Result<Answer, Fault> {
     let Waiting { id, timeout_ms } = call.parameters()?;
     let deadline = timeout_ms.and_then(|timeout| Instant::now().checked_add(Duration::from_millis(timeout)));
-    let subscription = engine.follow(&id)?;
-    let targets = engine.show(&id)?.targets;
-    loop {
-        let news = subscription.take();
-        let over = news.iter().any(operation::Progress::is_over);
-        for progress in worth_telling(&news) {
-            let progress = Some(Progress::of(progress, &targets));
-            call.send(&Waited { operation: None, progress, results: None })?;
-        }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if over || left.is_some_and(|left| left.is_zero()) {
-            break;
-        }
-        match call.wait(subscription.bell(), left)? {
-            Wake::Ready | Wake::TimedOut => {}
-        }
+    if engine.elsewhere(&id)?.is_some() {
+        let tell = |record: &Record| {
+            call.send(&Waited { operation: None, progress: Some(abroad::progress(record)), results: None })
+        };
+        abroad::attend(engine, call, &id, deadline, &tell)?;
+    } else {
+        attend(engine, call, &id, deadline)?;
     }
     let mut record = engine.show(&id)?;
     if record.counts.done() == record.counts.total {
@@ -166,10 +164,41 @@ fn wait(engine: &Engine, call: &Call<'_>) -> Result<Answer, Fault> {
     Answer::new(&Waited { operation: Some(Operation::of(&record, call.peer().access)), progress: None, results })
 }
 
+/// Waits for the end of one that this node has, or that is over, and tells how far it is.
+fn attend(engine: &Engine, call: &Call<'_>, id: &OperationId, deadline: Option<Instant>) -> Result<(), Fault> {
+    let subscription = engine.follow(id)?;
+    let targets = engine.show(id)?.targets;
+    loop {
+        let news = subscription.take();
+        let over = news.iter().any(operation::Progress::is_over);
+        for progress in worth_telling(&news) {
+            let progress = Some(Progress::of(progress, &targets));
+            call.send(&Waited { operation: None, progress, results: None })?;
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if over {
+            // It may just be written down: what is asked next is not to be told that it still runs.
+            engine.wait(id, Some(WRITING))?;
+            return Ok(());
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(());
+        }
+        match call.wait(subscription.bell(), left)? {
+            Wake::Ready | Wake::TimedOut => {}
+        }
+    }
+}
+
 /// Until it is over, or the caller or the daemon goes. A caller who reads slowly is told the newest of each kind of news.
 fn watch(engine: &Engine, call: &Call<'_>) -> Result<Answer, Fault> {
     call.expect_more()?;
     let Watching { id } = call.parameters()?;
+    if let Some(id) = id
+        && engine.elsewhere(&id)?.is_some()
+    {
+        return abroad::watch(engine, call, &id);
+    }
     let subscription = match &id {
         Some(id) => engine.follow(id)?,
         None => engine.follow_all()?,

@@ -9,6 +9,7 @@
 //!
 //! Methods of other interfaces that change something are operations, too: [`run`] carries them out for those who wait.
 
+mod abroad;
 mod answer;
 mod run;
 mod target;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 pub(super) use run::{Asked, requester, run};
 
 use super::message::error_from_wire;
-use super::{Access, Answer, Call, Fault, Interface, Nodes};
+use super::{Access, Answer, Call, Fault, Interface, Nodes, Reach};
 use crate::error::{Error, Kind as Reason};
 use crate::ids::{Name, NodeName};
 use crate::operation::{Kind, OperationId, Record, State};
@@ -356,6 +357,15 @@ impl Interface for Operations {
 
     fn access(&self, name: &str) -> Option<Access> {
         METHODS.iter().find(|(known, _)| known.rsplit('.').next() == Some(name)).map(|(_, access)| *access)
+    }
+
+    /// Whoever has an operation cancels it also for those who asked another node.
+    fn reach(&self, name: &str) -> Reach {
+        match self.access(name) {
+            Some(Access::Read) => Reach::Everywhere,
+            Some(Access::All) if name == "Cancel" => Reach::Everywhere,
+            Some(Access::All | Access::Nothing) | None => Reach::Local,
+        }
     }
 
     fn call(&self, call: &Call<'_>) -> Result<Answer, Fault> {

@@ -33,7 +33,7 @@ pub(super) fn targets_for(here: &Here<'_>, on: &[String], kind: Kind, parameters
     }
     let selectors = on.iter().map(|text| text.parse()).collect::<Result<Vec<Selector>>>()?;
     let mut meant = select(&selectors, here.nodes)?;
-    if places(kind) {
+    if kind.places() {
         meant.retain(|node| node.state == State::Ready);
         if meant.is_empty() {
             let operation = format!("choose nodes by '{}'", on.join(" "));
@@ -42,11 +42,6 @@ pub(super) fn targets_for(here: &Here<'_>, on: &[String], kind: Kind, parameters
         }
     }
     Ok(meant.iter().map(|node| Target { node: node.name.clone(), subject: subject.clone() }).collect())
-}
-
-/// Whether something is there afterwards that was not there before.
-fn places(kind: Kind) -> bool {
-    matches!(kind, Kind::ServiceAdd | Kind::ServiceAdopt | Kind::TemplateCreate | Kind::Clone)
 }
 
 /// What `SUBJECT` or `NODE:SUBJECT` means.

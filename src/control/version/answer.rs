@@ -4,16 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Change, Connected, Member, News, Question, What, method};
+use super::{Connected, Member, Question, method, watch};
 use crate::control::{Access, Answer, Call, Fault, Origin, Peer};
 use crate::error::{Error, Kind};
-use crate::ids::Name;
 use crate::metrics::{self, Resolved};
 use crate::ops::cluster::{Cluster, Found};
 use crate::service::address::Listen;
 use crate::service::choice::Wanted;
 use crate::service::connect::{self, Rights, TIMEOUT, Way};
-use crate::service::roster::{self, Heard, Roster};
+use crate::service::roster::{self, Roster};
 
 /// The longest time that a caller may let the daemon connect for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -32,7 +31,7 @@ pub fn call((roster, cluster): (&Arc<Roster>, Option<&Cluster>), call: &Call<'_>
     match find(call.method()) {
         Some(method::RESOLVE) => resolve((roster, cluster), call),
         Some(method::CONNECT) => connect((roster, cluster), call),
-        Some(method::WATCH) => watch(roster, call),
+        Some(method::WATCH) => watch::watch((roster, cluster), call),
         _ => Err(Fault::MethodNotFound(call.method().to_owned())),
     }
 }
@@ -115,19 +114,6 @@ fn reach(
     }
 }
 
-/// Until the caller or the daemon goes.
-fn watch(roster: &Arc<Roster>, call: &Call<'_>) -> Result<Answer, Fault> {
-    call.expect_more()?;
-    let question: Question = call.parameters()?;
-    let mut subscription = roster.subscribe()?;
-    loop {
-        if let Some(news) = tell(&question, subscription.hear()) {
-            call.send(&news)?;
-        }
-        call.wait(&subscription, None)?;
-    }
-}
-
 fn wanted(call: &Call<'_>) -> Result<(Wanted, Question), Fault> {
     let question: Question = call.parameters()?;
     let Some(name) = question.name.clone() else {
@@ -136,34 +122,4 @@ fn wanted(call: &Call<'_>) -> Result<(Wanted, Question), Fault> {
     };
     let requirement = question.requirement.clone().unwrap_or_default();
     Ok((Wanted { name, requirement }, question))
-}
-
-/// What a watcher is told; `None` if nothing of it concerns them.
-fn tell(question: &Question, heard: Heard) -> Option<News> {
-    match heard {
-        Heard::State(state) => {
-            let members = state.members().filter_map(|member| shown(question, member));
-            Some(News { number: state.number(), state: Some(members.collect()), changes: None })
-        }
-        Heard::Changes(changes, number) => {
-            let changes: Vec<_> = changes.iter().filter_map(|change| shown_change(question, change)).collect();
-            (!changes.is_empty()).then_some(News { number, state: None, changes: Some(changes) })
-        }
-    }
-}
-
-fn shown_change(question: &Question, change: &roster::Change) -> Option<Change> {
-    let (what, member) = match change {
-        roster::Change::Added(member) => (What::Added, member),
-        roster::Change::Withdrawn(member) => (What::Withdrawn, member),
-    };
-    shown(question, member).map(|member| Change { change: what, member })
-}
-
-fn shown(question: &Question, member: &roster::Member) -> Option<Member> {
-    let named = |name: &Name| *name == member.name;
-    let concerned = question.name.as_ref().is_none_or(named)
-        && question.requirement.as_ref().is_none_or(|requirement| requirement.is_satisfied_by(&member.version));
-    let listen = member.find(question.listen.as_ref()).ok()?;
-    concerned.then(|| Member::of(member, listen))
 }

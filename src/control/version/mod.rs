@@ -8,6 +8,7 @@
 
 mod answer;
 mod copy;
+mod watch;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -106,7 +107,7 @@ pub struct Connected {
 /// changes are not known any more; else what has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct News {
-    /// How many changes there were of all services since the daemon started.
+    /// How many changes there were of all services of this node since the daemon started.
     pub number: u64,
     /// Everybody: who is not in here does not serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]

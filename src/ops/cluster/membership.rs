@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::offer::{Correction, Told, plan_corrections, plan_members};
-use super::{LEASE, Pauses, RENEWAL, Shared, Standing};
+use super::{Census, LEASE, Pauses, RENEWAL, Shared, Standing};
 use crate::error::{Context, Error, Kind, Result};
-use crate::node::{Node, State, member_prefix, node_key};
+use crate::node::{Counts, Node, State, member_prefix, node_key};
 use crate::registry::{Answer, Applied, Compare, Entry, Failure, Lease, Put, Renewed, Transaction};
 use crate::service::roster::Subscription;
 
@@ -223,9 +223,10 @@ impl Membership {
         // What comes from here on rings it again.
         drop(self.changes.hear());
         let now = self.shared.roster.snapshot();
+        let counted = self.shared.census.get().map(Census::count);
         let node = {
             let mut node = self.shared.node();
-            node.counts.services = now.members().count() as u64;
+            node.counts = counted.unwrap_or(Counts { services: now.members().count() as u64, ..node.counts });
             node.clone()
         };
         let Some(held) = &mut self.held else { return Ok(()) };

@@ -13,6 +13,7 @@
 //! When the daemon ends, instances go on, and so the lease is left to run out: the next daemon of the same store finds its
 //! own record and goes on with it. Only who takes the instances away as well says so ([`Cluster::leave`]).
 
+mod census;
 mod feed;
 mod here;
 mod membership;
@@ -20,9 +21,10 @@ mod mourning;
 mod offer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+pub use census::Census;
 pub use here::{identity, node_here};
 pub use mourning::mourn;
 
@@ -55,6 +57,8 @@ struct Shared {
     /// As it is to be registered.
     node: Mutex<Node>,
     standing: Mutex<Standing>,
+    /// What counts beside services; none before it is said.
+    census: OnceLock<Census>,
     /// Whether changes arrive, and whether renewing was answered: the copy is of now if both are so.
     hears: AtomicBool,
     is_heard: AtomicBool,
@@ -112,6 +116,7 @@ impl Cluster {
             roster,
             node: Mutex::new(node),
             standing: Mutex::default(),
+            census: OnceLock::new(),
             hears: AtomicBool::new(false),
             is_heard: AtomicBool::new(false),
             saying: Mutex::default(),
@@ -144,6 +149,13 @@ impl Cluster {
     /// Changes the record of this node: its state, or what is counted. Others hear of it soon.
     pub fn change(&self, change: impl FnOnce(&mut Node)) {
         change(&mut self.0.node());
+        self.0.membership.ring();
+    }
+
+    /// Says how much there is here, from now on; before that only services are counted.
+    pub fn count_by(&self, census: Census) {
+        // There is one for a node.
+        let _ = self.0.census.set(census);
         self.0.membership.ring();
     }
 

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub use executor::{Executor, Executors, Settled, Task};
+pub use executor::{Afterwards, Executor, Executors, Settled, Task};
 pub use follow::{Progress, Subscription};
 
 use self::active::Active;
@@ -47,8 +47,8 @@ use crate::ids::NodeName;
 use crate::metrics;
 use crate::operation::fence::{Fence, Token};
 use crate::operation::queue::{Bounds, Door};
-use crate::operation::{Clock, Kind, Machine, OperationId, Record, State, Target};
-use crate::registry::{Lease, Registry};
+use crate::operation::{Clock, Kind, Machine, OperationId, Record, State, Target, key};
+use crate::registry::{Lease, Registry, Watch};
 
 /// How much is done at a time, and how long what was done is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +175,7 @@ impl Engine {
         }
     }
 
-    /// Newest first, without targets and results.
+    /// Newest first, with some of their targets, and without results.
     ///
     /// # Errors
     /// Those of the registry.
@@ -202,6 +202,28 @@ impl Engine {
         self.0.work().queue.forget(&active);
         self.0.end_if(&active, now);
         Ok(active.snapshot())
+    }
+
+    /// The node whose daemon has an operation that is not at its end; none if this daemon has it, or nobody. It is this node's
+    /// own if that was not taken up yet.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::NotFound`]; those of the registry.
+    pub fn elsewhere(&self, id: &OperationId) -> Result<Option<NodeName>> {
+        if self.0.find(id).is_some() {
+            return Ok(None);
+        }
+        let (record, _) = read::head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?;
+        Ok((!record.state.is_final()).then_some(record.node))
+    }
+
+    /// How an operation is that another node has, without targets and results, and what tells of the next change.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::NotFound`]; those of the registry.
+    pub fn look(&self, id: &OperationId) -> Result<(Record, Box<dyn Watch>)> {
+        let (record, modified) = read::head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?;
+        Ok((record, self.0.registry.watch(&key::head(id), modified)?))
     }
 
     /// Sleeps until an operation is at its end; `None` if it is not in that time.
@@ -311,9 +333,14 @@ impl Engine {
     /// Carries such a task out. What was begun here before is settled, and not done twice.
     ///
     /// # Errors
-    /// Why it is not done.
-    pub fn carry_out(&self, task: &Task, tell: &mut dyn FnMut(Value)) -> Result<Value> {
-        executor::carry_out(&**self.0.executors.here(task.kind)?, task, tell)
+    /// Why it is not done, and whether it may be all the same.
+    pub fn carry_out(
+        &self,
+        task: &Task,
+        tell: &mut dyn FnMut(Value),
+    ) -> std::result::Result<Value, (Afterwards, Error)> {
+        let executor = self.0.executors.here(task.kind).map_err(|error| (Afterwards::NotDone, error))?;
+        executor::carry_out(&**executor, task, tell)
     }
 
     /// The daemon's lease, with a number that is another one when the lease is. It is renewed while there are operations, and

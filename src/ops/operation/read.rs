@@ -7,11 +7,13 @@ use super::Filter;
 use super::core::{Core, missing};
 use crate::error::Result;
 use crate::operation::record::{read_results, read_targets};
-use crate::operation::{OperationId, Record, key};
+use crate::operation::{OperationId, Record, Target, key};
 use crate::registry::{Answer, Failure, Listing, Registry};
 
 /// How long to rely on a watch before looking anew.
 const LOOK: Duration = Duration::from_secs(60);
+/// So many targets of each are told in a list.
+const FEW: usize = 16;
 
 /// A head, and the revision that changed it last.
 pub(super) fn head(registry: &dyn Registry, id: &OperationId) -> Result<Option<(Record, u64)>> {
@@ -60,8 +62,8 @@ pub(super) fn list(core: &Arc<Core>, filter: Filter) -> Result<Vec<Record>> {
         }
         let listing = core.registry.list(&format!("{}{beginning}", key::OPERATION))?;
         let records = heads(&listing).map(|record| match core.find(&record.id) {
-            Some(active) => active.summary(),
-            None => record.head(),
+            Some(active) => Record { targets: few(&active.record), ..active.summary() },
+            None => Record { targets: few(&record), ..record.head() },
         });
         let wanted = records.filter(|record| {
             filter.state.is_none_or(|state| record.state == state) && filter.kind.is_none_or(|kind| record.kind == kind)
@@ -69,6 +71,11 @@ pub(super) fn list(core: &Arc<Core>, filter: Filter) -> Result<Vec<Record>> {
         found.extend(wanted.take(limit - found.len()));
     }
     Ok(found)
+}
+
+/// Those of its targets that are told in a list.
+fn few(record: &Record) -> Vec<Target> {
+    record.targets.iter().take(FEW).cloned().collect()
 }
 
 /// Sleeps until an operation that another daemon has is at its end.

@@ -176,6 +176,7 @@ impl Task {
                 passed = Passed::Again;
             }
         }
+        tracing::info!(operation = %self.operation, kind = %self.kind, target = %self.target, token = self.token.number, "begun");
         Ok(passed)
     }
 
@@ -196,17 +197,22 @@ impl Task {
 /// Carries out on this node what may have been begun here before: then that is settled, and not done twice.
 ///
 /// # Errors
-/// Why it is not done; [`Fault::Damaged`] if nobody can tell whether it is.
-pub fn carry_out(executor: &dyn Executor, task: &Task, tell: &mut dyn FnMut(Value)) -> Result<Value> {
-    if !task.has_passed()? {
-        return executor.execute(task, tell);
+/// Why it is not done, and whether it may be all the same.
+pub fn carry_out(
+    executor: &dyn Executor,
+    task: &Task,
+    tell: &mut dyn FnMut(Value),
+) -> std::result::Result<Value, (Afterwards, Error)> {
+    let not_done = |error| (Afterwards::NotDone, error);
+    if task.has_passed().map_err(not_done)? {
+        match executor.settle(task) {
+            Settled::Succeeded(value) => return Ok(value),
+            Settled::Failed(error) => return Err(not_done(error)),
+            Settled::Repeat => {}
+            Settled::Unknown => return Err((Afterwards::Unknown, lost(task))),
+        }
     }
-    match executor.settle(task) {
-        Settled::Succeeded(value) => Ok(value),
-        Settled::Failed(error) => Err(error),
-        Settled::Repeat => executor.execute(task, tell),
-        Settled::Unknown => Err(lost(task)),
-    }
+    executor.execute(task, tell).map_err(|error| (executor.afterwards(task, &error), error))
 }
 
 /// Whoever did it is gone.
