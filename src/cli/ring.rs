@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 
-use super::op::Elsewhere;
+use super::node::parse_node;
+use super::op::{Elsewhere, Waiting};
+use crate::ids::NodeName;
 
 /// `ring`
 #[derive(Debug, Args)]
@@ -41,6 +43,8 @@ pub enum Verb {
     Push(Push),
     /// Fetch a ring, or one of its entries, from a registry
     Pull(Pull),
+    /// Move a ring to another node, which has it from then on
+    Move(Move),
     /// Give a ring to another node: its entries to a registry, and no run here from then on
     #[command(hide = true)]
     Give(Give),
@@ -244,6 +248,35 @@ pub struct Pull {
     /// How.
     #[command(flatten)]
     pub tls: Tls,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring move`
+#[derive(Debug, Args)]
+pub struct Move {
+    /// The ring, as NAME or OWNER/NAME
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// The node that gets it
+    #[arg(long, value_name = "NODE", value_parser = parse_node)]
+    pub to: NodeName,
+    /// The node that has it [default: this one]
+    #[arg(long, value_name = "NODE", value_parser = parse_node)]
+    pub from: Option<NodeName>,
+    /// The repository that it goes by, which both nodes reach [default: that of its last move]
+    #[arg(long, value_name = "docker://HOST[:PORT]/REPOSITORY")]
+    pub via: Option<String>,
+    /// As it was pushed last, without the node that has it; what that one has beyond goes on there in a fork
+    #[arg(long)]
+    pub force: bool,
+    /// How.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// How long to wait.
+    #[command(flatten)]
+    pub waiting: Waiting,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

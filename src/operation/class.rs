@@ -7,7 +7,7 @@
 //! | | limits | set, remove, move |
 //! | | pins | pin, unpin, remove, move |
 //! | | packs | pack, remove, move |
-//! | | existence | remove, move |
+//! | | existence | remove, move (on both nodes) |
 //! | node | placement | drain |
 
 use std::fmt;

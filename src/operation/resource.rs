@@ -33,16 +33,38 @@ impl Resource {
         Ok(Self { node: target.node.clone(), subject: target.subject.clone() })
     }
 
-    /// All that an operation takes of the world for a target: that, and the version that an upgrade leads to.
+    /// All that an operation takes of the world for a target: that, and the version that an upgrade leads to, or the ring of
+    /// the same name on the nodes between which it moves.
     ///
     /// # Errors
     /// As [`Resource::of`].
     pub fn all(kind: Kind, target: &Target, parameters: &Value) -> Result<Vec<Self>> {
         let this = Self::of(kind, target)?;
+        if kind == Kind::RingMove {
+            return this.with_ends(parameters);
+        }
         let to = (kind == Kind::ServiceUpgrade).then(|| parameters.get("to").and_then(Value::as_str)).flatten();
         let other = to.map(|to| Target { node: target.node.clone(), subject: format!("{}@{to}", this.root()) });
         let other = other.map(|other| Self::of(kind, &other)).transpose()?;
         Ok(std::iter::once(this.clone()).chain(other.filter(|other| !other.overlaps(&this))).collect())
+    }
+
+    /// A ring here and where it goes, or comes from.
+    fn with_ends(self, parameters: &Value) -> Result<Vec<Self>> {
+        let end = |name: &str| parameters.get(name).and_then(Value::as_str).map(str::parse).transpose();
+        let (Some(to), from) = (end("to")?, end("from")?) else {
+            let cause = "its parameters have no 'to', the node that the ring goes to";
+            return Err(Error::new(Fault::Invalid, format!("submit {} of '{self}'", Kind::RingMove), cause));
+        };
+        let mut nodes: Vec<NodeName> = vec![self.node.clone(), to];
+        nodes.extend(from);
+        let mut all: Vec<Self> = Vec::new();
+        for node in nodes {
+            if !all.iter().any(|known| known.node == node) {
+                all.push(Self { node, subject: self.subject.clone() });
+            }
+        }
+        Ok(all)
     }
 
     /// Reads what [`Resource`] displays.
@@ -165,6 +187,15 @@ mod tests {
         assert!(!one.overlaps(&two));
         assert!(!all.overlaps(&resource("m:service/a@1.0.0")) && !all.overlaps(&resource("n:service/ab@1.0.0")));
         assert!(all.is_whole() && !one.is_whole());
+    }
+
+    #[test]
+    fn a_move_takes_the_ring_on_both_nodes() {
+        let all = |parameters| Resource::all(Kind::RingMove, &target("a:ring/root/x"), &parameters);
+        let texts = |parameters| all(parameters).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(json!({"to": "b"})), ["a:ring/root/x", "b:ring/root/x"]);
+        assert_eq!(texts(json!({"to": "a", "from": "c"})), ["a:ring/root/x", "c:ring/root/x"]);
+        assert!(all(json!({})).is_err() && all(json!({"to": "B/"})).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! pull    list ── fetch ── unpack ── accept          and comes from one
 //! tally   drain ── add                            what short-lived processes have counted
 //! ring_move give ── take                             a ring goes to another node by a registry
+//! ownership claim ── keep ── watch                   which node has a ring, where several share a registry
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
@@ -36,6 +37,7 @@ pub mod name;
 mod notify;
 pub mod operation;
 mod order;
+pub mod ownership;
 pub mod pull;
 pub mod push;
 pub mod request;

@@ -49,13 +49,14 @@ pub(super) struct Listing {
 }
 
 /// What is to be fetched.
-#[derive(Debug)]
 pub(super) struct Order<'a> {
     pub ring: &'a RingName,
     pub listing: &'a Listing,
     pub role: Role,
     /// For whoever finds it half done.
     pub from: &'a Reference,
+    /// Asked last, while the ring is locked: after it the ring is what was fetched, and nothing before it counts.
+    pub permit: &'a dyn Fn() -> Result<()>,
 }
 
 /// Fetches what a ring lacks, and makes the ring if it is not here.
@@ -68,7 +69,7 @@ pub fn pull(place: &Place, from: Registry<'_>, name: &RingName, tell: &mut dyn F
     let operation = || format!("pull ring '{name}' from '{}'", from.reference);
     let mut repository = Repository::open(from.reference, from.trust).context(operation)?;
     let listing = list(&mut repository, from).context(operation)?;
-    let order = Order { ring: name, listing: &listing, role: Role::Copy, from: from.reference };
+    let order = Order { ring: name, listing: &listing, role: Role::Copy, from: from.reference, permit: &|| Ok(()) };
     receive(place, &mut repository, &order, tell).context(operation)
 }
 
@@ -110,7 +111,7 @@ pub(super) fn receive(
     order: &Order<'_>,
     tell: &mut dyn FnMut(&Transfer),
 ) -> Result<Pulled> {
-    let Order { ring: name, listing, role, from } = *order;
+    let Order { ring: name, listing, role, from, permit: _ } = *order;
     let store = place.open_store()?;
     let limits = initial_limits(place, listing);
     let state = match Ring::open(&store, name) {
@@ -278,6 +279,7 @@ fn deliver(place: &Place, ring: &Ring, offers: Vec<Offer>, order: &Order<'_>) ->
         }
         let mut locked = ring.lock()?;
         locked.settle("pull into")?;
+        (order.permit)()?;
         locked.accept(&delivery, order.role)
     });
     if result.is_err() {

@@ -23,6 +23,9 @@ use crate::ring::exchange::{RING_TAG, RING_TYPE, describe};
 use crate::ring::selector::{Selected, Selector};
 use crate::ring::state::RingState;
 
+/// So often a ring may change while it is being sent.
+const ATTEMPTS: u32 = 5;
+
 /// What is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
@@ -104,7 +107,27 @@ pub(super) fn push_all(place: &Place, ring: &Ring, to: Registry<'_>, watch: &mut
     pushed.index.ok_or_else(|| Error::new(Kind::State, format!("push ring '{}'", ring.name()), "it was not all sent"))
 }
 
+/// What was evicted meanwhile cannot be sent any more, and need not be: then it begins anew.
 fn send(place: &Place, ring: &Ring, selection: &Selection, to: Registry<'_>, watch: &mut Watch<'_>) -> Result<Pushed> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        let before = ring.read()?.entries;
+        match send_as_it_is(place, ring, selection, to, watch) {
+            Err(error) if error.kind() == Kind::NotFound && attempts > 0 && ring.read()?.entries != before => {
+                attempts -= 1;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn send_as_it_is(
+    place: &Place,
+    ring: &Ring,
+    selection: &Selection,
+    to: Registry<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<Pushed> {
     if ring.read()?.entries.iter().any(|entry| entry.manifest.is_none()) {
         worker::pack_now(place, ring.store(), Some(ring.name()), watch.pack)?;
     }

@@ -38,21 +38,45 @@ pub struct Given {
     pub fork: Option<RingName>,
 }
 
-/// At the source: marks the ring as that of node `to` and pushes all of it. From then on no run starts on it here.
+/// How a ring leaves.
+#[derive(Clone, Copy)]
+pub struct Leave<'a> {
+    /// The node that gets it.
+    pub to: &'a str,
+    /// What is done about a container that has it.
+    pub consent: Consent,
+    /// Asked under the ring's lock, before anything is done.
+    pub permit: &'a dyn Fn() -> Result<()>,
+}
+
+impl std::fmt::Debug for Leave<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leave").field("to", &self.to).field("consent", &self.consent).finish_non_exhaustive()
+    }
+}
+
+/// Asks nobody.
+pub const FREELY: &dyn Fn() -> Result<()> = &|| Ok(());
+
+/// At the source: marks the ring as that of another node and pushes all of it. From then on no run starts on it here.
 ///
 /// # Errors
-/// [`Kind::Busy`] if a container has it and nothing is forced; the ring is then as it was. Those of pushing: the ring stays
-/// marked, until this is done again or [`unmark`] takes the mark away.
+/// [`Kind::Busy`] if a container has it and nothing is forced, and those of the permit; the ring is then as it was. Those of
+/// pushing: the ring stays marked, until this is done again or [`unmark`] takes the mark away.
 pub fn give(
     place: &Place,
     ring: &Ring,
-    (to, consent): (&str, Consent),
+    leave: Leave<'_>,
     registry: Registry<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Given> {
+    let Leave { to, consent, permit } = leave;
     let operation = || format!("give ring '{}' to node '{to}'", ring.name());
     let reference = registry.reference.to_string();
-    let fork = ring.lock()?.depart(Heading { to, reference: &reference }, consent).context(operation)?;
+    let mut locked = ring.lock()?;
+    permit()?;
+    let fork = locked.depart(Heading { to, reference: &reference }, consent).context(operation)?;
+    drop(locked);
     let index = push::push_all(place, ring, registry, watch).context(operation)?;
     Ok(Given { index, moves: ring.read()?.moves, fork })
 }
@@ -66,16 +90,16 @@ pub fn unmark(ring: &Ring, to: &str) -> Result<()> {
 }
 
 /// At the destination: fetches what was given, verifies it, and is the ring's owner from now on. What an earlier stay of the
-/// ring left here gives way to it.
+/// ring left here gives way to it. `permit` is asked when all is there, under the ring's lock; not if this was done before.
 ///
 /// # Errors
-/// As [`pull::pull`]; [`Kind::State`] if this move is over, or the ring is the one that was given away. Nothing has changed
-/// then, and no run starts from what was not fetched whole.
+/// As [`pull::pull`]; [`Kind::State`] if this move is over, or the ring is the one that was given away; those of the permit.
+/// Nothing has changed then, and no run starts from what was not fetched whole.
 pub fn take(
     place: &Place,
-    name: &RingName,
-    registry: Registry<'_>,
+    (name, registry): (&RingName, Registry<'_>),
     given: &Given,
+    permit: &dyn Fn() -> Result<()>,
     tell: &mut dyn FnMut(&Transfer),
 ) -> Result<Taken> {
     let operation = || format!("take ring '{name}' from '{}'", registry.reference);
@@ -91,43 +115,68 @@ pub fn take(
         return Err(Error::new(Kind::Invalid, operation(), cause));
     }
     let listing = Listing { entries, terms };
-    receive(place, &mut repository, (name, registry), &listing, tell).context(operation)
+    let order = Order { ring: name, listing: &listing, role: Role::Home, from: registry.reference, permit };
+    receive(place, &mut repository, &order, tell).context(operation)
+}
+
+/// What a registry has of a ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The digest of its index.
+    pub index: Digest,
+    /// How often it had moved by then.
+    pub moves: u64,
+    /// The number of its newest entry.
+    pub last_seq: u64,
+}
+
+/// Looks what of a ring was pushed last.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is none, [`Kind::Invalid`] for an index that is none; those of talking to the registry.
+pub fn look(registry: Registry<'_>) -> Result<Pushed> {
+    let operation = || format!("look for a ring in '{}'", registry.reference);
+    let mut repository = Repository::open(registry.reference, registry.trust).context(operation)?;
+    let missing = || Error::new(Kind::NotFound, operation(), "there is none").next("'regen ring push' puts one there");
+    let document = repository.fetch_manifest(RING_TAG).context(operation)?.ok_or_else(missing)?;
+    let (_, terms) = read_index(&document.bytes).context(operation)?;
+    Ok(Pushed { index: document.digest, moves: terms.moves, last_seq: terms.last_seq })
 }
 
 /// At the destination, where the source is out of reach and somebody decides to go on without it: takes the ring as it was
-/// pushed last. The source has to [`disown`] it as soon as it is back.
+/// pushed, and counts it as move `moves`. The source has to [`disown`] it as soon as it is back.
 ///
 /// # Errors
 /// As [`take`].
 pub fn take_without_consent(
     place: &Place,
-    name: &RingName,
-    registry: Registry<'_>,
+    (name, registry): (&RingName, Registry<'_>),
+    (pushed, moves): (&Pushed, u64),
+    permit: &dyn Fn() -> Result<()>,
     tell: &mut dyn FnMut(&Transfer),
 ) -> Result<Taken> {
     let operation = || format!("take ring '{name}' from '{}' without its owner", registry.reference);
-    let mut repository = Repository::open(registry.reference, registry.trust).context(operation)?;
-    let (entries, mut terms) = fetch_index(&mut repository, RING_TAG).context(operation)?;
-    let moves = terms.moves + 1;
-    let last_seq = terms.last_seq;
+    let last_seq = pushed.last_seq;
     if is_done(name, find(place, name)?.as_ref(), moves)? {
         return Ok(Taken { last_seq, moves, pulled: Pulled::default() });
     }
+    let mut repository = Repository::open(registry.reference, registry.trust).context(operation)?;
+    let (entries, mut terms) = fetch_index(&mut repository, &pushed.index.to_string()).context(operation)?;
     terms.moves = moves;
     let listing = Listing { entries, terms };
-    receive(place, &mut repository, (name, registry), &listing, tell).context(operation)
+    let order = Order { ring: name, listing: &listing, role: Role::Home, from: registry.reference, permit };
+    receive(place, &mut repository, &order, tell).context(operation)
 }
 
 fn receive(
     place: &Place,
     repository: &mut Repository,
-    (name, registry): (&RingName, Registry<'_>),
-    listing: &Listing,
+    order: &Order<'_>,
     tell: &mut dyn FnMut(&Transfer),
 ) -> Result<Taken> {
-    let order = Order { ring: name, listing, role: Role::Home, from: registry.reference };
-    let pulled = pull::receive(place, repository, &order, tell)?;
-    Ok(Taken { last_seq: listing.terms.last_seq, moves: listing.terms.moves, pulled })
+    let pulled = pull::receive(place, repository, order, tell)?;
+    let terms = &order.listing.terms;
+    Ok(Taken { last_seq: terms.last_seq, moves: terms.moves, pulled })
 }
 
 /// A ring that is at home here now.

@@ -103,8 +103,10 @@ fn what_is_submitted_has_to_fit_its_kind() {
     assert!(of("probe", json!(["nobody:probe/1"])).contains("nobody"));
     assert!(of("probe", json!(["probe/1", "probe/1"])).contains("probe/1"));
     assert!(refused(json!({"kind": "ring-pin"})).contains("'ring'"));
-    let nobodys = call(&world, "Submit", &json!({"kind": "ring-move", "targets": ["ring/root/a"]}));
-    world.regen(&["op", "wait", nobodys["operation"].as_str().unwrap()]).fails_with(1, "this daemon cannot do that");
+    assert!(of("ring-move", json!(["ring/root/a"])).contains("have no 'to'"));
+    let alone = json!({"kind": "ring-move", "targets": ["ring/root/a"], "parameters": {"to": "n1"}});
+    let nobodys = call(&world, "Submit", &alone);
+    world.regen(&["op", "wait", nobodys["operation"].as_str().unwrap()]).fails_with(1, "this node is alone");
     claim(&world, "probe/1", 0).unwrap();
 }
 

@@ -15,7 +15,7 @@ use crate::command::World;
 use crate::control::client::Client;
 use crate::error::Result;
 
-pub(super) use wait::{How, change, everywhere};
+pub(super) use wait::{How, change, everywhere, submit};
 
 pub(super) fn run(world: &World, arguments: Op) -> Result<u8> {
     match arguments.verb {

@@ -57,7 +57,11 @@ pub(super) fn step_text(step: &Value) -> String {
         Some(other) => other,
         None => return step.to_string(),
     };
-    format!("{word} {instance}").trim_end().to_owned()
+    let percent = match (step["done"].as_u64(), step["total"].as_u64()) {
+        (Some(done), Some(total @ 1..)) => format!(" {} %", done.min(total) * 100 / total),
+        (Some(_) | None, Some(_) | None) => String::new(),
+    };
+    format!("{word}{percent} {instance}").trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -70,6 +74,7 @@ mod tests {
     fn steps_are_told_in_words() {
         assert_eq!(step_text(&json!({"step": "waiting", "instance": "a-1"})), "waiting until it is ready: a-1");
         assert_eq!(step_text(&json!({"step": "loading python3"})), "loading python3");
+        assert_eq!(step_text(&json!({"step": "pushing root/a", "done": 1, "total": 3})), "pushing root/a 33 %");
         assert_eq!(step_text(&json!({"packed": 3})), r#"{"packed":3}"#);
     }
 }

@@ -72,10 +72,28 @@ pub(in crate::command) fn change<T: DeserializeOwned>(
         return show(read(answer)?);
     };
     let Some(finished) = attend(world, &submitted, how)? else { return Ok(()) };
+    show(read(only_value(finished)?)?)
+}
+
+/// Has an operation with one target done, and prints what came of it: `show` is given the result.
+pub(in crate::command) fn submit(
+    world: &World,
+    submission: &Submission,
+    how: How<'_>,
+    show: impl FnOnce(Value) -> Result<()>,
+) -> Result<()> {
+    let (submitted, _) = connect(world)?.call::<Submitted>(method::SUBMIT, submission)?;
+    let Some(finished) = attend(world, &submitted, how)? else { return Ok(()) };
+    show(only_value(finished)?)
+}
+
+/// What came of the only target.
+fn only_value(finished: Finished) -> Result<Value> {
+    let id = finished.operation.id;
     match finished.results.into_iter().next() {
-        Some(Outcome { state: State::Succeeded, value: Some(value), .. }) => show(read(value)?),
+        Some(Outcome { state: State::Succeeded, value: Some(value), .. }) => Ok(value),
         Some(result) => Err(result.failure()),
-        None => Err(Error::new(Kind::Damaged, format!("call {method}"), "the daemon does not say what came of it")),
+        None => Err(Error::new(Kind::Damaged, format!("wait for operation {id}"), "nobody says what came of it")),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::command::progress::Bar;
 use crate::distribution::Reference;
 use crate::error::Result;
 use crate::ops::push::{Registry, Watch};
-use crate::ops::ring_move;
+use crate::ops::ring_move::{self, FREELY, Leave};
 use crate::ring::{Consent, Heading};
 
 pub(super) fn run(world: &World, arguments: &Give) -> Result<()> {
@@ -24,7 +24,8 @@ pub(super) fn run(world: &World, arguments: &Give) -> Result<()> {
     };
     let registry = Registry { reference: &reference, trust: trust(arguments.tls) };
     let consent = if arguments.force { Consent::Forced } else { Consent::Idle };
-    let given = ring_move::give(&world.place, &ring, (&arguments.to, consent), registry, &mut watch)?;
+    let leave = Leave { to: &arguments.to, consent, permit: FREELY };
+    let given = ring_move::give(&world.place, &ring, leave, registry, &mut watch)?;
     drop(bar);
     print(arguments.output, &given, || {
         let (index, moves) = (&given.index, given.moves);

@@ -16,6 +16,7 @@ mod set;
 mod show;
 mod snapshot;
 mod take;
+mod travel;
 mod verify;
 mod view;
 
@@ -47,6 +48,7 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Pack(arguments) => pack::run(world, arguments),
         Verb::Push(arguments) => push::run(world, arguments),
         Verb::Pull(arguments) => pull::run(world, arguments),
+        Verb::Move(arguments) => travel::run(world, arguments),
         Verb::Give(arguments) => give::run(world, arguments),
         Verb::Take(arguments) => take::run(world, arguments),
         Verb::Disown(arguments) => give::disown(world, arguments),

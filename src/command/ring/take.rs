@@ -10,7 +10,7 @@ use crate::distribution::Reference;
 use crate::error::Result;
 use crate::ids::RingName;
 use crate::ops::push::Registry;
-use crate::ops::ring_move::{self, Given};
+use crate::ops::ring_move::{self, FREELY, Given};
 
 pub(super) fn run(world: &World, arguments: &Take) -> Result<()> {
     let name = RingName::parse(&arguments.ring, &world.place.owner)?;
@@ -21,9 +21,13 @@ pub(super) fn run(world: &World, arguments: &Take) -> Result<()> {
     let taken = match (&arguments.index, arguments.moves) {
         (Some(index), Some(moves)) => {
             let given = Given { index: index.parse()?, moves, fork: None };
-            ring_move::take(&world.place, &name, registry, &given, tell)?
+            ring_move::take(&world.place, (&name, registry), &given, FREELY, tell)?
         }
-        (None, _) | (_, None) => ring_move::take_without_consent(&world.place, &name, registry, tell)?,
+        (None, _) | (_, None) => {
+            let pushed = ring_move::look(registry)?;
+            let moves = pushed.moves + 1;
+            ring_move::take_without_consent(&world.place, (&name, registry), (&pushed, moves), FREELY, tell)?
+        }
     };
     drop(bar);
     let pulled = &taken.pulled;

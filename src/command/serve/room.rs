@@ -12,9 +12,10 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::NodeName;
 use crate::ops::cluster::{Census, Cluster, identity, node_here};
 use crate::ops::operation::executor::{
-    CloneExecutor, Drain, Ring, Service as ServiceExecutor, Template as TemplateExecutor,
+    CloneExecutor, Drain, Elsewhere, Ring, Service as ServiceExecutor, Template as TemplateExecutor, Travel,
 };
 use crate::ops::operation::{Engine, Executors, Limits};
+use crate::ops::ownership::Ownership;
 use crate::ops::service::{Bystander, Manager};
 use crate::ops::{cluster, template};
 use crate::registry::{Counted, Registry};
@@ -132,16 +133,13 @@ fn open_engine(
     let mut executors = Executors::new()
         .with(&ServiceExecutor::KINDS, Arc::new(ServiceExecutor::new(services.clone())))
         .with(&Ring::KINDS, Arc::new(Ring::new(world.place.clone())))
+        .with(&[crate::operation::Kind::RingMove], Arc::new(Ring::new(world.place.clone())))
         .with(&CloneExecutor::KINDS, Arc::new(CloneExecutor::new(world.place.clone(), world.cgroups)));
     if let Some(templates) = templates {
         executors = executors.with(&TemplateExecutor::KINDS, Arc::new(TemplateExecutor::new(templates.clone())));
     }
     if let Nodes::Among(cluster, reached) = nodes {
-        let drain = Drain::new(Arc::clone(cluster), store.clone());
-        executors = executors.with(&[crate::operation::Kind::NodeDrain], Arc::new(drain));
-        if let Some(reached) = reached {
-            executors = executors.elsewhere(Arc::new(Remote::new(reached.clone())));
-        }
+        executors = among((world, spot), &registry, (cluster, reached.as_ref()), executors);
     }
     let opened = Engine::open(registry, spot.name.clone(), store, executors, Limits::default());
     opened.map_or_else(
@@ -151,4 +149,27 @@ fn open_engine(
         },
         |engine| Operations::Managed(engine, world.place.owner.clone(), nodes.clone()),
     )
+}
+
+/// What only nodes of a cluster do.
+fn among(
+    (world, spot): (&World, &Spot<'_>),
+    registry: &Arc<dyn Registry>,
+    (cluster, reached): (&Arc<Cluster>, Option<&Reached>),
+    executors: Executors,
+) -> Executors {
+    let remote = reached.map(|reached| Arc::new(Remote::new(reached.clone())) as Arc<dyn Elsewhere>);
+    let ownership = Ownership::new(world.place.clone(), Arc::clone(registry), spot.name.clone());
+    if let Err(error) = ownership.watch() {
+        tracing::error!("{error}");
+    }
+    let drain = Drain::new(Arc::clone(cluster), world.place.store.clone());
+    let travel = Travel::new(ownership, Arc::clone(cluster), remote.clone());
+    let executors = executors
+        .with(&[crate::operation::Kind::NodeDrain], Arc::new(drain))
+        .with(&[crate::operation::Kind::RingMove], Arc::new(travel));
+    match remote {
+        Some(remote) => executors.elsewhere(remote),
+        None => executors,
+    }
 }

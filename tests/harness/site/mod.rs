@@ -144,6 +144,11 @@ impl Site {
         running.finish()
     }
 
+    /// The process of the daemon of a host.
+    pub fn pid(&self, index: usize) -> i32 {
+        self.hosts[index].daemon.lock().unwrap().as_ref().expect("there is one").pid()
+    }
+
     /// The daemon of a host does nothing for a while (`SIGSTOP`), or goes on (`SIGCONT`).
     pub fn signal(&self, index: usize, signal: Signal) {
         self.hosts[index].daemon.lock().unwrap().as_ref().expect("there is one").signal(signal);

@@ -11,6 +11,7 @@ mod probe;
 mod ring;
 mod service;
 mod template;
+mod travel;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -26,6 +27,7 @@ pub use probe::Probe;
 pub use ring::Ring;
 pub use service::Service;
 pub use template::Template;
+pub use travel::Travel;
 
 use crate::error::{Error, Kind as Fault, Result};
 use crate::ids::NodeName;
@@ -165,13 +167,20 @@ impl Task {
         Resource::all(self.kind, &self.target, &self.parameters)
     }
 
+    /// Those of its own node: the fences of others are theirs.
+    fn resources_here(&self) -> Result<Vec<Resource>> {
+        let mut all = self.resources()?;
+        all.retain(|resource| resource.node == self.target.node);
+        Ok(all)
+    }
+
     /// Passes the fence of this node. The caller holds the lock of what the task is about.
     ///
     /// # Errors
     /// [`Fault::State`] if the operation's markers are somebody else's by now; else those of the fence.
     pub fn pass(&self) -> Result<Passed> {
         let mut passed = Passed::First;
-        for resource in self.resources()? {
+        for resource in self.resources_here()? {
             if self.fence.pass(&resource, self.kind, &self.token)? == Passed::Again {
                 passed = Passed::Again;
             }
@@ -185,7 +194,7 @@ impl Task {
     /// # Errors
     /// Those of the fence.
     pub fn has_passed(&self) -> Result<bool> {
-        for resource in self.resources()? {
+        for resource in self.resources_here()? {
             if self.fence.has_passed(&resource, self.kind, &self.token)? {
                 return Ok(true);
             }

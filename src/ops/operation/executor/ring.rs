@@ -150,6 +150,11 @@ fn set(task: &Task, ring: &OneRing) -> Result<Value> {
 impl Executor for Ring {
     fn execute(&self, task: &Task, tell: &mut dyn FnMut(Value)) -> Result<Value> {
         let name = name(task)?;
+        if task.kind == Kind::RingMove {
+            let cause = "this node is alone: nobody would learn where the ring is";
+            return Err(Error::new(Fault::Unsupported, format!("move ring '{name}'"), cause)
+                .next("start the daemons of both with '--cluster'"));
+        }
         let ring = self.open(&name)?;
         match task.kind {
             Kind::RingRollback => self.rollback(task, &ring),
@@ -241,7 +246,7 @@ impl Ring {
 }
 
 /// The ring that a task is about.
-fn name(task: &Task) -> Result<RingName> {
+pub(super) fn name(task: &Task) -> Result<RingName> {
     let parts = task.target.subject.strip_prefix("ring/").and_then(|rest| rest.split_once('/'));
     let Some((owner, name)) = parts else {
         let operation = format!("{} of '{}'", task.kind, task.target);
@@ -255,7 +260,7 @@ fn selector(text: &str, owner: &Name) -> Result<Selector> {
     if text.contains('@') { Target::parse(text, owner).map(|target| target.selector) } else { text.parse() }
 }
 
-fn read<T: DeserializeOwned>(task: &Task) -> Result<T> {
+pub(super) fn read<T: DeserializeOwned>(task: &Task) -> Result<T> {
     let operation = || format!("read what {} of '{}' was asked with", task.kind, task.target);
     T::deserialize(&*task.parameters).map_err(|error| Error::new(Fault::Invalid, operation(), error.to_string()))
 }
