@@ -5,7 +5,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bad_input;
+mod fault;
 mod node;
 mod operation;
+mod page;
 mod service;
 mod site;

@@ -144,11 +144,13 @@ impl Nodes {
 
 impl Drop for Nodes {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A daemon that is stopped would answer nobody; the world cleans up.
+            return;
+        }
         let with_daemons: Vec<_> = (0..self.len()).filter(|index| self.has_daemon(*index)).collect();
         with_daemons.iter().for_each(|index| self.clear(*index));
-        if !std::thread::panicking() {
-            with_daemons.iter().for_each(|index| drop(self.end(*index, Signal::SIGTERM)));
-        }
+        with_daemons.iter().for_each(|index| drop(self.end(*index, Signal::SIGTERM)));
     }
 }
 

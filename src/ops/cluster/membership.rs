@@ -78,10 +78,10 @@ impl Membership {
         Ok(Self { shared, changes, held: None, pauses: Pauses::default() })
     }
 
-    /// The first try, so that who starts a second node of a name is told at once.
+    /// The first try, so that who starts a second node of a name, or may not write there, is told at once.
     pub(super) fn begin(&mut self) -> Result<()> {
         match self.step() {
-            Err(Setback::Taken(error)) => Err(error),
+            Err(Setback::Taken(error) | Setback::Failed(Failure::Refused(error))) => Err(error),
             outcome => {
                 self.note(outcome);
                 Ok(())

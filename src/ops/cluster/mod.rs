@@ -108,7 +108,8 @@ impl Cluster {
     /// copy says that nothing was heard yet.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Exists`] if a living node of another store has the name; those of starting threads.
+    /// [`crate::error::Kind::Exists`] if a living node of another store has the name; that of a registry that refuses this node; those
+    /// of starting threads.
     pub fn open(registry: Arc<dyn Registry>, node: Node, roster: Arc<Roster>) -> Result<Self> {
         let shared = Arc::new(Shared {
             registry,

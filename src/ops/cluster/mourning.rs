@@ -12,6 +12,8 @@ use crate::sys::bell::Bell;
 
 /// So long a node is gone before it is given up, beside its lease: it knows by then itself that it has lost its markers.
 const GRACE: Duration = LEASE;
+/// Whoever is given up is so when this is looked at again.
+const MARGIN: Duration = Duration::from_millis(10);
 
 /// Watches over the nodes, as long as the cluster is there.
 ///
@@ -27,7 +29,8 @@ fn run(shared: &Weak<Shared>, engine: &Engine, bell: &Bell) {
     let mut missed: BTreeMap<NodeName, Instant> = BTreeMap::new();
     loop {
         // Nodes may have gone while no daemon was there to see it, so it is looked for from time to time.
-        if bell.wait(Some(GRACE)).is_err() {
+        let due = missed.values().map(|since| (*since + GRACE).saturating_duration_since(Instant::now())).min();
+        if bell.wait(Some(due.map_or(GRACE, |due| due + MARGIN))).is_err() {
             return;
         }
         bell.silence();

@@ -19,7 +19,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -114,7 +114,7 @@ impl Site {
     #[track_caller]
     pub fn start(&self, index: usize, options: &[&str]) {
         let host = &self.hosts[index];
-        let mut daemon = host.daemon.lock().unwrap();
+        let mut daemon = host.daemon();
         assert!(daemon.is_none(), "there is one");
         let mut running = self.world.spawn(self.command(index, &[&["serve"], options].concat()));
         eventually("the daemon answers", || {
@@ -133,13 +133,13 @@ impl Site {
 
     /// Whether the daemon of a host was started and not ended.
     pub fn has_daemon(&self, index: usize) -> bool {
-        self.hosts[index].daemon.lock().unwrap().is_some()
+        self.hosts[index].daemon().is_some()
     }
 
     /// Ends the daemon of a host by a signal, and waits for that.
     #[track_caller]
     pub fn end(&self, index: usize, signal: Signal) -> Output {
-        let running = self.hosts[index].daemon.lock().unwrap().take().expect("there is one");
+        let running = self.hosts[index].daemon().take().expect("there is one");
         running.signal(signal);
         running.finish()
     }
@@ -151,12 +151,12 @@ impl Site {
 
     /// The daemon of a host does nothing for a while (`SIGSTOP`), or goes on (`SIGCONT`).
     pub fn signal(&self, index: usize, signal: Signal) {
-        self.hosts[index].daemon.lock().unwrap().as_ref().expect("there is one").signal(signal);
+        self.hosts[index].daemon().as_ref().expect("there is one").signal(signal);
     }
 
     /// What the daemon of a host has logged.
     pub fn log(&self, index: usize) -> String {
-        self.hosts[index].daemon.lock().unwrap().as_ref().map(Running::complaints).unwrap_or_default()
+        self.hosts[index].daemon().as_ref().map(Running::complaints).unwrap_or_default()
     }
 
     /// Cuts a host off from all others.
@@ -227,6 +227,11 @@ impl Host {
         outer
     }
 
+    /// Also after a test has failed at it.
+    fn daemon(&self) -> MutexGuard<'_, Option<Running>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn shell(&self, world: &World, script: &str) -> Output {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
@@ -239,7 +244,8 @@ impl Host {
     }
 
     fn power_off(&mut self) {
-        if let Some(running) = self.daemon.lock().unwrap().take() {
+        let running = self.daemon().take();
+        if let Some(running) = running {
             if std::thread::panicking() {
                 let _ =
                     writeln!(std::io::stderr(), "the log of the daemon of {}:\n{}", self.name, running.complaints());
