@@ -72,7 +72,10 @@ impl Drop for Members<'_> {
     fn drop(&mut self) {
         for index in 0..3 {
             let file = self.0.world().base().join(format!("hosts/n{index}/etcd.pid"));
-            let script = format!("pid=$(cat {}); for try in $(seq 100); do kill -9 $pid 2>&1 || break; sleep 0.05; done", file.display());
+            let script = format!(
+                "pid=$(cat {}); for try in $(seq 100); do kill -9 $pid 2>&1 || break; sleep 0.05; done",
+                file.display()
+            );
             self.0.shell(index, &script);
         }
     }
