@@ -45,6 +45,8 @@ pub struct Leave<'a> {
     pub to: &'a str,
     /// What is done about a container that has it.
     pub consent: Consent,
+    /// So often a ring of its name moved before, if that was another one.
+    pub moved: u64,
     /// Asked under the ring's lock, before anything is done.
     pub permit: &'a dyn Fn() -> Result<()>,
 }
@@ -70,11 +72,14 @@ pub fn give(
     registry: Registry<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Given> {
-    let Leave { to, consent, permit } = leave;
+    let Leave { to, consent, moved, permit } = leave;
     let operation = || format!("give ring '{}' to node '{to}'", ring.name());
     let reference = registry.reference.to_string();
     let mut locked = ring.lock()?;
     permit()?;
+    if locked.state.elsewhere.is_none() {
+        locked.state.moves = locked.state.moves.max(moved);
+    }
     let fork = locked.depart(Heading { to, reference: &reference }, consent).context(operation)?;
     drop(locked);
     let index = push::push_all(place, ring, registry, watch).context(operation)?;

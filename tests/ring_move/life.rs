@@ -81,3 +81,19 @@ fn a_move_that_is_refused_leaves_the_ring_where_it_was() {
     eventually("it is there again", || scene.travel(0, "a", &["--to", "n1"]).code == 0);
     assert_eq!(scene.found(1, "a"), "1 2 3");
 }
+
+#[test]
+fn a_ring_that_was_removed_stays_so_and_its_name_may_be_used_again() {
+    let scene = Scene::new("removed");
+    scene.grow(0, "a", "old");
+    scene.travel(0, "a", &["--to", "n1"]).success();
+    scene.ring(1, &["rm", "a"]).success();
+    scene.grow(1, "a", "new");
+    scene.travel(1, "a", &["--to", "n0"]).success();
+    assert_eq!((scene.found(0, "a"), scene.homes("a")), ("new".to_owned(), vec![0]));
+    assert_eq!(scene.owner("a").unwrap()["moves"], 2);
+    scene.ring(0, &["rm", "a"]).success();
+    scene.crash(0);
+    eventually("it is forgotten", || scene.owner("a").is_none());
+    assert_eq!((scene.ring_file(0, "a"), scene.homes("a")), (None, vec![]));
+}

@@ -119,10 +119,16 @@ impl Scene {
         self.ring(index, &[&["move", ring, "--via", &via, PLAIN], more].concat())
     }
 
-    /// The same, which is not waited for: the operation's id.
-    pub fn send(&self, index: usize, ring: &str, to: usize) -> String {
-        let to = &self.site.host(to).name;
-        self.travel(index, ring, &["--to", to, "--no-wait"]).success().stdout().trim_end().to_owned()
+    /// The same, which is not waited for: the operation's id, if there was an answer.
+    pub fn send(&self, index: usize, ring: &str, to: usize) -> Option<String> {
+        let output = self.travel(index, ring, &["--to", &self.site.host(to).name, "--no-wait"]);
+        (output.code == 0).then(|| output.stdout().trim_end().to_owned())
+    }
+
+    /// The move that was asked for last.
+    pub fn newest(&self, index: usize) -> Option<String> {
+        let listed = self.site.json(index, &["op", "ls", "--kind", "ring-move", "--limit", "1", "--json"]);
+        listed[0]["id"].as_str().map(str::to_owned)
     }
 
     /// How an operation is.

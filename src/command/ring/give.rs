@@ -24,7 +24,7 @@ pub(super) fn run(world: &World, arguments: &Give) -> Result<()> {
     };
     let registry = Registry { reference: &reference, trust: trust(arguments.tls) };
     let consent = if arguments.force { Consent::Forced } else { Consent::Idle };
-    let leave = Leave { to: &arguments.to, consent, permit: FREELY };
+    let leave = Leave { to: &arguments.to, consent, moved: 0, permit: FREELY };
     let given = ring_move::give(&world.place, &ring, leave, registry, &mut watch)?;
     drop(bar);
     print(arguments.output, &given, || {

@@ -22,7 +22,7 @@ use super::ring_move::{self, Pushed};
 use crate::distribution::{Reference, Trust};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{NodeName, RingName};
-use crate::registry::{Applied, Registry, Transaction};
+use crate::registry::{Applied, Compare, Registry, Transaction};
 use crate::ring::elsewhere::Elsewhere;
 use crate::ring::state::RingState;
 use crate::ring::{Heading, Ring};
@@ -167,6 +167,11 @@ impl Ownership {
         Turn(&self.0, name.clone())
     }
 
+    /// The same, if nobody does.
+    fn try_turn(&self, name: &RingName) -> Option<Turn<'_>> {
+        self.0.arriving().insert(name.clone()).then(|| Turn(&self.0, name.clone()))
+    }
+
     /// The ring on this node, with what is known of it here.
     ///
     /// # Errors
@@ -192,10 +197,11 @@ impl Ownership {
         if owner.node != self.0.node {
             return match owner.without.iter().find(|bereft| bereft.node == self.0.node) {
                 Some(bereft) => self.let_go(name, here, (owner, bereft)),
-                None => Ok(()),
+                None => here.map_or(Ok(()), |(ring, state)| self.clear(&ring, &state, owner)),
             };
         }
         match here {
+            None => self.forget(name),
             // It is being given away, and was not taken yet.
             Some((_, state)) if state.moves > owner.moves => Ok(()),
             Some((ring, state)) if state.moves == owner.moves => match state.elsewhere {
@@ -206,8 +212,41 @@ impl Ownership {
                 }
                 Some(Elsewhere::Arriving { .. }) => self.finish(name, owner),
             },
-            Some(_) | None => self.finish(name, owner),
+            // The one that moved was removed, and this is a new one.
+            Some((_, state)) if state.elsewhere.is_none() => Ok(()),
+            Some(_) => self.finish(name, owner),
         }
+    }
+
+    /// It was to come here by a move that came to nothing: what is here of it goes.
+    fn clear(&self, ring: &Ring, state: &RingState, owner: &Owner) -> Result<()> {
+        match &state.elsewhere {
+            Some(Elsewhere::Arriving { from }) if *from == owner.reference => {}
+            Some(_) | None => return Ok(()),
+        }
+        match self.try_turn(ring.name()) {
+            Some(_turn) => ring.lock()?.remove_unarrived(),
+            None => Ok(()),
+        }
+    }
+
+    /// It was this node's, and was removed: it is as if it had never moved, unless somebody has still to be told.
+    fn forget(&self, name: &RingName) -> Result<()> {
+        let Some(_turn) = self.try_turn(name) else { return Ok(()) };
+        let found = self.find(name)?;
+        let is_over = |owner: &Owner| owner.node == self.0.node && owner.without.is_empty();
+        if !found.owner.as_ref().is_some_and(is_over) || self.here(name)?.is_some() {
+            return Ok(());
+        }
+        let key = ring_key(name);
+        let compares = vec![Compare::unchanged(&key, found.revision)];
+        let transaction = Transaction { compares, deletes: vec![key], ..Transaction::default() };
+        // Who changed it meanwhile is heard.
+        self.0
+            .registry
+            .apply(&transaction)
+            .map(drop)
+            .map_err(|failure| Error::from(failure).during(format!("forget who had ring '{name}'")))
     }
 
     /// It was taken from this node, which is told of it now.

@@ -43,7 +43,8 @@ impl Ownership {
     fn obey(&self, entry: &Entry) {
         let Some(name) = read_key(&entry.key) else { return };
         let settled = Owner::read(entry).and_then(|told| {
-            if told.node != self.0.node && !told.without.iter().any(|bereft| bereft.node == self.0.node) {
+            let concerns_us = told.node == self.0.node || told.without.iter().any(|bereft| bereft.node == self.0.node);
+            if !concerns_us && self.here(&name)?.is_none() {
                 return Ok(());
             }
             // What is told may be over by now.

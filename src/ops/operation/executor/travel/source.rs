@@ -37,7 +37,8 @@ impl Travel {
         let remote = self.neighbour(name, &wish.to)?;
         let reference = self.reference((name, wish), found.owner.as_ref())?;
         let registry = Registry { reference: &reference, trust: wish.trust() };
-        match self.carry(task, (&ring, wish, registry), &*remote, tell) {
+        let moved = found.owner.as_ref().map_or(0, |owner| owner.moves);
+        match self.carry(task, (&ring, wish, registry), (&*remote, moved), tell) {
             Ok(value) => Ok(value),
             Err(error) => Err(self.call_off(task, (&ring, wish, registry), error)),
         }
@@ -48,15 +49,15 @@ impl Travel {
         &self,
         task: &Task,
         (ring, wish, registry): (&Ring, &Wish, Registry<'_>),
-        remote: &dyn Elsewhere,
+        (remote, moved): (&dyn Elsewhere, u64),
         tell: &mut dyn FnMut(Value),
     ) -> Result<Value> {
         let state = ring.read()?;
-        let moves = state.moves + u64::from(state.elsewhere.is_none());
+        let moves = if state.elsewhere.is_none() { state.moves.max(moved) + 1 } else { state.moves };
         tell(json!({"step": format!("asking node '{}'", wish.to)}));
         ask(remote, &self.part(task, (wish, registry), &Part::Look(moves)), tell)?;
         check_wanted(task)?;
-        let given = give(self, task, (ring, wish, registry), tell)?;
+        let given = give((self, task), (ring, wish, registry), moved, tell)?;
         check_wanted(task)?;
         tell(json!({"step": format!("node '{}' takes it", wish.to)}));
         let mut value = ask(remote, &self.part(task, (wish, registry), &Part::Take(given)), tell)?;
@@ -204,9 +205,9 @@ fn ask(remote: &dyn Elsewhere, task: &Task, tell: &mut dyn FnMut(Value)) -> Resu
 
 /// Marks the ring, and pushes it.
 fn give(
-    travel: &Travel,
-    task: &Task,
+    (travel, task): (&Travel, &Task),
     (ring, wish, registry): (&Ring, &Wish, Registry<'_>),
+    moved: u64,
     tell: &mut dyn FnMut(Value),
 ) -> Result<Given> {
     let tell = RefCell::new(tell);
@@ -219,7 +220,7 @@ fn give(
         transfer: &mut |transfer| (tell.borrow_mut())(told(transfer)),
     };
     let permit = || task.pass().map(drop);
-    let leave = Leave { to: wish.to.as_str(), consent: Consent::Idle, permit: &permit };
+    let leave = Leave { to: wish.to.as_str(), consent: Consent::Idle, moved, permit: &permit };
     ring_move::give(place, ring, leave, registry, &mut watch)
 }
 
