@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +38,7 @@ macro_rules! string_id {
 
         impl From<$type> for String {
             fn from(id: $type) -> Self {
-                id.0
+                id.as_str().to_owned()
             }
         }
     };
@@ -101,10 +102,10 @@ const NODE_NAME_MAX: usize = 253;
 const NODE_LABEL_MAX: usize = 63;
 
 /// The name of a node: that of a host in lower case, `[a-z0-9-]+` in parts separated by dots, no part beginning or ending with
-/// a hyphen, the last not a number. So it can stand in a certificate as a DNS name, and in a key of the registry as a part.
+/// a hyphen, the last not a number. So it can stand in a certificate as a DNS name, and in a key of the registry as a part. Copies share it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NodeName(String);
+pub struct NodeName(Arc<str>);
 string_id!(NodeName);
 
 impl FromStr for NodeName {
@@ -132,7 +133,7 @@ impl FromStr for NodeName {
         if last.bytes().all(|c| c.is_ascii_digit()) {
             return refuse("what ends in a number would be an address");
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -148,7 +149,7 @@ impl NodeName {
         [whole.as_str(), parts.first().map_or("", String::as_str)]
             .into_iter()
             .find_map(|text| text.parse().ok())
-            .unwrap_or_else(|| Self("localhost".to_owned()))
+            .unwrap_or_else(|| Self("localhost".into()))
     }
 }
 

@@ -27,6 +27,7 @@
 
 pub mod class;
 mod clock;
+mod dense;
 pub mod fence;
 mod id;
 mod kind;

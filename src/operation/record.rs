@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::target::Runs;
-use super::{Kind, OperationId, State, Target};
+use super::{Kind, OperationId, State, Target, dense};
 use crate::error::{Context, Error, Kind as Fault, Result};
 use crate::ids::NodeName;
 use crate::registry::Entry;
@@ -275,7 +275,10 @@ impl Record {
             return Ok(None);
         }
         let runs = Runs::new(self.targets.iter().map(|target| (&target.node, target.subject.as_str())));
-        serde_json::to_vec(&runs).map(Some).context(|| format!("write down the targets of operation {}", self.id))
+        serde_json::to_vec(&runs)
+            .map(dense::write)
+            .map(Some)
+            .context(|| format!("write down the targets of operation {}", self.id))
     }
 }
 
@@ -284,11 +287,12 @@ impl Record {
 /// # Errors
 /// [`crate::error::Kind::Invalid`] for what is nothing like it.
 pub fn read_targets(entry: &Entry) -> Result<Vec<Target>> {
-    let runs: Runs = serde_json::from_slice(&entry.value).context(|| format!("read '{}'", entry.key))?;
+    let text = dense::read(&entry.value).context(|| format!("read '{}'", entry.key))?;
+    let runs: Runs = serde_json::from_slice(&text).context(|| format!("read '{}'", entry.key))?;
     Ok(runs.into_targets())
 }
 
-/// Divides results into values of at most so many bytes; a single result may have more.
+/// Divides results into values of at most so many bytes of text; a single result may have more.
 ///
 /// # Errors
 /// None that anybody has seen.
@@ -298,14 +302,14 @@ pub fn write_results(results: &[Outcome], most: usize) -> Result<Vec<Vec<u8>>> {
         let text = serde_json::to_vec(outcome).context(|| "write down a result")?;
         if !chunk.is_empty() && chunk.len() + text.len() + 2 > most {
             chunk.push(b']');
-            chunks.push(std::mem::take(&mut chunk));
+            chunks.push(dense::write(std::mem::take(&mut chunk)));
         }
         chunk.push(if chunk.is_empty() { b'[' } else { b',' });
         chunk.extend(text);
     }
     if !chunk.is_empty() {
         chunk.push(b']');
-        chunks.push(chunk);
+        chunks.push(dense::write(chunk));
     }
     Ok(chunks)
 }
@@ -315,7 +319,8 @@ pub fn write_results(results: &[Outcome], most: usize) -> Result<Vec<Vec<u8>>> {
 /// # Errors
 /// [`crate::error::Kind::Invalid`] for what is nothing like it.
 pub fn read_results(entry: &Entry) -> Result<Vec<Outcome>> {
-    serde_json::from_slice(&entry.value).context(|| format!("read '{}'", entry.key))
+    let text = dense::read(&entry.value).context(|| format!("read '{}'", entry.key))?;
+    serde_json::from_slice(&text).context(|| format!("read '{}'", entry.key))
 }
 
 fn succeeded() -> State {
@@ -395,7 +400,7 @@ mod tests {
     #[test]
     fn results_are_divided_and_nothing_is_lost() {
         let mut results: Vec<_> = (0..100).map(|number| Outcome::succeeded(json!({"token": number}))).collect();
-        results.push(Outcome::because(State::Failed, "x".repeat(5000)));
+        results.push(Outcome::because(State::Failed, "x".repeat(2000)));
         results.push(Outcome::succeeded(Value::Null));
         let chunks = write_results(&results, 1000).unwrap();
         assert!(chunks.len() > 3 && chunks.iter().filter(|chunk| chunk.len() > 1000).count() == 1);

@@ -1,6 +1,5 @@
 //! What operations contend for.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use semver::Version;
@@ -44,9 +43,10 @@ impl Resource {
             return this.with_ends(parameters);
         }
         let to = (kind == Kind::ServiceUpgrade).then(|| parameters.get("to").and_then(Value::as_str)).flatten();
-        let other = to.map(|to| Target { node: target.node.clone(), subject: format!("{}@{to}", this.root()) });
-        let other = other.map(|other| Self::of(kind, &other)).transpose()?;
-        Ok(std::iter::once(this.clone()).chain(other.filter(|other| !other.overlaps(&this))).collect())
+        let Some(to) = to else { return Ok(vec![this]) };
+        let other = Target { node: target.node.clone(), subject: format!("{}@{to}", this.root()) };
+        let other = Self::of(kind, &other)?;
+        Ok(if other.overlaps(&this) { vec![this] } else { vec![this, other] })
     }
 
     /// A ring here and where it goes, or comes from.
@@ -110,13 +110,14 @@ pub(super) fn overlap(one: &str, other: &str, same_root: bool) -> bool {
 /// A resource that overlaps one before it.
 #[must_use]
 pub fn first_overlap(resources: &[Resource]) -> Option<&Resource> {
-    let mut seen: HashMap<(&str, &str), Vec<&Resource>> = HashMap::with_capacity(resources.len());
-    resources.iter().find(|resource| {
-        let others = seen.entry((resource.node.as_str(), resource.root())).or_default();
-        let twice = others.iter().any(|other| overlap(&other.subject, &resource.subject, true));
-        others.push(resource);
-        twice
-    })
+    let mut sorted: Vec<_> = resources.iter().map(|resource| (&resource.node, resource.root(), resource)).collect();
+    sorted.sort_unstable();
+    let twice = |pair: &&[(&NodeName, &str, &Resource)]| {
+        let ((_, one_root, one), (_, other_root, other)) = (pair[0], pair[1]);
+        one.node == other.node && one_root == other_root && overlap(&one.subject, &other.subject, true)
+    };
+    // All versions of a thing stand before each of them.
+    sorted.windows(2).find(twice).map(|pair| pair[1].2)
 }
 
 fn fits(kind: SubjectKind, subject: &str) -> bool {

@@ -126,6 +126,7 @@ fn members_may_call_what_only_looks_of_all_that_there_is() {
         "org.varlink.service.GetInfo",
         "org.varlink.service.GetInterfaceDescription",
         "run.regen.Control.GetStatus",
+        "run.regen.Node.List",
         "run.regen.Operation.List",
         "run.regen.Operation.Show",
         "run.regen.Operation.Wait",

@@ -217,13 +217,16 @@ fn what_was_not_begun_by_its_deadline_never_is() {
 fn bad_requests_are_refused_and_leave_nothing() {
     let (memory, registry) = memory();
     let daemon = Daemon::new(&registry, "a", Executors::new());
+    // Names that have nothing in common, so that they stay long.
+    let many = (0..200_000_u64).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let many = many.flat_map(|number| target(&format!("a:probe/{number}"))).collect();
     let twice = [probes("a", 0..1), probes("a", 0..1)].concat();
     for (request, kind) in [
         (probe(vec![], 0), Fault::Usage),
         (probe(twice, 0), Fault::Usage),
         (probe(probes("nowhere", 0..1), 0), Fault::NotFound),
         (request(Kind::RingPin, target("a:probe/1"), Value::Null), Fault::Invalid),
-        (probe(probes("a", 0..200_000), 0), Fault::Invalid),
+        (probe(many, 0), Fault::Invalid),
     ] {
         let error = daemon.engine.submit(request).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");

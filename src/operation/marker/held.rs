@@ -9,6 +9,7 @@ use super::{MARKER, Marker, WIDE, Wish, read};
 use crate::error::{Error, Kind as Fault};
 use crate::operation::Resource;
 use crate::operation::class::{class, conflict};
+use crate::operation::dense;
 use crate::operation::resource::overlap;
 use crate::operation::target::Runs;
 use crate::registry::Listing;
@@ -89,7 +90,9 @@ impl View {
         for entry in &listing.entries {
             if entry.key == WIDE {
                 modified = entry.modified;
-            } else if let Ok(WideValue { marker, resources }) = serde_json::from_slice(&entry.value) {
+            } else if let Some(WideValue { marker, resources }) =
+                dense::read(&entry.value).ok().and_then(|text| serde_json::from_slice(&text).ok())
+            {
                 let resource = |target: crate::operation::Target| Resource::parse(&target.to_string());
                 let resources = resources.into_targets().into_iter().filter_map(resource).collect();
                 wides.push(WideHeld { marker, resources });
@@ -116,6 +119,9 @@ impl View {
 
 /// A narrow operation that is in the way of a wide one.
 pub(super) fn narrow_holder(listing: &Listing, wish: &Wish<'_>) -> Option<Holder> {
+    if listing.entries.is_empty() {
+        return None;
+    }
     let set = Set::new(wish.resources);
     let classes = class(wish.marker.kind);
     listing.entries.iter().find_map(|entry| {

@@ -3,6 +3,7 @@
 use super::held::narrow_holder;
 use super::{ATTEMPTS, Age, Claim, MARKER, Markers, Taken, WIDE, WideValue, Wish, Write, gave_up, gone, write};
 use crate::error::{Error, Kind as Fault};
+use crate::operation::dense;
 use crate::operation::target::Runs;
 use crate::registry::{Answer, Applied, Compare, Entry, Failure, Put, Registry, Transaction, VALUE_MAX};
 
@@ -37,7 +38,7 @@ impl Markers {
         let key = wish.wide_key();
         let id = &wish.marker.operation;
         let resources = Runs::new(wish.resources.iter().map(|resource| (&resource.node, resource.subject())));
-        let value = write(id, &WideValue { marker: wish.marker.clone(), resources })?;
+        let value = dense::write(write(id, &WideValue { marker: wish.marker.clone(), resources })?);
         if value.len() > VALUE_MAX {
             let cause = format!("what it is about has {} bytes, at most {VALUE_MAX} are possible", value.len());
             let error = Error::new(Fault::Invalid, format!("submit {}", wish.marker.kind), cause);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use tracing::Span;
 
 use super::executor::{Cancel, Task};
 use super::follow::{Progress, Watchers};
@@ -58,6 +59,8 @@ pub(super) struct Active {
     /// Why what was not begun before must not be begun now.
     pub barred: Option<String>,
     pub deadline: Option<Instant>,
+    /// The request that asked for it, for the log.
+    pub asked: Span,
     pub cancel: Arc<Cancel>,
     /// The markers; held while the head is written.
     pub claim: Mutex<Claim>,
@@ -98,6 +101,7 @@ impl Active {
             before: None,
             barred: None,
             deadline: None,
+            asked: Span::none(),
             cancel: Arc::default(),
             claim: Mutex::new(claim),
             life: Mutex::new(life),

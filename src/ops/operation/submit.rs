@@ -60,6 +60,7 @@ pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
     let token = Token { registry, number: claim.token };
     let mut active = Active::new(record, token, (held.number, claim));
     active.deadline = deadline.and_then(|limit| began.checked_add(Duration::from_millis(limit)));
+    active.asked = tracing::Span::current();
     std::mem::forget(room);
     core.enqueue(Arc::new(active));
     Ok(Submitted { id, duplicate: false })

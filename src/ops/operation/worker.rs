@@ -124,7 +124,8 @@ fn attempt(
     task: &Task,
     (attempts, before): (u32, Afterwards),
 ) -> Attempt {
-    let span = tracing::info_span!("task", operation = %task.operation, kind = %task.kind, target = %task.target);
+    let (operation, target) = (task.operation, &task.target);
+    let span = tracing::info_span!(parent: &active.asked, "task", %operation, kind = %task.kind, %target);
     let _within = span.enter();
     let mut tell = |step: Value| {
         active.tell(Some(index), &step);

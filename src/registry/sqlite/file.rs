@@ -321,7 +321,7 @@ mod tests {
         let opened = open(&path).unwrap();
         for number in 0..400 {
             let key = format!("key/{number}");
-            opened.writer.execute("INSERT INTO entry VALUES (?1, ?2, 1, 1, NULL)", (key, [7_u8; 100])).unwrap();
+            opened.writer.execute("INSERT INTO entry VALUES (?1, 1, 1, NULL, ?2)", (key, [7_u8; 100])).unwrap();
         }
         drop(opened);
         let good = fs::read(&path).unwrap();

@@ -22,7 +22,17 @@ const FIRST: &str = "
 /// Version 2: leases, and what happened. Numbers of leases are never used again. What happened before is not known: it
 /// counts as compacted.
 const SECOND: &str = "
-    ALTER TABLE entry ADD COLUMN lease INTEGER;
+    CREATE TABLE next (
+        key TEXT PRIMARY KEY NOT NULL,
+        created INTEGER NOT NULL,
+        modified INTEGER NOT NULL,
+        lease INTEGER,
+        -- The last: what stands behind a long value is only found by reading all of it.
+        value BLOB NOT NULL
+    ) WITHOUT ROWID, STRICT;
+    INSERT INTO next SELECT key, created, modified, NULL, value FROM entry;
+    DROP TABLE entry;
+    ALTER TABLE next RENAME TO entry;
     CREATE INDEX leased ON entry (lease) WHERE lease IS NOT NULL;
     CREATE TABLE lease (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
