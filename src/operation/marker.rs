@@ -118,6 +118,16 @@ impl Wish<'_> {
         self.resources.iter().flat_map(move |resource| classes.iter().map(move |c| format!("{MARKER}{resource}/{c}")))
     }
 
+    /// All its markers, as they are named.
+    fn names(&self) -> Vec<String> {
+        if self.is_wide() { vec![self.wide_key()] } else { self.keys().collect() }
+    }
+
+    /// Whether a marker is its own.
+    fn has(&self, entry: &Entry) -> bool {
+        read(entry).is_some_and(|marker| marker.operation == self.marker.operation)
+    }
+
     fn head_key(&self) -> String {
         key::head(&self.marker.operation)
     }
@@ -167,10 +177,11 @@ impl Claim {
     /// Those of reading the registry.
     pub fn reread(&mut self, registry: &dyn Registry, operation: &OperationId) -> Answer<()> {
         let mut left = Vec::new();
-        for (key, _) in std::mem::take(&mut self.keys) {
-            let entry = registry.get(&key)?;
+        for (key, _) in &self.keys {
+            // Where nobody answers, all that is known so far stays.
+            let entry = registry.get(key)?;
             let ours = entry.filter(|entry| read(entry).is_some_and(|marker| marker.operation == *operation));
-            left.extend(ours.map(|entry| (key, entry.modified)));
+            left.extend(ours.map(|entry| (key.clone(), entry.modified)));
         }
         self.keys = left;
         Ok(())
@@ -194,14 +205,11 @@ impl Markers {
     /// # Errors
     /// Those of the registry.
     pub fn take_over(&self, registry: &dyn Registry, wish: &Wish<'_>) -> Answer<Option<Claim>> {
-        let names: Vec<_> = if wish.is_wide() { vec![wish.wide_key()] } else { wish.keys().collect() };
+        let names = wish.names();
         let mut transaction = Transaction::default();
         let mut token = u64::MAX;
         for name in &names {
-            let entry = registry.get(name)?;
-            let ours =
-                entry.filter(|entry| read(entry).is_some_and(|marker| marker.operation == wish.marker.operation));
-            let Some(entry) = ours else { continue };
+            let Some(entry) = registry.get(name)?.filter(|entry| wish.has(entry)) else { continue };
             token = token.min(entry.created);
             transaction.compares.push(Compare::unchanged(name, entry.modified));
             transaction.puts.push(Put::leased(name, entry.value, wish.lease));
@@ -220,6 +228,19 @@ impl Markers {
             }
             Applied::Committed(_) | Applied::Refused => Ok(None),
         }
+    }
+
+    /// Whether an operation has any of its markers.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn are_there(&self, registry: &dyn Registry, wish: &Wish<'_>) -> Answer<bool> {
+        for name in wish.names() {
+            if registry.get(&name)?.is_some_and(|entry| wish.has(&entry)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes away what an operation that did not come to be may have.

@@ -25,12 +25,16 @@
 //!
 //! The only input and output here is that of a registry that the caller gives, and the fence's file.
 
+pub mod book;
 pub mod class;
 mod clock;
+pub mod course;
 mod dense;
 pub mod fence;
 mod id;
 mod kind;
+pub mod lane;
+pub mod lease;
 pub mod marker;
 pub mod queue;
 pub mod record;

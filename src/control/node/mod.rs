@@ -130,6 +130,9 @@ pub struct Order {
     pub parameters: Value,
     /// The right to.
     pub token: Token,
+    /// The number of the first token that the operation had, if that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
 }
 
 /// One answer to Execute: a step, or in the last one what came of it.
@@ -302,11 +305,12 @@ impl Neighbourhood {
 
     /// A caller who goes away changes nothing: it is done to the end, and who asks again is told what came of it.
     fn execute(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        let Order { operation, kind, target, parameters, token } = call.parameters()?;
+        let Order { operation, kind, target, parameters, token, since } = call.parameters()?;
+        let since = since.unwrap_or(token.number);
         let engine = self.operations.engine()?;
         self.check_node(&target)?;
         let outcome = self.running.once(key(operation, &target, &token), |cancel| {
-            let task = engine.task(operation, (kind, target), parameters, token);
+            let task = engine.task(operation, (kind, target), parameters, (token, since));
             let task = Task { cancel: Arc::clone(cancel), ..task };
             self.check_drained(&task).map_err(|error| (Afterwards::NotDone, error))?;
             engine.carry_out(&task, &mut |step| drop(call.send(&Told { step: Some(step), ..Told::default() })))

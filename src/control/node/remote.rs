@@ -101,6 +101,7 @@ impl Remote {
             target: task.target.clone(),
             parameters: Value::clone(&task.parameters),
             token: task.token.clone(),
+            since: (task.since != task.token.number).then_some(task.since),
         };
         line.send(method::EXECUTE, &order, Mode::More).map_err(Setback::Unanswered)?;
         loop {
@@ -170,9 +171,11 @@ impl Executor for Remote {
                     let operation = format!("{} of '{}'", task.kind, task.target);
                     return Err(Error::new(Kind::Damaged, operation, cause));
                 }
-                Ok(Told { failure, value, .. }) => {
+                // What was sent before and not answered may still arrive there, and be done.
+                Ok(Told { failure: Some(failure), .. }) => return Err(failure.error()),
+                Ok(Told { value, .. }) => {
                     self.doubtful().remove(&key(task));
-                    return failure.map_or_else(|| Ok(value.unwrap_or_default()), |failure| Err(failure.error()));
+                    return Ok(value.unwrap_or_default());
                 }
                 Err(Setback::Unbegun(error)) if !in_doubt => return Err(error),
                 Err(Setback::Unbegun(error) | Setback::Unanswered(error)) => error,
@@ -186,10 +189,8 @@ impl Executor for Remote {
         }
     }
 
-    /// The node knows: asked again, it tells what came of it, or does it if it was not begun. Where it cannot be asked, the
-    /// daemon before may have.
-    fn settle(&self, task: &Task) -> Settled {
-        self.doubtful().insert(key(task));
+    /// The node knows: asked again, it tells what came of it, or does it if it was not begun.
+    fn settle(&self, _task: &Task) -> Settled {
         Settled::Repeat
     }
 

@@ -27,6 +27,7 @@ pub fn mourn(cluster: &Cluster, engine: &Engine) -> Result<()> {
 
 fn run(shared: &Weak<Shared>, engine: &Engine, bell: &Bell) {
     let mut missed: BTreeMap<NodeName, Instant> = BTreeMap::new();
+    let mut looked: Option<(Instant, BTreeSet<NodeName>)> = None;
     loop {
         // Nodes may have gone while no daemon was there to see it, so it is looked for from time to time.
         let due = missed.values().map(|since| (*since + GRACE).saturating_duration_since(Instant::now())).min();
@@ -43,6 +44,12 @@ fn run(shared: &Weak<Shared>, engine: &Engine, bell: &Bell) {
         let known = shared.directory.snapshot();
         let own = shared.node().name.clone();
         drop(shared);
+        let names: BTreeSet<NodeName> = known.nodes().map(|node| node.name.clone()).collect();
+        // All nodes hear of every change: not each is worth a question to the registry, which would get it from all of them.
+        if looked.as_ref().is_some_and(|(at, before)| at.elapsed() < GRACE && before.is_subset(&names)) {
+            continue;
+        }
+        looked = Some((Instant::now(), names));
         let busy = match engine.busy_nodes() {
             Ok(busy) => busy,
             Err(error) => {
@@ -50,6 +57,11 @@ fn run(shared: &Weak<Shared>, engine: &Engine, bell: &Bell) {
                 continue;
             }
         };
+        if busy.contains(&own)
+            && let Err(error) = engine.bury(&own)
+        {
+            tracing::debug!("end what an earlier daemon of this node had: {error}");
+        }
         let gone: BTreeSet<NodeName> =
             busy.into_iter().filter(|name| *name != own && known.node(name).is_none()).collect();
         missed.retain(|name, _| gone.contains(name));

@@ -10,33 +10,16 @@ use tracing::Span;
 use super::executor::{Cancel, Task};
 use super::follow::{Progress, Watchers};
 use crate::error::{Error, Kind as Fault};
+use crate::operation::course::{Afterwards, Course, Now, Slot};
 use crate::operation::fence::{Fence, Token};
+use crate::operation::lane::Work;
 use crate::operation::marker::Claim;
-use crate::operation::{Counts, Outcome, Record, State};
-
-/// Where a target is in its life.
-#[derive(Debug, Clone)]
-pub(super) enum Slot {
-    /// Not begun.
-    Waiting,
-    /// Being done.
-    Running,
-    /// At its end.
-    Done(Outcome),
-}
+use crate::operation::{Outcome, Record, State, Target};
 
 /// What changes while it runs.
 #[derive(Debug)]
 pub(super) struct Life {
-    pub state: State,
-    pub started: Option<DateTime<Utc>>,
-    pub counts: Counts,
-    pub slots: Vec<Slot>,
-    pub running: usize,
-    /// Why it ends otherwise than its targets.
-    pub verdict: Option<(State, String)>,
-    /// Whoever gets to the end first writes it down.
-    pub ending: bool,
+    pub course: Course,
     /// How far it is, as it was written down, and when.
     pub written: (State, usize),
     pub noted: Instant,
@@ -54,8 +37,6 @@ pub(super) struct Active {
     pub token: Token,
     /// The lease that its markers hang on, by its number.
     pub lease: u64,
-    /// Under which it was carried out before this daemon came.
-    pub before: Option<Token>,
     /// Why what was not begun before must not be begun now.
     pub barred: Option<String>,
     pub deadline: Option<Instant>,
@@ -69,36 +50,23 @@ pub(super) struct Active {
     pub watchers: Watchers,
 }
 
-/// Whether somebody has to write the end down, and that is the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub(super) enum Now {
-    /// It goes on, or somebody else does it.
-    Nothing,
-    /// The caller.
-    End,
+impl Work for Active {
+    fn targets(&self) -> &[Target] {
+        &self.record.targets
+    }
 }
 
 impl Active {
-    pub(super) fn new(record: Record, token: Token, (lease, claim): (u64, Claim)) -> Self {
-        let life = Life {
-            state: State::Queued,
-            started: record.started,
-            counts: Counts { total: record.targets.len(), ..Counts::default() },
-            slots: vec![Slot::Waiting; record.targets.len()],
-            running: 0,
-            verdict: None,
-            ending: false,
-            written: (State::Queued, 0),
-            noted: Instant::now(),
-            ended: None,
-        };
+    /// One of which this is known.
+    pub(super) fn new(record: Record, token: Token, (lease, claim): (u64, Claim), before: Afterwards) -> Self {
+        let mut course = Course::new(record.targets.len(), before);
+        course.started = record.started;
+        let life = Life { course, written: (State::Queued, 0), noted: Instant::now(), ended: None };
         Self {
             parameters: Arc::new(record.parameters.clone()),
             record,
             token,
             lease,
-            before: None,
             barred: None,
             deadline: None,
             asked: Span::none(),
@@ -122,49 +90,33 @@ impl Active {
             target: self.record.targets.get(index)?.clone(),
             parameters: Arc::clone(&self.parameters),
             token: self.token.clone(),
+            since: self.record.since.unwrap_or(self.token.number),
             deadline: self.deadline,
             cancel: Arc::clone(&self.cancel),
             fence: Arc::clone(fence),
         })
     }
 
-    /// Begins a target, unless that is not wanted any more.
-    pub(super) fn begin(&self, index: usize, now: DateTime<Utc>) -> bool {
+    /// Begins a target, unless that is not wanted any more. What is known of it from before.
+    pub(super) fn begin(&self, index: usize, now: DateTime<Utc>) -> Option<Afterwards> {
         let mut life = self.lock();
-        if !matches!(life.slots.get(index), Some(Slot::Waiting)) {
-            return false;
-        }
-        life.slots[index] = Slot::Running;
-        life.running += 1;
-        let first = life.state == State::Queued;
-        life.state = life.state.advance(State::Running).unwrap_or(life.state);
-        life.started.get_or_insert(now);
+        let first = life.course.state == State::Queued;
+        let before = life.course.begin(index, now);
         drop(life);
-        if first {
+        if first && before.is_some() {
             self.tell(None, &Value::Null);
         }
-        true
+        before
     }
 
-    /// A target is tried again later.
-    pub(super) fn postpone(&self, index: usize) -> bool {
-        let mut life = self.lock();
-        if life.verdict.is_some() {
-            return false;
-        }
-        life.running -= 1;
-        life.slots[index] = Slot::Waiting;
-        true
+    /// A target is tried again later; `None`, unless the operation was given up meanwhile.
+    pub(super) fn postpone(&self, index: usize, after: Afterwards) -> Option<Now> {
+        self.lock().course.postpone(index, after)
     }
 
     /// A target that was begun is at its end.
     pub(super) fn finish(&self, index: usize, outcome: Outcome) -> Now {
-        let mut life = self.lock();
-        life.running -= 1;
-        life.counts.add(outcome.state);
-        life.slots[index] = Slot::Done(outcome);
-        let now = life.claim_end();
-        drop(life);
+        let now = self.lock().course.finish(index, outcome);
         if now == Now::Nothing {
             self.tell(Some(index), &Value::Null);
         }
@@ -172,21 +124,12 @@ impl Active {
     }
 
     /// What was not begun never is; what was goes on to its end, and is told.
-    pub(super) fn give_up(&self, (state, reason): (State, &str), operation: Option<State>) -> Now {
-        let mut life = self.lock();
-        if life.ending || life.verdict.is_some() {
-            return Now::Nothing;
+    pub(super) fn give_up(&self, why: (State, &str), operation: Option<State>) -> Now {
+        let now = self.lock().course.give_up(why, operation);
+        if now.is_some() {
+            self.cancel.ask();
         }
-        life.verdict = Some((operation.unwrap_or(state), reason.to_owned()));
-        let Life { slots, counts, .. } = &mut *life;
-        for slot in slots.iter_mut().filter(|slot| matches!(slot, Slot::Waiting)) {
-            *slot = Slot::Done(Outcome::because(state, reason));
-            counts.add(state);
-        }
-        let now = life.claim_end();
-        drop(life);
-        self.cancel.ask();
-        now
+        now.unwrap_or(Now::Nothing)
     }
 
     /// Says to all who watch how far it is.
@@ -196,8 +139,15 @@ impl Active {
 
     pub(super) fn progress(&self, target: Option<usize>, step: &Value) -> Progress {
         let life = self.lock();
-        let (state, done, total) = (life.state, life.counts.done(), life.counts.total);
-        Progress { operation: self.record.id, state, target, step: step.clone(), done, total }
+        let (state, counts) = (life.course.state, life.course.counts);
+        Progress {
+            operation: self.record.id,
+            state,
+            target,
+            step: step.clone(),
+            done: counts.done(),
+            total: counts.total,
+        }
     }
 
     /// As it is now, with what came of targets so far.
@@ -206,8 +156,8 @@ impl Active {
         if let Some(record) = &life.ended {
             return Record::clone(record);
         }
-        let results = life.slots.iter().map(|slot| match slot {
-            Slot::Waiting => Outcome::in_state(State::Queued),
+        let results = life.course.slots().iter().map(|slot| match slot {
+            Slot::Waiting(_) => Outcome::in_state(State::Queued),
             Slot::Running => Outcome::in_state(State::Running),
             Slot::Done(outcome) => outcome.clone(),
         });
@@ -227,14 +177,14 @@ impl Active {
     }
 
     pub(super) fn head(&self, life: &Life) -> Record {
-        let (state, started, counts) = (life.state, life.started, life.counts);
+        let Course { state, started, counts, .. } = life.course;
         Record { state, started, counts, token: Some(self.token.number), ..self.record.head() }
     }
 
     /// It is written down how it ended.
     pub(super) fn close(&self, record: Record) {
         let mut life = self.lock();
-        life.state = record.state;
+        life.course.state = record.state;
         life.ended = Some(Arc::new(record));
         drop(life);
         self.news.notify_all();
@@ -263,16 +213,5 @@ impl Active {
     pub(super) fn refuse_cancel(record: &Record) -> Error {
         let operation = format!("cancel operation {}", record.id);
         Error::new(Fault::State, operation, format!("it has ended already: it is {}", record.state))
-    }
-}
-
-impl Life {
-    /// Whether all targets are at their end, and nobody writes that down yet.
-    fn claim_end(&mut self) -> Now {
-        if self.ending || self.running > 0 || self.counts.done() < self.counts.total {
-            return Now::Nothing;
-        }
-        self.ending = true;
-        Now::End
     }
 }

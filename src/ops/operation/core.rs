@@ -4,19 +4,21 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::active::{Active, Now};
+use super::active::Active;
 use super::collect::Collection;
 use super::executor::Executors;
 use super::follow::Watchers;
-use super::lease::Keeper;
-use super::queue::{Queue, Share};
 use super::recover::Recovery;
 use super::tend::Tender;
 use super::{Limits, end, worker};
 use crate::error::{Error, Kind as Fault, Result};
 use crate::ids::NodeName;
 use crate::metrics;
+use crate::operation::book::Book;
+use crate::operation::course::Now;
 use crate::operation::fence::Fence;
+use crate::operation::lane::{Queue, Share};
+use crate::operation::lease::Keeper;
 use crate::operation::marker::Markers;
 use crate::operation::queue::{Door, Load};
 use crate::operation::{Clock, OperationId, Record, State};
@@ -52,7 +54,7 @@ pub(super) struct Core {
 #[derive(Debug)]
 pub(super) struct Work {
     pub active: HashMap<OperationId, Arc<Active>>,
-    pub queue: Queue,
+    pub queue: Queue<Active>,
     /// With those that are being admitted.
     pub load: Load,
     pub threads: usize,
@@ -108,6 +110,12 @@ impl Core {
         }
         let identity = self.registry.identity()?;
         Ok(self.identity.get_or_init(|| identity).clone())
+    }
+
+    /// What is written down of operations.
+    pub(super) fn book(&self) -> Book<'_> {
+        let (registry, node, clock) = (&*self.registry, &self.node, &*self.clock);
+        Book { registry, node, clock, markers: &self.markers, lease: &self.lease }
     }
 
     pub(super) fn chance(&self) -> u32 {

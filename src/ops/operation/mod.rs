@@ -22,8 +22,6 @@ mod core;
 mod end;
 pub mod executor;
 mod follow;
-mod lease;
-mod queue;
 mod read;
 mod recover;
 mod submit;
@@ -45,6 +43,7 @@ use self::core::{Core, missing};
 use crate::error::{Error, Result};
 use crate::ids::NodeName;
 use crate::metrics;
+use crate::operation::book::head;
 use crate::operation::fence::{Fence, Token};
 use crate::operation::queue::{Bounds, Door};
 use crate::operation::{Clock, Kind, Machine, OperationId, Record, State, Target, key};
@@ -213,7 +212,7 @@ impl Engine {
         if self.0.find(id).is_some() {
             return Ok(None);
         }
-        let (record, _) = read::head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?;
+        let (record, _) = head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?;
         Ok((!record.state.is_final()).then_some(record.node))
     }
 
@@ -222,7 +221,7 @@ impl Engine {
     /// # Errors
     /// [`crate::error::Kind::NotFound`]; those of the registry.
     pub fn look(&self, id: &OperationId) -> Result<(Record, Box<dyn Watch>)> {
-        let (record, modified) = read::head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?;
+        let (record, modified) = head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?;
         Ok((record, self.0.registry.watch(&key::head(id), modified)?))
     }
 
@@ -248,7 +247,7 @@ impl Engine {
             subscription.tell(active.progress(None, &Value::Null));
             return Ok(subscription);
         }
-        let Record { state, counts, .. } = read::head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?.0;
+        let Record { state, counts, .. } = head(&*self.0.registry, id)?.ok_or_else(|| missing(id))?.0;
         let (done, total) = (counts.done(), counts.total);
         subscription.tell(Progress { operation: *id, state, target: None, step: Value::Null, done, total });
         Ok(subscription)
@@ -277,7 +276,7 @@ impl Engine {
         let active: Vec<_> = self.0.work().active.values().cloned().collect();
         let (mut backlog, now) = (metrics::Work::default(), self.0.clock.wall());
         for active in active {
-            match active.lock().state {
+            match active.lock().course.state {
                 State::Queued => {
                     backlog.queued += 1;
                     let waited = (now - active.record.created).to_std().unwrap_or_default();
@@ -300,12 +299,12 @@ impl Engine {
 
     /// Ends as unknown what a node has that does not come back; how many operations that were. To be called when its lease was
     /// gone for long enough that it knows, too: then it begins nothing any more, and what it has begun is refused where its
-    /// markers are somebody else's.
+    /// markers are somebody else's. Of this node itself, that is only what an earlier daemon sent and what came late.
     ///
     /// # Errors
     /// Those of the registry.
     pub fn bury(&self, node: &NodeName) -> Result<usize> {
-        recover::bury(&self.0, node)
+        self.0.book().bury(node, &|id| self.0.find(id).is_some())
     }
 
     /// The nodes that have operations which are not at their end.
@@ -316,30 +315,34 @@ impl Engine {
         recover::busy_nodes(&self.0)
     }
 
-    /// A task that another node's daemon has carried out here, with the fence of this node.
+    /// A task that another node's daemon has carried out here, with the fence of this node. `since` is the number of the first
+    /// token that its operation had.
     #[must_use]
     pub fn task(
         &self,
         operation: OperationId,
         (kind, target): (Kind, Target),
         parameters: Value,
-        token: Token,
+        (token, since): (Token, u64),
     ) -> Task {
         let (parameters, cancel) = (Arc::new(parameters), Arc::default());
         let fence = Arc::clone(&self.0.fence);
-        Task { operation, kind, target, parameters, token, deadline: None, cancel, fence }
+        Task { operation, kind, target, parameters, token, since, deadline: None, cancel, fence }
     }
 
     /// Carries such a task out. What was begun here before is settled, and not done twice.
     ///
     /// # Errors
-    /// Why it is not done, and whether it may be all the same.
+    /// Why it is not done, and whether it may have been all the same.
     pub fn carry_out(
         &self,
         task: &Task,
         tell: &mut dyn FnMut(Value),
     ) -> std::result::Result<Value, (Afterwards, Error)> {
-        let executor = self.0.executors.here(task.kind).map_err(|error| (Afterwards::NotDone, error))?;
+        let executor = self.0.executors.here(task.kind).map_err(|error| match task.has_passed() {
+            Ok(false) => (Afterwards::NotDone, error),
+            Ok(true) | Err(_) => (Afterwards::Unknown, error),
+        })?;
         executor::carry_out(&**executor, task, tell)
     }
 
@@ -362,7 +365,7 @@ impl Engine {
         self.0.work().load.door = Door::Closed;
         while Instant::now() < deadline {
             let active: Vec<_> = self.0.work().active.values().cloned().collect();
-            if active.iter().all(|active| active.lock().running == 0) {
+            if active.iter().all(|active| active.lock().course.running == 0) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

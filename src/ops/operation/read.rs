@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::Filter;
 use super::core::{Core, missing};
 use crate::error::Result;
-use crate::operation::record::{read_results, read_targets};
+use crate::operation::book::{fill, head};
+use crate::operation::record::read_results;
 use crate::operation::{OperationId, Record, Target, key};
 use crate::registry::{Answer, Failure, Listing, Registry};
 
@@ -14,12 +15,6 @@ use crate::registry::{Answer, Failure, Listing, Registry};
 const LOOK: Duration = Duration::from_secs(60);
 /// So many targets of each are told in a list.
 const FEW: usize = 16;
-
-/// A head, and the revision that changed it last.
-pub(super) fn head(registry: &dyn Registry, id: &OperationId) -> Result<Option<(Record, u64)>> {
-    let Some(entry) = registry.get(&key::head(id))? else { return Ok(None) };
-    Ok(Some((Record::read(&entry)?, entry.modified)))
-}
 
 /// All of it.
 pub(super) fn whole(registry: &dyn Registry, id: &OperationId) -> Result<Option<Record>> {
@@ -31,16 +26,6 @@ pub(super) fn whole(registry: &dyn Registry, id: &OperationId) -> Result<Option<
         }
     }
     Ok(Some(record))
-}
-
-/// Reads the targets of one that has many.
-pub(super) fn fill(registry: &dyn Registry, record: &mut Record) -> Result<()> {
-    if record.targets.is_empty()
-        && let Some(entry) = registry.get(&key::targets(&record.id))?
-    {
-        record.targets = read_targets(&entry)?;
-    }
-    Ok(())
 }
 
 /// The heads in a listing of operations, newest first. What cannot be read is told of and left out.

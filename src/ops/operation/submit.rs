@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use super::active::Active;
 use super::core::Core;
-use super::lease::Held;
 use super::{Request, Submitted, recover};
 use crate::error::{Error, Kind as Fault, Result};
 use crate::metrics;
+use crate::operation::course::Afterwards;
 use crate::operation::fence::Token;
-use crate::operation::marker::{Marker, Taken, Wish, owner};
+use crate::operation::lease::Held;
+use crate::operation::marker::{Marker, Taken, owner};
 use crate::operation::queue::{Admission, Asked, Late, admit};
 use crate::operation::resource::first_overlap;
 use crate::operation::{Counts, OperationId, Record, Resource, State, key};
-use crate::registry::{Failure, Put};
+use crate::registry::Failure;
 
 /// The longest idempotency key.
 const KEY_MAX: usize = 200;
@@ -46,7 +47,7 @@ pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
     let record = record(core, request)?;
     let (id, deadline) = (record.id, record.deadline_ms);
     let marker = Marker { operation: id, kind: record.kind, node: core.node.clone(), since: record.created };
-    let (held, taken) = take(core, &record, &marker, &resources)?;
+    let (held, taken) = take(core, &record, &resources)?;
     let claim = match taken {
         Taken::Taken(claim) => claim,
         Taken::Duplicate(id) => return Ok(Submitted { id, duplicate: true }),
@@ -58,7 +59,7 @@ pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
     metrics::operation_accepted(marker.kind.word());
     tracing::info!(operation = %id, kind = %record.kind, targets = record.counts.total, requester = record.requester, "queued");
     let token = Token { registry, number: claim.token };
-    let mut active = Active::new(record, token, (held.number, claim));
+    let mut active = Active::new(record, token, (held.number, claim), Afterwards::NotDone);
     active.deadline = deadline.and_then(|limit| began.checked_add(Duration::from_millis(limit)));
     active.asked = tracing::Span::current();
     std::mem::forget(room);
@@ -145,37 +146,15 @@ fn record(core: &Core, request: Request) -> Result<Record> {
     })
 }
 
-/// Takes its markers with the daemon's lease; with another one if that is gone.
-fn take(core: &Arc<Core>, record: &Record, marker: &Marker, resources: &[Resource]) -> Result<(Held, Taken)> {
-    let mut again = true;
-    loop {
-        let held = core.lease.ensure(&*core.registry, &*core.clock)?;
-        let key = record.key.as_deref();
-        let wish = Wish { marker: marker.clone(), resources, key, lease: held.lease, head: 0 };
-        let mut write = |token| puts(core, record, token);
-        match core.markers.take(&*core.registry, &wish, &mut write) {
-            Ok(taken) => return Ok((held, taken)),
-            Err(Failure::Refused(error)) if again && error.kind() == Fault::NotFound => {
-                again = false;
-                core.lease.forget(held.number);
-            }
-            Err(Failure::Indeterminate(error)) => {
-                core.tender.doubt(core, record.clone());
-                let next = format!("see 'regen op show {}'", record.id);
-                return Err(error.during(format!("submit operation {}", record.id)).next(next));
-            }
-            Err(failure) => return Err(Error::from(failure).during(format!("submit {}", record.kind))),
+/// Takes its markers and writes it down.
+fn take(core: &Arc<Core>, record: &Record, resources: &[Resource]) -> Result<(Held, Taken)> {
+    match core.book().admit(record, resources) {
+        Ok(taken) => Ok(taken),
+        Err(Failure::Indeterminate(error)) => {
+            core.tender.doubt(core, record.clone());
+            let next = format!("see 'regen op show {}'", record.id);
+            Err(error.during(format!("submit operation {}", record.id)).next(next))
         }
+        Err(failure) => Err(Error::from(failure).during(format!("submit {}", record.kind))),
     }
-}
-
-/// What writes it down.
-fn puts(core: &Core, record: &Record, token: Option<u64>) -> Result<Vec<Put>> {
-    let head = record.write(token, record.chunks)?;
-    let mut puts = vec![Put::new(key::head(&record.id), head)];
-    puts.push(Put::new(key::active(&core.node, &record.id), Vec::new()));
-    if let Some(targets) = record.write_targets()? {
-        puts.push(Put::new(key::targets(&record.id), targets));
-    }
-    Ok(puts)
 }

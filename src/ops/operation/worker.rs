@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::active::Active;
 use super::core::{Core, Work};
-use super::executor::{Afterwards, Executor, Settled, Task, lost};
-use super::queue::Turn;
-use crate::error::{Error, Result};
+use super::executor::{Lead, Past, Task};
+use crate::error::Error;
+use crate::operation::course::{Afterwards, Failed, Next};
+use crate::operation::lane::Turn;
 use crate::operation::queue::Door;
-use crate::operation::{Outcome, State, retry};
+use crate::operation::{Outcome, State};
 
 /// Enough for what executors do, and only what is used of it takes memory.
 const STACK: usize = 1 << 20;
@@ -78,8 +79,8 @@ fn serve(core: &Arc<Core>) {
     }
 }
 
-fn take_turn(core: &Arc<Core>, turn: Turn) {
-    let Turn { active, index, attempts, before } = turn;
+fn take_turn(core: &Arc<Core>, turn: Turn<Active>) {
+    let Turn { active, index, attempts } = turn;
     let is_late = active.deadline.is_some_and(|deadline| deadline <= Instant::now());
     if is_late {
         let now = active.give_up((State::Cancelled, "its deadline was over before this was begun"), None);
@@ -88,9 +89,7 @@ fn take_turn(core: &Arc<Core>, turn: Turn) {
     if active.barred.is_none() && !core.lease.holds(active.lease, &*core.clock) {
         return core.lose(&active);
     }
-    if !active.begin(index, core.clock.wall()) {
-        return;
-    }
+    let Some(before) = active.begin(index, core.clock.wall()) else { return };
     let Some(task) = active.task(index, &core.fence) else { return };
     match attempt(core, (&active, index), &task, (attempts + 1, before)) {
         Attempt::End(outcome) => {
@@ -100,21 +99,13 @@ fn take_turn(core: &Arc<Core>, turn: Turn) {
             let now = active.finish(index, outcome);
             core.end_if(&active, now);
         }
-        Attempt::Later(wait, before) => {
-            if active.postpone(index) {
-                let mut work = core.work();
-                let turn = Turn { active, index, attempts: attempts + 1, before };
-                work.queue.delay(turn, Instant::now() + wait);
-            } else {
-                let state = match before {
-                    Afterwards::NotDone => State::Cancelled,
-                    Afterwards::Unknown => State::Unknown,
-                };
-                let outcome = Outcome::because(state, "it was given up before it was tried again");
-                let now = active.finish(index, outcome);
-                core.end_if(&active, now);
+        Attempt::Later(wait, after) => match active.postpone(index, after) {
+            Some(now) => core.end_if(&active, now),
+            None => {
+                let turn = Turn { active, index, attempts: attempts + 1 };
+                core.work().queue.delay(turn, Instant::now() + wait);
             }
-        }
+        },
     }
 }
 
@@ -135,20 +126,18 @@ fn attempt(
         Ok(executor) => executor,
         Err(error) => return failed(core, active, &error, (attempts, before)),
     };
-    let past = if attempts == 1 { settle(core, &*executor, active, task) } else { Ok(Settled::Repeat) };
-    let done = match past {
-        Ok(Settled::Succeeded(value)) => Ok(value),
-        Ok(Settled::Failed(error)) | Err(error) => Err(error),
-        Ok(Settled::Unknown) => return Attempt::End(Outcome::failed(State::Unknown, &lost(task))),
-        Ok(Settled::Repeat) => match &active.barred {
-            Some(reason) => Err(Error::new(crate::error::Kind::State, "take it up again", reason.clone())),
-            None => executor.execute(task, &mut tell),
-        },
+    // Of what may have been begun here the executor knows what came of it. Of other nodes only they know.
+    let here = task.target.node == core.node;
+    let past = if here && attempts == 1 { Past::of(&*executor, task, before) } else { Past::Open(before) };
+    let before = match past.lead(task, active.barred.as_deref()) {
+        Lead::Execute(before) => before,
+        Lead::End(outcome) => return Attempt::End(outcome),
+        Lead::Fail(error, after) => return failed(core, active, &error, (attempts, after)),
     };
-    match done {
+    match executor.execute(task, &mut tell) {
         Ok(value) => Attempt::End(Outcome::succeeded(value)),
         Err(error) => {
-            let after = if before == Afterwards::NotDone { executor.afterwards(task, &error) } else { before };
+            let after = before.or(executor.afterwards(task, &error));
             failed(core, active, &error, (attempts, after))
         }
     }
@@ -156,26 +145,9 @@ fn attempt(
 
 /// What a failure leads to: another attempt, or the end.
 fn failed(core: &Core, active: &Active, error: &Error, (attempts, after): (u32, Afterwards)) -> Attempt {
-    let cancelled = active.cancel.is_asked();
-    let wait = retry::wait(active.record.kind, error, attempts, core.chance()).filter(|_| !cancelled);
-    if let Some(wait) = wait {
-        return Attempt::Later(wait, after);
+    let failed = Failed { error, attempts, after, is_cancelled: active.cancel.is_asked() };
+    match failed.next(active.record.kind, core.chance()) {
+        Next::Again(wait) => Attempt::Later(wait, after),
+        Next::End(state) => Attempt::End(Outcome::failed(state, error)),
     }
-    let state = match after {
-        Afterwards::Unknown => State::Unknown,
-        Afterwards::NotDone if cancelled => State::Cancelled,
-        Afterwards::NotDone => State::Failed,
-    };
-    Attempt::End(Outcome::failed(state, error))
-}
-
-/// What the daemon before has done about it, if there was one.
-fn settle(core: &Core, executor: &dyn Executor, active: &Active, task: &Task) -> Result<Settled> {
-    let Some(before) = &active.before else { return Ok(Settled::Repeat) };
-    let task = Task { token: before.clone(), ..task.clone() };
-    // What did not pass the fence was not begun. Of other nodes only they know.
-    if task.target.node == core.node && !task.has_passed()? {
-        return Ok(Settled::Repeat);
-    }
-    Ok(executor.settle(&task))
 }

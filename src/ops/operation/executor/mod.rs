@@ -31,8 +31,9 @@ pub use travel::Travel;
 
 use crate::error::{Error, Kind as Fault, Result};
 use crate::ids::NodeName;
+pub use crate::operation::course::Afterwards;
 use crate::operation::fence::{Fence, Passed, Token};
-use crate::operation::{Kind, OperationId, Resource, Target};
+use crate::operation::{Kind, OperationId, Outcome, Resource, State, Target};
 
 /// An operation on one of its targets.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct Task {
     pub parameters: Arc<Value>,
     /// The right to.
     pub token: Token,
+    /// The number of the first token that its operation had: it may have been begun under that.
+    pub since: u64,
     /// Until when.
     pub deadline: Option<Instant>,
     /// Whether it is still wanted.
@@ -68,13 +71,68 @@ pub enum Settled {
     Unknown,
 }
 
-/// What is known after a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Afterwards {
-    /// It was not done.
-    NotDone,
-    /// It may have been.
-    Unknown,
+/// What is known of a task before it is begun.
+#[derive(Debug)]
+pub enum Past {
+    /// It is to be done. Whether that may have been done before says the rest.
+    Open(Afterwards),
+    /// It was done.
+    Done(Value),
+    /// It was begun, and not done.
+    Undone(Error),
+    /// It was begun, and nobody can tell what came of it.
+    Lost,
+    /// Nobody knows whether it was begun.
+    Unread(Error),
+}
+
+impl Past {
+    /// Asks the fence of this node whether a task of it was begun, and if so the executor what came of it. `before` is what is
+    /// known without that: what nobody may have begun is not asked about.
+    pub fn of(executor: &dyn Executor, task: &Task, before: Afterwards) -> Self {
+        if before == Afterwards::NotDone {
+            return Self::Open(before);
+        }
+        match task.has_passed() {
+            Err(error) => return Self::Unread(error),
+            Ok(false) => return Self::Open(Afterwards::NotDone),
+            Ok(true) => {}
+        }
+        match executor.settle(task) {
+            Settled::Succeeded(value) => Self::Done(value),
+            Settled::Failed(error) => Self::Undone(error),
+            Settled::Repeat => Self::Open(Afterwards::Unknown),
+            Settled::Unknown => Self::Lost,
+        }
+    }
+}
+
+/// What a task's past leads to.
+#[derive(Debug)]
+pub enum Lead {
+    /// It is carried out. If that fails, it may have been done all the same, or not.
+    Execute(Afterwards),
+    /// It is at its end.
+    End(Outcome),
+    /// It failed, and may have been done all the same, or not.
+    Fail(Error, Afterwards),
+}
+
+impl Past {
+    /// Decides. `barred` is why the task must not be begun now, where it is not.
+    #[must_use]
+    pub fn lead(self, task: &Task, barred: Option<&str>) -> Lead {
+        match (self, barred) {
+            (Self::Done(value), _) => Lead::End(Outcome::succeeded(value)),
+            (Self::Lost, _) => Lead::End(Outcome::failed(State::Unknown, &lost(task))),
+            (Self::Undone(error), _) => Lead::Fail(error, Afterwards::NotDone),
+            (Self::Unread(error), _) => Lead::Fail(error, Afterwards::Unknown),
+            (Self::Open(before), None) => Lead::Execute(before),
+            (Self::Open(before), Some(reason)) => {
+                Lead::Fail(Error::new(Fault::State, "take it up again", reason), before)
+            }
+        }
+    }
 }
 
 /// Who carries out tasks of some kinds.
@@ -189,13 +247,14 @@ impl Task {
         Ok(passed)
     }
 
-    /// Whether it passed the fence of this node before.
+    /// Whether it passed the fence of this node before, under any of its operation's tokens.
     ///
     /// # Errors
     /// Those of the fence.
     pub fn has_passed(&self) -> Result<bool> {
+        let first = Token { number: self.since, ..self.token.clone() };
         for resource in self.resources_here()? {
-            if self.fence.has_passed(&resource, self.kind, &self.token)? {
+            if self.fence.has_passed(&resource, self.kind, &first)? {
                 return Ok(true);
             }
         }
@@ -206,26 +265,24 @@ impl Task {
 /// Carries out on this node what may have been begun here before: then that is settled, and not done twice.
 ///
 /// # Errors
-/// Why it is not done, and whether it may be all the same.
+/// Why it is not done, and whether it may have been all the same.
 pub fn carry_out(
     executor: &dyn Executor,
     task: &Task,
     tell: &mut dyn FnMut(Value),
 ) -> std::result::Result<Value, (Afterwards, Error)> {
-    let not_done = |error| (Afterwards::NotDone, error);
-    if task.has_passed().map_err(not_done)? {
-        match executor.settle(task) {
-            Settled::Succeeded(value) => return Ok(value),
-            Settled::Failed(error) => return Err(not_done(error)),
-            Settled::Repeat => {}
-            Settled::Unknown => return Err((Afterwards::Unknown, lost(task))),
-        }
-    }
-    executor.execute(task, tell).map_err(|error| (executor.afterwards(task, &error), error))
+    let before = match Past::of(executor, task, Afterwards::Unknown) {
+        Past::Done(value) => return Ok(value),
+        Past::Undone(error) => return Err((Afterwards::NotDone, error)),
+        Past::Lost => return Err((Afterwards::Unknown, lost(task))),
+        Past::Unread(error) => return Err((Afterwards::Unknown, error)),
+        Past::Open(before) => before,
+    };
+    executor.execute(task, tell).map_err(|error| (before.or(executor.afterwards(task, &error)), error))
 }
 
 /// Whoever did it is gone.
-pub(super) fn lost(task: &Task) -> Error {
+fn lost(task: &Task) -> Error {
     let operation = format!("{} of '{}'", task.kind, task.target);
     Error::new(Fault::Damaged, operation, "the daemon ended while it was being done, and nobody can tell whether it is")
 }

@@ -1,30 +1,33 @@
-//! The daemon's one lease: the markers of all its operations hang on it. It is asked for when the first is taken, and renewed
-//! as long as there is any.
+//! The lease that the markers of all a daemon's operations hang on. It is asked for when the first is taken, and renewed as
+//! long as there is any.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::operation::Clock;
+use super::Clock;
 use crate::registry::{Answer, Lease, Registry, Renewed};
 
 /// How long it lasts without being renewed.
-pub(super) const TIME: Duration = Duration::from_secs(30);
+pub const TIME: Duration = Duration::from_secs(30);
 /// How often it is renewed.
-pub(super) const RENEWAL: Duration = Duration::from_secs(10);
+pub const RENEWAL: Duration = Duration::from_secs(10);
 /// When it counts as lost, though the registry may still have it: clocks do not run at one speed.
 const TRUSTED: Duration = Duration::from_secs(20);
 
 /// A lease that was granted, and what it was granted as: the how-manyth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Held {
+pub struct Held {
+    /// The registry's name for it.
     pub lease: Lease,
+    /// The how-manyth of this daemon it is.
     pub number: u64,
     /// When it was renewed last; asked for, that is.
     renewed: Duration,
 }
 
+/// Who keeps it.
 #[derive(Debug, Default)]
-pub(super) struct Keeper {
+pub struct Keeper {
     held: Mutex<(Option<Held>, u64)>,
 }
 
@@ -34,7 +37,10 @@ impl Keeper {
     }
 
     /// One that lasts long enough to begin something: the one that is there, or a new one.
-    pub(super) fn ensure(&self, registry: &dyn Registry, clock: &dyn Clock) -> Answer<Held> {
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn ensure(&self, registry: &dyn Registry, clock: &dyn Clock) -> Answer<Held> {
         let fresh = |held: &Held| clock.elapsed() < held.renewed + RENEWAL + RENEWAL / 2;
         let there = self.lock().0;
         match there {
@@ -56,13 +62,14 @@ impl Keeper {
     }
 
     /// Whether what was taken with that lease is still ours.
-    pub(super) fn holds(&self, number: u64, clock: &dyn Clock) -> bool {
+    #[must_use]
+    pub fn holds(&self, number: u64, clock: &dyn Clock) -> bool {
         let now = clock.elapsed();
         self.lock().0.is_some_and(|held| held.number == number && now < held.renewed + TRUSTED)
     }
 
     /// The registry does not know it any more.
-    pub(super) fn forget(&self, number: u64) {
+    pub fn forget(&self, number: u64) {
         let mut held = self.lock();
         if held.0.is_some_and(|held| held.number == number) {
             held.0 = None;
@@ -70,12 +77,16 @@ impl Keeper {
     }
 
     /// When it has to be renewed next, by the clock.
-    pub(super) fn due(&self) -> Option<Duration> {
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
         self.lock().0.map(|held| held.renewed + RENEWAL)
     }
 
     /// Renews it. One that counts as lost stays lost: what hung on it is given up already.
-    pub(super) fn renew(&self, registry: &dyn Registry, clock: &dyn Clock) -> Answer<()> {
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn renew(&self, registry: &dyn Registry, clock: &dyn Clock) -> Answer<()> {
         let Some(held) = self.lock().0 else { return Ok(()) };
         let asked = clock.elapsed();
         if asked >= held.renewed + TRUSTED {
