@@ -58,21 +58,23 @@ impl From<Target> for String {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Runs(Vec<(NodeName, Vec<String>)>);
+pub struct Runs<S = String>(Vec<(NodeName, Vec<S>)>);
 
-impl Runs {
-    /// In the order of the targets.
-    pub fn new<'a>(targets: impl IntoIterator<Item = (&'a NodeName, &'a str)>) -> Self {
-        let mut runs: Vec<(NodeName, Vec<String>)> = Vec::new();
+impl<'a> Runs<&'a str> {
+    /// In the order of the targets, for writing.
+    pub fn new(targets: impl IntoIterator<Item = (&'a NodeName, &'a str)>) -> Self {
+        let mut runs: Vec<(NodeName, Vec<&str>)> = Vec::new();
         for (node, subject) in targets {
             match runs.last_mut() {
-                Some((last, subjects)) if last == node => subjects.push(subject.to_owned()),
-                Some(_) | None => runs.push((node.clone(), vec![subject.to_owned()])),
+                Some((last, subjects)) if last == node => subjects.push(subject),
+                Some(_) | None => runs.push((node.clone(), vec![subject])),
             }
         }
         Self(runs)
     }
+}
 
+impl Runs {
     /// One after the other.
     #[must_use]
     pub fn into_targets(self) -> Vec<Target> {

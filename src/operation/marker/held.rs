@@ -42,10 +42,10 @@ impl Holder {
 
 /// The value of a wide marker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct WideValue {
+pub(super) struct WideValue<S = String> {
     #[serde(flatten)]
     pub marker: Marker,
-    pub resources: Runs,
+    pub resources: Runs<S>,
 }
 
 /// Resources by node and root, so that one is found among many.
