@@ -329,7 +329,11 @@ impl Book<'_> {
             let mut transaction = Transaction { deletes: vec![entry.key], ..Transaction::default() };
             if !record.state.is_final() {
                 let counts = Counts { unknown: record.counts.total - record.counts.done(), ..record.counts };
-                let error = Some(format!("the daemon of node '{node}' that had it is gone"));
+                let error = Some(if node == self.node {
+                    "the daemon before, which had it, is gone".to_owned()
+                } else {
+                    format!("node '{node}', which had it, is gone")
+                });
                 let ended = Some(self.clock.wall());
                 let token = record.token.or(Some(modified));
                 let end = Record { state: State::Unknown, ended, error, counts, ..record };
