@@ -54,6 +54,7 @@ impl Simulation {
         match admitted {
             Ok((held, Taken::Taken(claim))) => {
                 ledger.answered.insert(record.id, (request.clone(), self.now()));
+                ledger.give(record.id, kind, &resources, &self.store.lock().unwrap());
                 drop(ledger);
                 if let Some(time) = request.cancelled_after {
                     self.later(time, Event::Cancel { life: self.life(node), id: record.id });

@@ -21,6 +21,9 @@ struct Begun {
     token: u64,
 }
 
+/// What an operation was given.
+type Given = (OperationId, Kind, Resource);
+
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub asked: u64,
@@ -58,6 +61,8 @@ pub struct Ledger {
     /// Nodes that have operations and were not there at the last look.
     pub missed: BTreeSet<NodeName>,
     begun: BTreeMap<(usize, String), Vec<Begun>>,
+    /// Who was given what, by node and root.
+    given: BTreeMap<(NodeName, String), Vec<Given>>,
     /// How often each target was begun and left something, and how often it was done.
     times: BTreeMap<(OperationId, Target), (u64, u64)>,
 }
@@ -116,6 +121,31 @@ impl Ledger {
             .iter()
             .flat_map(|resource| class(record.kind).iter().map(move |class| format!("marker/{resource}/{class}")));
         assert!(names.all(|name| holds(&name)), "{} {} has no marker", record.kind, record.id);
+    }
+
+    /// An operation is given what it takes: nobody who contradicts may have a marker for that.
+    pub fn give(&mut self, id: OperationId, kind: Kind, resources: &[Resource], store: &Store) {
+        let holds = |id: &OperationId, kind: Kind, resource: &Resource| {
+            let narrow = class(kind).iter().map(|class| format!("marker/{resource}/{class}"));
+            let is_its = |name: String| {
+                store
+                    .get(&name)
+                    .is_some_and(|entry| entry.value.windows(32).any(|part| part == id.to_string().as_bytes()))
+            };
+            store.get(&format!("wide/{id}")).is_some() || narrow.into_iter().any(is_its)
+        };
+        for resource in resources {
+            let others = self.given.entry((resource.node.clone(), resource.root().to_owned())).or_default();
+            others.retain(|(other, ..)| !self.ends.contains_key(other));
+            for (other, other_kind, other_resource) in others.iter() {
+                let meet = conflict(*other_kind, kind) && other_resource.overlaps(resource) && *other != id;
+                assert!(
+                    !meet || !holds(other, *other_kind, other_resource),
+                    "{kind} {id} and {other_kind} {other} both have '{resource}'"
+                );
+            }
+            others.push((id, kind, resource.clone()));
+        }
     }
 
     /// Who is told to wait is told for whom: an operation that contradicts, and that was not over before this was asked.
