@@ -31,7 +31,7 @@ use crate::sys::signal::Signal;
 
 /// An OCI container runtime whose containers can be regenerated.
 #[derive(Debug, Parser)]
-#[command(name = "regen", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "regen", version, disable_help_subcommand = true)]
 pub struct Cli {
     /// What every verb takes.
     #[command(flatten)]

@@ -20,6 +20,7 @@ impl Locked {
     /// # Errors
     /// [`Kind::NotFound`] if there is no such entry, [`Kind::Busy`] while a container runs on the ring.
     pub fn rollback(&mut self, to: &Selector) -> Result<Option<Entry>> {
+        self.check_here("roll back")?;
         self.settle("roll back")?;
         let entry = match self.state.select_view(to)? {
             Selected::Base => None,
@@ -35,6 +36,7 @@ impl Locked {
     /// # Errors
     /// [`Kind::NotFound`] if there is no such entry.
     pub fn pin(&mut self, selector: &Selector, pin: Pin) -> Result<Entry> {
+        self.check_here("pin an entry of")?;
         let seq = match self.state.select_view(selector)? {
             Selected::Entry(entry) => entry.seq,
             Selected::Base => {
@@ -55,6 +57,7 @@ impl Locked {
     /// # Errors
     /// Those of writing and removing.
     pub fn set_limits(&mut self, depth: Option<usize>, max_bytes: Option<Option<u64>>) -> Result<Vec<u64>> {
+        self.check_here("limit")?;
         self.state.depth = depth.unwrap_or(self.state.depth);
         self.state.max_bytes = max_bytes.unwrap_or(self.state.max_bytes);
         self.commit()?;

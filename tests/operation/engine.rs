@@ -160,6 +160,10 @@ fn the_same_key_is_the_same_operation() {
     assert_eq!(ids.len(), 1);
     daemon.engine.wait(ids.iter().next().unwrap(), Some(LONG)).unwrap().unwrap();
     assert!(daemon.engine.submit(keyed()).unwrap().duplicate, "also after its end");
+    for other in [probe(probes("a", 1..2), 0), probe(probes("a", 0..2), 0)] {
+        let error = daemon.engine.submit(Request { key: Some("k1".to_owned()), ..other }).unwrap_err();
+        assert_eq!(error.kind(), Fault::Exists, "{error}");
+    }
     for bad in ["", "a/b", "\n", &"x".repeat(201)] {
         let request = Request { key: Some(bad.to_owned()), ..probe(probes("a", 0..1), 0) };
         assert_eq!(daemon.engine.submit(request).unwrap_err().kind(), Fault::Invalid);

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use super::{connect, ls};
 use crate::cli::op::Show;
 use crate::command::World;
@@ -76,13 +74,10 @@ fn counts(operation: &Operation) -> String {
 
 /// A line for what came of a target.
 pub(super) fn describe(result: &Outcome) -> String {
-    let Outcome { target, state, value, error, .. } = result;
-    match (error, value) {
-        (Some(error), _) => format!("{target} {state}: {error}"),
-        (None, Some(value)) if !value.is_null() && *value != Value::Object(serde_json::Map::new()) => {
-            format!("{target} {state}: {value}")
-        }
-        (None, _) => format!("{target} {state}"),
+    let Outcome { target, state, error, .. } = result;
+    match error {
+        Some(error) => format!("{target} {state}: {error}"),
+        None => format!("{target} {state}"),
     }
 }
 

@@ -7,7 +7,7 @@
 //! Cancel        ──> how it is then
 //! ```
 //!
-//! Methods of other interfaces that change something are operations, too: [`run`] carries them out for those who wait.
+//! Methods of other interfaces that change something are operations, too: `run` carries them out for those who wait.
 
 mod abroad;
 mod answer;

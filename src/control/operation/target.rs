@@ -40,6 +40,16 @@ pub(super) fn targets_for(here: &Here<'_>, on: &[String], kind: Kind, parameters
             return Err(Error::new(Reason::State, operation, "all of them are drained")
                 .next("choose others, or take one back: 'regen node drain --undo NAME'"));
         }
+        let is_meant = |name: &NodeName| meant.iter().any(|node| node.name == *name);
+        let left_out = selectors.iter().find_map(|selector| match selector {
+            Selector::Node(name) if !is_meant(name) => Some(name),
+            Selector::Node(_) | Selector::Label(_) | Selector::All => None,
+        });
+        if let Some(name) = left_out {
+            let operation = format!("choose nodes by '{}'", on.join(" "));
+            return Err(Error::new(Reason::State, operation, format!("node '{name}' is drained"))
+                .next(format!("leave it out, or take it back: 'regen node drain --undo {name}'")));
+        }
     }
     Ok(meant.iter().map(|node| Target { node: node.name.clone(), subject: subject.clone() }).collect())
 }
@@ -140,5 +150,7 @@ mod tests {
         let of = |on: &[&str]| targets(on, Kind::TemplateCreate, &parameters);
         assert_eq!(of(&["all"]).unwrap(), ["n1:template/py"]);
         assert_eq!(of(&["label=zone=b"]).unwrap_err().kind(), Reason::State);
+        let named = of(&["all", "node=n2"]).unwrap_err().to_string();
+        assert!(named.contains("node 'n2' is drained"), "{named}");
     }
 }

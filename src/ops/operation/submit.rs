@@ -8,13 +8,14 @@ use super::core::Core;
 use super::{Request, Submitted, recover};
 use crate::error::{Error, Kind as Fault, Result};
 use crate::metrics;
+use crate::operation::book;
 use crate::operation::course::Afterwards;
 use crate::operation::fence::Token;
 use crate::operation::lease::Held;
 use crate::operation::marker::{Marker, Taken, owner};
 use crate::operation::queue::{Admission, Asked, Late, admit};
 use crate::operation::resource::first_overlap;
-use crate::operation::{Counts, OperationId, Record, Resource, State, key};
+use crate::operation::{Counts, Kind, OperationId, Record, Resource, State, Target, key};
 use crate::registry::Failure;
 
 /// The longest idempotency key.
@@ -41,7 +42,7 @@ pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
     let resources = resources(&request)?;
     let room = match reserve(core, &request, known)? {
         Ok(room) => room,
-        Err(id) => return Ok(Submitted { id, duplicate: true }),
+        Err(id) => return repeated(core, id, (request.kind, &request.targets)),
     };
     let registry = core.identity()?;
     let record = record(core, request)?;
@@ -50,7 +51,7 @@ pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
     let (held, taken) = take(core, &record, &resources)?;
     let claim = match taken {
         Taken::Taken(claim) => claim,
-        Taken::Duplicate(id) => return Ok(Submitted { id, duplicate: true }),
+        Taken::Duplicate(id) => return repeated(core, id, (record.kind, &record.targets)),
         Taken::Held(holder) => {
             metrics::operation_conflicted(marker.kind.word());
             return Err(holder.error(&marker, core.clock.wall()));
@@ -65,6 +66,19 @@ pub(super) fn submit(core: &Arc<Core>, request: Request) -> Result<Submitted> {
     std::mem::forget(room);
     core.enqueue(Arc::new(active));
     Ok(Submitted { id, duplicate: false })
+}
+
+/// Who asks for the same again, by its idempotency key, is given the operation that there is.
+fn repeated(core: &Core, id: OperationId, (kind, targets): (Kind, &[Target])) -> Result<Submitted> {
+    if let Some((known, _)) = book::head(&*core.registry, &id)? {
+        let same_targets = known.targets.is_empty() || known.targets == targets;
+        if known.kind != kind || known.counts.total != targets.len() || !same_targets {
+            let cause = format!("its key belongs to operation {id}, which is another one: {}", known.kind);
+            return Err(Error::new(Fault::Exists, format!("submit {kind}"), cause)
+                .next("give each thing that is asked for a key of its own"));
+        }
+    }
+    Ok(Submitted { id, duplicate: true })
 }
 
 /// The operation that has its idempotency key.

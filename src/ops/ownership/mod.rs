@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A ring without a key is that of the node that has it. Of two who write the key one is refused, so one node has the ring
-//! whatever dies, and what the key says is made so on every node that is there or comes back ([`vigil`]): a ring that was
+//! whatever dies, and what the key says is made so on every node that is there or comes back (`vigil`): a ring that was
 //! taken from it without its consent is let go, and what it has beyond goes on in a fork.
 
 mod key;

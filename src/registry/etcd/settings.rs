@@ -111,6 +111,12 @@ fn read_password(path: &Path) -> Result<String> {
 }
 
 fn parse_endpoints(url: &str) -> Result<Vec<String>> {
+    if url.contains('@') {
+        // Whatever stands before it is for nobody's log.
+        let cause = "users and passwords do not stand in it";
+        return Err(Error::new(Kind::Invalid, "read the address of a cluster", cause)
+            .next("write etcd://HOST:PORT, and cluster.user and cluster.password-file into the configuration"));
+    }
     let refuse = |cause: String| {
         let operation = format!("read the address of a cluster '{}'", url.escape_debug());
         Err(Error::new(Kind::Invalid, operation, cause).next("write etcd://HOST:PORT[,HOST:PORT…]"))
