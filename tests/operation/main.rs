@@ -9,13 +9,15 @@ mod marker;
 #[path = "../harness/registry_memory.rs"]
 mod registry_memory;
 mod sqlite;
+mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use regen::operation::{Kind, Record, Target};
+use regen::operation::{Kind, Machine, Record, Target};
 use regen::ops::operation::{Engine, Executors, Limits, Request};
 use regen::registry::Registry;
+use registry_memory::Memory;
 use serde_json::{Value, json};
 
 /// Longer than anything takes here.
@@ -55,4 +57,17 @@ impl Daemon {
         let id = self.engine.submit(request).unwrap().id;
         self.engine.wait(&id, Some(LONG)).unwrap().expect("it does not end")
     }
+}
+
+fn memory() -> (Memory, Arc<dyn Registry>) {
+    let memory = Memory::new(Arc::new(Machine));
+    (memory.clone(), Arc::new(memory))
+}
+
+fn target(text: &str) -> Vec<Target> {
+    vec![text.parse().unwrap()]
+}
+
+fn service(kind: Kind) -> Request {
+    request(kind, target("a:service/web@1.0.0"), Value::Null)
 }

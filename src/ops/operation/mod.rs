@@ -47,7 +47,7 @@ use crate::operation::book::head;
 use crate::operation::fence::{Fence, Token};
 use crate::operation::queue::{Bounds, Door};
 use crate::operation::{Clock, Kind, Machine, OperationId, Record, State, Target, key};
-use crate::registry::{Lease, Registry, Watch};
+use crate::registry::{Registry, Watch};
 
 /// How much is done at a time, and how long what was done is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -344,18 +344,6 @@ impl Engine {
             Ok(true) | Err(_) => (Afterwards::Unknown, error),
         })?;
         executor::carry_out(&**executor, task, tell)
-    }
-
-    /// The daemon's lease, with a number that is another one when the lease is. It is renewed while there are operations, and
-    /// from now on always.
-    ///
-    /// # Errors
-    /// Those of the registry.
-    pub fn keep_lease(&self) -> Result<(Lease, u64)> {
-        let held = self.0.lease.ensure(&*self.0.registry, &*self.0.clock)?;
-        self.0.tender.stay();
-        self.0.tender.start(&self.0);
-        Ok((held.lease, held.number))
     }
 
     /// Begins nothing any more and takes nothing; what is being done has so long to come to its end. The rest is for the next

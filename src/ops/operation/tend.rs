@@ -26,8 +26,6 @@ pub(super) struct Tender {
 #[derive(Debug, Default)]
 struct Duties {
     running: bool,
-    /// Whether the lease is renewed though there is no operation.
-    stays: bool,
     /// Something is due before the next look.
     rung: bool,
     /// Operations whose end is not written down.
@@ -53,11 +51,6 @@ impl Tender {
             duties.running = false;
             tracing::error!("start a thread: {error}");
         }
-    }
-
-    /// It stays from now on, also without operations.
-    pub(super) fn stay(&self) {
-        self.lock().stays = true;
     }
 
     /// Has it look now.
@@ -88,22 +81,17 @@ fn serve(core: &Arc<Core>) {
             !work.active.is_empty() || !core.recovery.is_done()
         };
         let idle = !busy && duties.owed.is_empty() && duties.doubtful.is_empty();
-        if idle && !duties.stays {
+        if idle {
             duties.running = false;
             return;
         }
         if std::mem::take(&mut duties.rung) {
             continue;
         }
-        let limit = if idle { until_renewal(core) } else { until_deadline(core) };
+        let limit = until_deadline(core);
         let waited = core.tender.bell.wait_timeout(duties, limit);
         waited.unwrap_or_else(PoisonError::into_inner).0.rung = false;
     }
-}
-
-fn until_renewal(core: &Core) -> Duration {
-    let due = core.lease.due().map(|due| due.saturating_sub(core.clock.elapsed()));
-    due.map_or(TICK, |due| due.max(Duration::from_millis(10)))
 }
 
 fn until_deadline(core: &Core) -> Duration {
