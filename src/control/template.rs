@@ -9,7 +9,7 @@ use super::{Access, Answer, Call, Fault, Interface, Operations};
 use crate::error::{Error, Result};
 use crate::ids::Name;
 use crate::operation::Kind;
-use crate::ops::template::{Manager, Summary};
+use crate::ops::template::{Clones, Manager, Summary};
 
 /// The interface's name.
 pub const TEMPLATE: &str = "run.regen.Template";
@@ -104,8 +104,13 @@ fn answer(manager: &Manager, operations: &Operations, call: &Call<'_>) -> Result
         let Creation { name, .. } = call.parameters()?;
         change(operations, call, Kind::TemplateCreate, &name)
     } else if is(method::REMOVE) {
-        let Removal { name, .. } = call.parameters()?;
-        change(operations, call, Kind::TemplateRemove, &name)
+        let Removal { name, force } = call.parameters()?;
+        if !manager.is_being_made(&name) {
+            return change(operations, call, Kind::TemplateRemove, &name);
+        }
+        // Who removes what is still being made ends that: it is no contradiction, and not another operation.
+        manager.remove(&name, if force { Clones::Killed } else { Clones::Spared }, &|| Ok(()))?;
+        Answer::new(&Which { name })
     } else {
         Err(Fault::MethodNotFound(call.method().to_owned()))
     }

@@ -250,6 +250,15 @@ impl Manager {
         }
     }
 
+    /// Whether it is there and was never ready yet, and nobody has removed it.
+    #[must_use]
+    pub fn is_being_made(&self, name: &Name) -> bool {
+        self.find(name, "find").is_ok_and(|template| {
+            let seen = template.lock();
+            seen.record.wanted == Wanted::Removed && seen.creation.is_none() && !seen.removed
+        })
+    }
+
     /// How a template is that the daemon before made or removed, once what was half done is undone.
     #[must_use]
     pub fn past(&self, name: &Name) -> Past {
