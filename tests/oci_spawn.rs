@@ -314,7 +314,10 @@ fn an_exec_finds_the_root_of_a_container_that_was_not_pivoted() {
 fn an_exec_in_a_container_that_has_just_died_says_so() {
     let world = World::new("dead");
     let id = world.sleeper("a");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(world.pid(&id)), Signal::SIGKILL).unwrap();
+    let pid = world.pid(&id);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let dead = || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    eventually("it is dead", dead);
     world.regen(&["exec", &id, "true"]).fails_with(1, "container not running");
     world.delete(&id);
 }
