@@ -17,7 +17,8 @@ fn what_was_queued_or_running_when_the_daemon_was_killed_goes_on() {
     let mut ids = BTreeSet::from([running.clone()]);
     ids.extend((0..50).map(|_| probe(&world, 1, 10)));
     ids.insert(probe(&world, 10_000, 0));
-    eventually("the first is at work", || show(&daemon, &running)["state"] == "running");
+    // On a busy machine it may be through already.
+    eventually("the first is at work", || show(&daemon, &running)["state"] != "queued");
     daemon.crash();
     let listed = list(&daemon, &["--limit", "1000"]);
     let found: BTreeSet<_> = listed.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();

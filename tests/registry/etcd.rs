@@ -339,7 +339,9 @@ fn certificates_of_members_are_checked() {
     let authority = Authority::new(&base.path().join("authority"));
     let cluster = Cluster { ca: Some(authority.certificate()), ..Cluster::default() };
     let error = turned_away(open(&server.url(), &cluster).get("a"));
-    assert!(error.to_string().contains("not speak TLS"), "{error}");
+    // If it closes before it has read everything, the kernel says that instead.
+    let words = ["not speak TLS", "connection reset by peer"];
+    assert!(words.iter().any(|words| error.to_string().contains(words)), "{error}");
 }
 
 #[test]
