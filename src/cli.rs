@@ -13,6 +13,7 @@ pub mod events;
 pub mod exec;
 pub mod handover;
 pub mod install;
+pub mod look;
 pub mod node;
 pub mod op;
 pub mod ps;

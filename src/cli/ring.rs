@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::look::{Cat, Log, Mount, Restore, Unmount};
 use super::node::parse_node;
 use super::op::{Elsewhere, Waiting};
 use crate::ids::NodeName;
@@ -20,9 +21,18 @@ pub enum Verb {
     /// List rings
     Ls(Output),
     /// List the entries of a ring, newest first
-    Log(OneRing),
+    Log(Log),
     /// Print one entry whole
     Show(Show),
+    /// Print a file of a saved state
+    Cat(Cat),
+    /// Put a file or a directory of a saved state back
+    Restore(Restore),
+    /// Mount a saved state read-only
+    Mount(Mount),
+    /// Unmount a saved state
+    #[command(name = "umount")]
+    Unmount(Unmount),
     /// Print what differs between two states
     Diff(Diff),
     /// Let the next run start from another entry
@@ -69,17 +79,6 @@ pub struct Output {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// One ring.
-#[derive(Debug, Args)]
-pub struct OneRing {
-    /// The ring, as NAME or OWNER/NAME
-    #[arg(value_name = "RING")]
-    pub ring: String,
-    /// How.
-    #[command(flatten)]
-    pub output: Output,
 }
 
 /// One ring, or all.

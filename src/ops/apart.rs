@@ -181,6 +181,7 @@ pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, hol
             cgroups: Vec::new(),
             device: None,
             mount_namespace: None,
+            mounted_at: None,
             started: Utc::now(),
         },
     )

@@ -4,6 +4,7 @@
 //! load    request ── claim ── mount ── create      a container on a ring's entry, or on a scratch upper
 //! save    stop ── seal ── remove                   its end, and what becomes of its upper
 //! snapshot copy ── freeze ── copy ── thaw ── seal  an entry of a container that goes on
+//! look    view ── read, put back                       what a state holds, without running it
 //! handover snapshot ── step aside                  its ring is free for a successor, while it goes on
 //! clone   function ── job ── ask                     a container from a template, for who wants one
 //! function open ── unpack ── mount                  what is dropped into a clone
@@ -33,6 +34,7 @@ mod image;
 pub mod invoke;
 pub mod keep;
 pub mod load;
+pub mod look;
 pub mod name;
 mod notify;
 pub mod operation;

@@ -14,7 +14,7 @@ use rustix::mount::{
 use super::{Index, Parameter, Stack, Upper, plan_parameters};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::fs::by_descriptor;
-use crate::sys::mount::{Depth, set_propagation};
+use crate::sys::mount::{Depth, set_attributes, set_propagation};
 use crate::sys::xattr::OverlayClass;
 
 /// The kernel copies at most this much of a parameter's text, its final NUL included.
@@ -54,13 +54,23 @@ impl Detached {
         self.0
     }
 
+    /// Lets nobody write through the mount, nor run its programs with other rights, nor open its devices.
+    ///
+    /// # Errors
+    /// Those of mount_setattr(2).
+    pub fn restrict(&self) -> Result<()> {
+        let flags =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        set_attributes(&self.0, flags, MountAttrFlags::empty(), Depth::One).context(|| "make a mount read-only")
+    }
+
     /// Attaches the mount at `directory`, in the caller's mount namespace.
     ///
     /// # Errors
     /// Those of move_mount(2).
     pub fn attach(self, directory: &Path) -> Result<()> {
         move_mount(&self.0, "", CWD, directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .context(|| format!("attach a root file system at {}", quote(directory)))
+            .context(|| format!("attach a file system at {}", quote(directory)))
     }
 
     /// The root of the mount, for looking into it without attaching it; good as long as this value lives.

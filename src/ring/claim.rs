@@ -198,6 +198,7 @@ impl Locked {
             cgroups: Vec::new(),
             device: None,
             mount_namespace: None,
+            mounted_at: None,
             started: Utc::now(),
         };
         // Sweeping takes runs that no ring names: it has to wait until this one is named.

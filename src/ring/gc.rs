@@ -33,6 +33,7 @@ pub fn finds_dead_scratch(store: &Store) -> Result<bool> {
     for id in Run::list(store)? {
         if let Some(run) = Run::load(store, &id)?
             && run.record.ring.is_none()
+            && run.record.mounted_at.is_none()
             && run.record.living_holder()?.is_none()
         {
             return Ok(true);

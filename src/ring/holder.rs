@@ -87,6 +87,14 @@ pub(super) fn of_mount(run: &Run) -> Vec<Holder> {
     .collect()
 }
 
+/// The processes that have a file open on a mounted file system, by its `st_dev`; slow, for error texts only.
+#[must_use]
+pub(super) fn of_files(device: u64) -> Vec<Holder> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| has_file(*pid, device)).map(|pid| holder(pid, By::File)).collect()
+}
+
 /// A list that fits into a line.
 #[must_use]
 pub(super) fn name(holders: &[Holder]) -> String {

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! One run at a time has the ring and makes its main line. [`snapshot`] makes an entry of a run that goes on; a run that
-//! gives the ring to a successor is then beside the main line, and so is what it leaves ([`side`]).
+//! gives the ring to a successor is then beside the main line, and so is what it leaves ([`side`]). Who only looks keeps the
+//! layers, and nobody from the ring ([`look`]).
 
 mod accept;
 mod change;
@@ -25,6 +26,7 @@ mod fold;
 pub mod gc;
 mod holder;
 mod index;
+pub mod look;
 mod merge;
 pub mod offer;
 mod pack;

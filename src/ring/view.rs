@@ -8,6 +8,7 @@ use super::selector::{Selected, Selector};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
 use crate::overlay::{Detached, Stack};
+use crate::sys::xattr::OverlayClass;
 
 /// An entry's (or the bare base's) file system, as long as this value lives.
 #[derive(Debug)]
@@ -23,7 +24,29 @@ enum Root {
     Mounted(Detached),
 }
 
+/// What a state is made of.
+pub(super) struct Parts {
+    pub(super) entry: Option<Entry>,
+    /// Of the base.
+    pub(super) fingerprint: String,
+    /// Its directories, uppermost first.
+    pub(super) base: Vec<PathBuf>,
+    /// Lowest first.
+    pub(super) layers: Vec<LayerId>,
+}
+
 impl View {
+    /// A view of directories, uppermost first.
+    pub(super) fn of(mut lowers: Vec<PathBuf>, class: OverlayClass, subject: &str) -> Result<Self> {
+        // The kernel makes no overlay of a single directory, nor is one needed.
+        let root = if lowers.len() == 1 {
+            Root::Plain(lowers.remove(0))
+        } else {
+            Root::Mounted(Detached::overlay(&Stack::view(lowers, class), subject)?)
+        };
+        Ok(Self { root })
+    }
+
     /// The directory to look from.
     #[must_use]
     pub fn root(&self) -> PathBuf {
@@ -40,13 +63,8 @@ impl Locked {
     /// # Errors
     /// [`Kind::NotFound`] if there is no such entry or its base is gone, else those of the mount.
     pub fn view(&self, selector: &Selector) -> Result<View> {
-        let name = self.ring().name();
-        let operation = || format!("look into '{name}{selector}'");
-        let (base, layers) = match self.state.select_view(selector).context(operation)? {
-            Selected::Entry(entry) => (self.base_of(entry)?, entry.layers.clone()),
-            Selected::Base => (self.newest_base()?, Vec::new()),
-        };
-        let subject = format!("'{name}{selector}'");
+        let Parts { base, layers, .. } = self.parts(selector)?;
+        let subject = format!("'{}{selector}'", self.ring().name());
         self.ensure_layers(&layers, &subject)?;
         self.stack(&layers, base, &subject)
     }
@@ -66,14 +84,27 @@ impl Locked {
     ) -> Result<View> {
         let store = &self.ring().store;
         let own = layers.iter().rev().map(|id| store.layers().content(id));
-        let mut lowers: Vec<_> = upper.into_iter().chain(own).chain(base).collect();
-        // The kernel makes no overlay of a single directory, nor is one needed.
-        let root = if lowers.len() == 1 {
-            Root::Plain(lowers.remove(0))
-        } else {
-            Root::Mounted(Detached::overlay(&Stack::view(lowers, store.class()), subject)?)
-        };
-        Ok(View { root })
+        let lowers: Vec<_> = upper.into_iter().chain(own).chain(base).collect();
+        View::of(lowers, store.class(), subject)
+    }
+
+    /// The base and the layers, lowest first, that `selector` means; and which entry, if not the bare base. What is lost of
+    /// them is not rebuilt yet.
+    pub(super) fn parts(&self, selector: &Selector) -> Result<Parts> {
+        let name = self.ring().name();
+        let operation = || format!("look into '{name}{selector}'");
+        Ok(match self.state.select_view(selector).context(operation)? {
+            Selected::Entry(entry) => Parts {
+                entry: Some(entry.clone()),
+                fingerprint: entry.base.clone(),
+                base: self.base_of(entry)?,
+                layers: entry.layers.clone(),
+            },
+            Selected::Base => {
+                let (fingerprint, base) = self.newest_base()?;
+                Parts { entry: None, fingerprint, base, layers: Vec::new() }
+            }
+        })
     }
 
     fn base_of(&self, entry: &Entry) -> Result<Vec<PathBuf>> {
@@ -84,12 +115,9 @@ impl Locked {
     }
 
     /// What the newest entry stands on, or else the run that has the ring now.
-    fn newest_base(&self) -> Result<Vec<PathBuf>> {
-        let base = self
-            .state
-            .newest()
-            .or(self.state.entries.last())
-            .and_then(|entry| self.state.base_directories(&entry.base));
+    fn newest_base(&self) -> Result<(String, Vec<PathBuf>)> {
+        let newest = self.state.newest().or(self.state.entries.last()).map(|entry| entry.base.clone());
+        let base = newest.and_then(|base| Some((base.clone(), self.state.base_directories(&base)?)));
         base.ok_or_else(|| {
             let operation = format!("look into '{}@base'", self.ring().name());
             Error::new(Kind::NotFound, operation, "no entry says what its base was, or it is gone")

@@ -57,6 +57,10 @@ pub struct RunRecord {
     /// The inode of the container's mount namespace, by which those who keep it are recognised.
     #[serde(default)]
     pub mount_namespace: Option<u64>,
+    /// Where a state is mounted for people to look at. Nobody runs on such a run, and nothing is ever written into its upper:
+    /// the kernel tells by it whether the mount is still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted_at: Option<PathBuf>,
     /// When the run was claimed.
     pub started: DateTime<Utc>,
 }

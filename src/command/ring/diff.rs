@@ -1,6 +1,7 @@
 //! `ring diff`: what differs between two states.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -54,8 +55,12 @@ fn compare(
 
 /// One line, whatever the name holds.
 fn line((kind, path): &Changed) -> String {
+    format!("{} {}\n", kind.letter(), shown(path))
+}
+
+/// A path that breaks no line.
+pub(super) fn shown(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     let plain = bytes.iter().all(|byte| !byte.is_ascii_control());
-    let path = if plain { path.to_string_lossy().into_owned() } else { bytes.escape_ascii().to_string() };
-    format!("{} {path}\n", kind.letter())
+    if plain { path.to_string_lossy().into_owned() } else { bytes.escape_ascii().to_string() }
 }

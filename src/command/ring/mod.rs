@@ -1,15 +1,19 @@
 //! `ring`: one file per verb.
 
+mod cat;
 mod diff;
 mod elsewhere;
 mod give;
+mod graph;
 mod log;
 mod ls;
+mod mount;
 mod pack;
 mod pin;
 mod pull;
 mod push;
 mod recover;
+mod restore;
 mod rm;
 mod rollback;
 mod set;
@@ -38,6 +42,10 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Ls(arguments) => return ls::run(world, *arguments),
         Verb::Log(arguments) => log::run(world, arguments),
         Verb::Show(arguments) => show::run(world, arguments),
+        Verb::Cat(arguments) => cat::run(world, arguments),
+        Verb::Restore(arguments) => restore::run(world, arguments),
+        Verb::Mount(arguments) => mount::run(world, arguments),
+        Verb::Unmount(arguments) => mount::unmount(world, arguments),
         Verb::Diff(arguments) => diff::run(world, arguments),
         Verb::Rollback(arguments) => rollback::run(world, arguments),
         Verb::Snapshot(arguments) => snapshot::run(world, arguments),

@@ -81,7 +81,8 @@ fn look_store(place: &Place) -> Result<Orphans> {
     let mut orphans = Orphans { stages: store.layers().abandoned()?.len(), ..Orphans::default() };
     for id in Run::list(&store)?.into_iter().filter(|id| !named.contains(id)) {
         let alive = match Run::load(&store, &id)? {
-            Some(run) => run.record.living_holder()?.is_some(),
+            // A mount outlives who made it; one that is gone is forgotten by the next worker.
+            Some(run) => run.record.mounted_at.is_some() || run.record.living_holder()?.is_some(),
             None => false,
         };
         // The one that ended just now is gone on the second look.
