@@ -4,8 +4,11 @@
 
 mod harness;
 
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use harness::{World, eventually};
 
@@ -99,21 +102,113 @@ fn a_long_used_ring_has_a_short_chain_that_shows_the_same() {
     assert!(world.ring(&["diff", "alice", "long"]).success().stdout().lines().all(|line| line.starts_with("M ")));
 }
 
+/// Runs all steps, each an entry, and leaves two of them. Gives what was seen of these before anything was folded.
+fn run_then_leave_two(world: &World, pinned: &[&str]) -> [String; 2] {
+    for step in STEPS {
+        world.run_with(&["--ring", "alice", "--depth", "1000"], step).success();
+    }
+    world.pack();
+    let seen = look_at_both(world);
+    for entry in pinned {
+        world.ring(&["pin", entry]).success();
+    }
+    world.ring(&["set", "alice", "--depth", "2"]).success();
+    world.pack();
+    assert!(world.layers_of("alice").len() < 4, "nothing was folded");
+    seen
+}
+
+fn look_at_both(world: &World) -> [String; 2] {
+    ["alice@-1", "alice"].map(|target| look(world, target))
+}
+
+fn lose_layers(world: &World) {
+    for layer in world.layers_of("alice") {
+        fs::remove_dir_all(world.store().join("layers").join(layer)).unwrap();
+    }
+}
+
+/// The digests of the packs from which an entry's lowest layer is rebuilt.
+fn lowest_packs(world: &World) -> Vec<String> {
+    let record = world.ring_file("alice", "ring.json")["layers"][&world.layers_of("alice")[0]].clone();
+    record["packs"].as_array().unwrap().iter().map(|pack| pack["digest"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn a_folded_layer_that_was_lost_is_rebuilt_from_its_packs() {
     let world = World::new("refold");
-    let seen = run_steps(&world, 1000);
-    let chain = world.layers_of("alice");
-    assert!(chain.len() < STEPS.len());
+    // What a pinned entry lists is not repacked.
+    let before = run_then_leave_two(&world, &["alice@-1"]);
+    assert_eq!(lowest_packs(&world).len(), STEPS.len() - 1);
+    let (chain, seen) = (world.layers_of("alice"), look_at_both(&world));
+    assert_eq!(seen.each_ref().map(|text| without_moments(text)), before.each_ref().map(|text| without_moments(text)));
     let manifest = world.ring_json(&["show", "alice"])["digest"].clone();
     let packs = world.closure("alice").len() - 2;
     assert_eq!(packs, STEPS.len(), "packs stay as they are, so that digests that were pushed stay true");
-    for layer in &chain {
-        fs::remove_dir_all(world.store().join("layers").join(layer)).unwrap();
-    }
-    assert_eq!([look(&world, "alice@-1"), look(&world, "alice")], seen);
+    lose_layers(&world);
+    assert_eq!(look_at_both(&world), seen);
     assert_eq!(world.layers_of("alice"), chain);
     assert_eq!(world.ring_json(&["show", "alice"])["digest"], manifest);
+    assert!(world.ring(&["verify"]).success().stdout().is_empty());
+}
+
+#[test]
+fn a_repacked_layer_that_was_lost_is_rebuilt_as_it_was() {
+    let world = World::new("repack");
+    let before = run_then_leave_two(&world, &[]);
+    let (chain, seen) = (world.layers_of("alice"), look_at_both(&world));
+    assert_eq!(seen.each_ref().map(|text| without_moments(text)), before.each_ref().map(|text| without_moments(text)));
+    assert_eq!(lowest_packs(&world).len(), 1);
+    lose_layers(&world);
+    assert_eq!(look_at_both(&world), seen);
+    assert_eq!(world.layers_of("alice"), chain);
+    assert!(world.ring(&["verify"]).success().stdout().is_empty());
+}
+
+#[test]
+fn packs_that_were_replaced_stay_with_the_entries_that_list_them_and_leave_with_the_last() {
+    let world = World::new("replaced");
+    for step in STEPS {
+        world.run_with(&["--ring", "alice", "--depth", "1000"], step).success();
+    }
+    world.pack();
+    let before = ["alice@-1", "alice"].map(|target| world.closure(target));
+    world.ring(&["set", "alice", "--depth", "2"]).success();
+    world.pack();
+    assert_eq!(["alice@-1", "alice"].map(|target| world.closure(target)), before, "what was pushed stays true");
+    assert!(before.iter().flatten().all(|blob| world.blobs("alice").contains(blob)));
+    let [new] = &lowest_packs(&world)[..] else { panic!("it was not repacked") };
+    assert!(world.ring(&["verify"]).success().stdout().is_empty());
+
+    run_packed(&world, ["echo one > /one".to_owned()]);
+    let digest = world.ring_json(&["show", "alice"])["digest"].as_str().unwrap()["sha256:".len()..].to_owned();
+    let manifest = world.ring_file("alice", &format!("blobs/sha256/{digest}"));
+    let lowest = &manifest["layers"][0];
+    assert_eq!(lowest["digest"], **new);
+    let replaces = lowest["annotations"]["run.regen.pack.replaces"].as_str().unwrap().to_owned();
+    assert_eq!(replaces.split(' ').count(), STEPS.len() - 1);
+    assert!(replaces.split(' ').all(|old| before[0].contains(&old.to_owned())));
+    assert!(world.ring(&["verify"]).success().stdout().is_empty());
+
+    run_packed(&world, ["echo two > /two".to_owned()]);
+    assert!(!replaces.split(' ').any(|old| world.blobs("alice").contains(&old.to_owned())));
+    assert!(world.ring_file("alice", "ring.json")["repacked"].is_null());
+    assert!(world.ring(&["verify"]).success().stdout().is_empty());
+    assert_eq!(world.run_in("alice", "cat /one /two /etc/passwd").success().stdout(), "one\ntwo\nback\n");
+}
+
+#[test]
+fn a_layer_for_whose_new_pack_there_is_no_room_keeps_the_old_ones() {
+    let world = World::new("noroom");
+    run_then_leave_two(&world, &["alice@-1"]);
+    let packs = lowest_packs(&world);
+    let full = world.base().join("full.toml");
+    fs::write(&full, "[store]\nmin-free = \"100%\"\n").unwrap();
+    world.regen(&["--config", full.to_str().unwrap(), "ring", "unpin", "alice@-1"]).success();
+    world.regen(&["--config", full.to_str().unwrap(), "ring", "pack"]).success();
+    assert_eq!(lowest_packs(&world), packs);
+    world.pack();
+    assert_eq!(lowest_packs(&world).len(), 1);
     assert!(world.ring(&["verify"]).success().stdout().is_empty());
 }
 
@@ -145,4 +240,90 @@ fn an_old_container_runs_on_while_the_layers_under_it_are_folded() {
     assert!(text.contains("srv/end regular file") && text.contains("srv/plain/x/y/z"), "{text}");
     assert!(!text.contains("srv/tree"), "{text}");
     assert!(world.ring(&["verify"]).success().stdout().is_empty());
+}
+
+/// Runs scripts in a ring of depth 2, one after another, each packed before the next.
+fn run_packed(world: &World, scripts: impl IntoIterator<Item = String>) {
+    for script in scripts {
+        world.run_with(&["--ring", "alice", "--depth", "2"], &script).success();
+        world.pack();
+    }
+}
+
+#[test]
+fn a_large_layer_stays_what_it_is_below_any_number_of_small_ones() {
+    let world = World::new("large");
+    let large =
+        "mkdir /data; head -c 6000000 /dev/urandom > /data/large; for n in $(seq 50); do echo $n > /data/$n; done";
+    run_packed(&world, [large.to_owned(), "true > /first".to_owned()]);
+    let (bottom, packs) = (world.layers_of("alice")[0].clone(), lowest_packs(&world));
+    run_packed(&world, (0..24).map(|n| format!("echo {n} > /data/$(({n} % 7)); echo {n} >> /log")));
+    let chain = world.layers_of("alice");
+    assert_eq!((&chain[0], lowest_packs(&world)), (&bottom, packs));
+    assert!(chain.len() <= 2 + 9, "{} layers", chain.len());
+    assert_eq!(world.run_in("alice", "cat /data/3; wc -l < /log").success().stdout(), "17\n24\n");
+    assert!(world.ring(&["verify"]).success().stdout().is_empty());
+}
+
+#[test]
+fn what_no_entry_shows_any_more_does_not_stay_on_the_disk() {
+    let world = World::new("waste");
+    let write =
+        |n: u64| format!("echo {n} > /n; head -c 1500000 /dev/urandom > /data; head -c 700000 /dev/zero > /z{}", n % 2);
+    run_packed(&world, (0..7).map(write));
+    let (layers, shown) = (layer_bytes(&world), shown_bytes(&world, "alice"));
+    assert!(layers * 2 <= shown * 3, "{layers} bytes of layers for {shown} that some entry shows");
+
+    // What is deleted is on no list of what is large.
+    run_packed(&world, ["rm /data /z0 /z1; echo a > /a", "echo b > /b", "echo c > /c"].map(str::to_owned));
+    let (layers, shown) = (layer_bytes(&world), shown_bytes(&world, "alice"));
+    assert!(layers < 700_000 && shown < 200_000, "{layers} bytes of layers for {shown} that some entry shows");
+    assert_eq!(
+        world.run_in("alice", "cat /n /a /b /c; ls -d /data /z0 2>&1 | wc -l").success().stdout(),
+        "6\na\nb\nc\n2\n"
+    );
+}
+
+/// What all layers take on disk.
+fn layer_bytes(world: &World) -> u64 {
+    let mut files = HashMap::new();
+    let mut pending = vec![world.store().join("layers")];
+    while let Some(path) = pending.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        files.insert(metadata.ino(), metadata.blocks() * 512);
+        if metadata.is_dir() {
+            pending.extend(fs::read_dir(&path).unwrap().map(|child| child.unwrap().path()));
+        }
+    }
+    files.values().sum()
+}
+
+/// What of that the entries of a ring show, directories included.
+fn shown_bytes(world: &World, ring: &str) -> u64 {
+    let mut shown = HashMap::new();
+    for seq in world.seqs(ring) {
+        let layers = world.layers_of(&format!("{ring}@{seq}"));
+        show(layers.iter().rev().map(|id| world.layer(id)).collect(), &mut shown);
+    }
+    shown.values().sum()
+}
+
+/// Adds what directories, uppermost first, show together.
+fn show(directories: Vec<PathBuf>, shown: &mut HashMap<u64, u64>) {
+    let mut names: HashSet<OsString> = HashSet::new();
+    for directory in &directories {
+        let metadata = fs::symlink_metadata(directory).unwrap();
+        shown.insert(metadata.ino(), metadata.blocks() * 512);
+        names.extend(fs::read_dir(directory).unwrap().map(|child| child.unwrap().file_name()));
+    }
+    for name in names {
+        let found = directories.iter().map(|directory| directory.join(&name));
+        let mut found = found.filter_map(|path| Some((fs::symlink_metadata(&path).ok()?, path))).peekable();
+        let (first, _) = found.peek().unwrap();
+        if first.is_dir() {
+            show(found.take_while(|(metadata, _)| metadata.is_dir()).map(|(_, path)| path).collect(), shown);
+        } else if !first.file_type().is_char_device() {
+            shown.insert(first.ino(), first.blocks() * 512);
+        }
+    }
 }

@@ -176,8 +176,10 @@ fn pack_ring(place: &Place, ring: &Ring, report: &mut dyn FnMut(&Report)) -> Res
     let mut progress = |Progress { seq, done, total }: Progress| {
         report(&Report { ring: name.clone(), seq, done, total });
     };
-    ring.pack(&mut PackOptions { floor: &|total| floor.bytes(total), progress: &mut progress })?;
-    ring.fold()
+    let mut options = PackOptions { floor: &|total| floor.bytes(total), progress: &mut progress };
+    ring.pack(&mut options)?;
+    ring.fold()?;
+    ring.repack(&mut options)
 }
 
 /// What was made good, and what could not be; a line for each.

@@ -97,7 +97,7 @@ impl Locked {
                 Part::Pack(pack) => pack,
             };
             let (id, disk_bytes) = unpacked.get(&pack.digest).ok_or_else(|| self.changed(offer.entry.seq))?;
-            let record = LayerRecord { disk_bytes: *disk_bytes, packs: vec![pack], folded_from: Vec::new() };
+            let record = LayerRecord::new(*disk_bytes, vec![pack]);
             self.state.layers.insert(id.clone(), record);
             layers.push(id.clone());
         }

@@ -349,7 +349,7 @@ mod tests {
         };
         let mut state = ring(&[]);
         let layer = |n: u64| -> LayerId { format!("{n:032x}").parse().unwrap() };
-        let record = |packs: Vec<PackRecord>| LayerRecord { disk_bytes: 1, packs, folded_from: Vec::new() };
+        let record = |packs: Vec<PackRecord>| LayerRecord::new(1, packs);
         state.layers.insert(layer(1), record(vec![pack(1)]));
         state.layers.insert(layer(2), record(vec![pack(1), pack(2)]));
         let parts = resolve(&state, &[pack(1), pack(2), pack(3)]);

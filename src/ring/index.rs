@@ -18,6 +18,8 @@ use crate::image::write::{NewLayer, config_for, index_entry, layer_descriptor, m
 pub(super) const OURS: &str = "run.regen.entry";
 /// In a manifest: it is that of an entry.
 pub(super) const ENTRY_ID: &str = "run.regen.entry.id";
+/// On a layer in a manifest: the blobs of which it was made, as hexadecimal digits.
+const REPLACES: &str = "run.regen.pack.replaces";
 /// The most that a manifest or config of ours takes.
 pub(super) const DOCUMENT_CAP: u64 = 16 * 1024 * 1024;
 /// A blob that nothing refers to may be one that another tool is about to refer to; after a day it is not.
@@ -35,12 +37,19 @@ pub(super) fn write_manifest(layout: &Layout, ring: &Ring, state: &RingState, en
         .map(|pack| NewLayer { diff_id: pack.diff_id.clone(), created: created.clone(), comment: comment.clone() })
         .collect();
     let config = layout.put_blob(&config_for(None, &history, &created).to_json()?)?;
-    let layers = packs
-        .iter()
-        .map(|pack| Ok(layer_descriptor(LayerType::parse(&pack.media_type)?, &pack.digest, pack.bytes)))
-        .collect::<Result<_>>()?;
+    let layers = packs.iter().map(|pack| describe_pack(state, pack)).collect::<Result<_>>()?;
     let manifest = manifest_for(&config, layers, annotations(ring, entry));
     Ok(layout.put_blob(&manifest.to_json()?)?.0)
+}
+
+fn describe_pack(state: &RingState, pack: &PackRecord) -> Result<Descriptor> {
+    let mut descriptor = layer_descriptor(LayerType::parse(&pack.media_type)?, &pack.digest, pack.bytes);
+    if let Some(note) = state.repacked.iter().rev().find(|note| note.digest == pack.digest) {
+        // Without their algorithm: what reads as a digest is one that the manifest needs.
+        let old: Vec<_> = note.replaces.iter().map(|pack| pack.digest.hex()).collect();
+        descriptor.annotations.insert(REPLACES.to_owned(), old.join(" "));
+    }
+    Ok(descriptor)
 }
 
 /// The blobs of an entry's chain, lowest first.
@@ -122,7 +131,7 @@ fn descriptor(layout: &Layout, entry: &Entry, manifest: &Digest) -> Result<Descr
     Ok(descriptor)
 }
 
-/// Deletes blobs that nothing needs: at once those of entries that are gone, others after a day.
+/// Deletes blobs that nothing needs: at once those of entries that are gone and those that were repacked, others after a day.
 ///
 /// Which entries are gone is seen from the manifests that are left of them, so nothing has to be remembered for when
 /// this is interrupted.
@@ -141,7 +150,9 @@ pub(super) fn collect_blobs(locked: &Locked) -> Result<()> {
     needed.extend(locked.state.layers.values().flat_map(|layer| &layer.packs).map(|pack| pack.digest.clone()));
     let mut unneeded = layout.blobs()?;
     unneeded.retain(|digest| !needed.contains(digest));
-    let (mut gone, mut dropped) = (Vec::new(), HashSet::new());
+    let mut gone = Vec::new();
+    let replaced = locked.state.repacked.iter().flat_map(|note| &note.replaces).map(|pack| pack.digest.clone());
+    let mut dropped: HashSet<_> = replaced.collect();
     for digest in unneeded.iter().filter(|digest| is_entry(&layout, digest)) {
         gone.push(digest);
         dropped.extend(closure(&layout, digest)?);

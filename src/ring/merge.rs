@@ -3,137 +3,95 @@
 //! Files are not copied but linked, so that it costs time per file and no bytes. Layers never change, so that it does
 //! no harm that two of them share a file.
 
-use std::ffi::OsString;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Result, quote};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use super::pile::{Child, Closed, Found, Pile, look};
+use crate::error::{Context, Error, Kind, Result, quote};
 use crate::store::{Layers, Stage};
-use crate::sys::fs::{copy_attributes, set_times};
+use crate::sys::fs::copy_attributes;
 use crate::sys::xattr::OverlayClass;
 
-/// A stage that shows what `directories` (lowest first) show when they are stacked, in overlay format. `below` shows what
-/// they stand on, if that is known.
-pub(super) fn merge(
-    layers: &Layers,
-    directories: &[PathBuf],
-    class: OverlayClass,
-    below: Option<&Path>,
-) -> Result<Stage> {
-    let merger = Merger { class };
+/// What shows where a merged layer has nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Below {
+    /// Nobody knows: every whiteout may be needed.
+    Unknown,
+    /// Nothing: there is nothing to hide.
+    Nothing,
+    /// What this directory shows.
+    Directory(PathBuf),
+}
+
+impl Below {
+    /// Whether a whiteout hides something. In a directory that only this layer has, the kernel would show the names of
+    /// those that do not.
+    fn needs_whiteout(&self, name: &OsStr) -> Result<bool> {
+        match self {
+            Self::Unknown => Ok(true),
+            Self::Nothing => Ok(false),
+            Self::Directory(directory) => Ok(look(&directory.join(name))?.is_some()),
+        }
+    }
+
+    fn enter(&self, name: &OsStr) -> Result<Self> {
+        let Self::Directory(directory) = self else { return Ok(self.clone()) };
+        let inner = directory.join(name);
+        let is_directory = look(&inner)?.is_some_and(|metadata| metadata.is_dir());
+        Ok(if is_directory { Self::Directory(inner) } else { Self::Nothing })
+    }
+}
+
+/// A stage that shows what `directories` (lowest first) show when they are stacked, in overlay format.
+pub(super) fn merge(layers: &Layers, directories: &[PathBuf], class: OverlayClass, below: &Below) -> Result<Stage> {
     let stage = layers.stage()?;
-    let [lowest, others @ ..] = directories else { return Ok(stage) };
-    merger.copy_tree(lowest, stage.directory())?;
-    let mut result = stage;
-    for upper in others {
-        let next = layers.stage()?;
-        merger.merge_directory(result.directory(), upper, next.directory())?;
-        result = next;
-    }
-    if below.is_some() {
-        merger.prune(result.directory(), below)?;
-    }
-    Ok(result)
+    fill(&Pile::of_layers(directories, class)?, class, stage.directory(), below)?;
+    Ok(stage)
 }
 
-struct Merger {
-    class: OverlayClass,
-}
-
-impl Merger {
-    /// Makes `target`, an empty directory, show `upper` over `lower`.
-    fn merge_directory(&self, lower: &Path, upper: &Path, target: &Path) -> Result<()> {
-        let (covers, covered) = (self.class.is_opaque(upper)?, self.class.is_opaque(lower)?);
-        for name in names(upper)? {
-            let (from, to) = (upper.join(&name), target.join(&name));
-            if covers { self.copy(&from, &to)? } else { self.merge_child(&lower.join(&name), &from, &to)? }
-        }
-        if !covers {
-            for name in names(lower)? {
-                if fs::symlink_metadata(upper.join(&name)).is_err() {
-                    self.copy(&lower.join(&name), &target.join(&name))?;
-                }
+/// Makes `target`, an empty directory, show what the pile shows.
+fn fill(pile: &Pile, class: OverlayClass, target: &Path, below: &Below) -> Result<()> {
+    let Some((_, top)) = pile.top() else { return Ok(()) };
+    let nothing = Below::Nothing;
+    let below = if pile.closed() == Closed::Yes { &nothing } else { below };
+    for name in pile.names()? {
+        let to = target.join(&name);
+        match pile.child(&name)? {
+            Some(Child::File(file)) if file.is_whiteout() && !below.needs_whiteout(&name)? => {}
+            Some(Child::File(file)) => link(&file, &to)?,
+            Some(Child::Directory(inner)) => {
+                fs::create_dir(&to).context(|| format!("create {}", quote(&to)))?;
+                fill(&inner, class, &to, &below.enter(&name)?)?;
             }
-        }
-        self.copy_attributes(upper, target)?;
-        if covered { self.make_opaque(target) } else { Ok(()) }
-    }
-
-    fn merge_child(&self, lower: &Path, from: &Path, to: &Path) -> Result<()> {
-        match fs::symlink_metadata(lower).ok() {
-            Some(metadata) if metadata.is_dir() && look(from)?.is_dir() => {
-                make_directory(to)?;
-                self.merge_directory(lower, from, to)
-            }
-            // Whatever else was there hid what lies further down, and has to go on doing so.
-            Some(_) if look(from)?.is_dir() => {
-                self.copy(from, to)?;
-                self.make_opaque(to)
-            }
-            Some(_) | None => self.copy(from, to),
+            None => return Err(Error::new(Kind::Damaged, format!("merge {}", quote(top)), "a layer changes")),
         }
     }
-
-    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
-        if look(from)?.is_dir() {
-            make_directory(to)?;
-            return self.copy_tree(from, to);
-        }
-        fs::hard_link(from, to).context(|| format!("link {} to {}", quote(from), quote(to)))
-    }
-
-    fn copy_tree(&self, from: &Path, to: &Path) -> Result<()> {
-        for name in names(from)? {
-            self.copy(&from.join(&name), &to.join(&name))?;
-        }
-        self.copy_attributes(from, to)
-    }
-
-    /// Takes whiteouts away that hide nothing: in a directory that only this layer has, the kernel would show their
-    /// names in listings. `below` is the same directory in what lies under the layer, if there is one.
-    fn prune(&self, directory: &Path, below: Option<&Path>) -> Result<()> {
-        let before = look(directory)?;
-        for name in names(directory)? {
-            let path = directory.join(&name);
-            let hidden = below.map(|below| below.join(&name)).filter(|hidden| fs::symlink_metadata(hidden).is_ok());
-            let metadata = look(&path)?;
-            if metadata.is_dir() {
-                let seen = if self.class.is_opaque(&path)? { None } else { hidden.filter(|hidden| hidden.is_dir()) };
-                self.prune(&path, seen.as_deref())?;
-            } else if is_whiteout(&metadata) && hidden.is_none() {
-                fs::remove_file(&path).context(|| format!("remove {}", quote(&path)))?;
-            }
-        }
-        set_times(directory, &before)
-    }
-
-    fn copy_attributes(&self, from: &Path, to: &Path) -> Result<()> {
-        // Of the kernel's own notes only this one says something about content.
-        let wanted = |name: &str| !name.starts_with(self.class.prefix()) || name == self.class.opaque();
-        copy_attributes(from, to, wanted)
-    }
-
-    fn make_opaque(&self, directory: &Path) -> Result<()> {
-        xattr::set(directory, self.class.opaque(), b"y").context(|| format!("mark {} opaque", quote(directory)))
+    // Of the kernel's own notes only one says something about content.
+    copy_attributes(top, target, |name| !name.starts_with(class.prefix()))?;
+    match pile.closed() {
+        Closed::Yes => xattr::set(target, class.opaque(), b"y").context(|| format!("mark {} opaque", quote(target))),
+        Closed::No => Ok(()),
     }
 }
 
-fn look(path: &Path) -> Result<Metadata> {
-    fs::symlink_metadata(path).context(|| format!("look at {}", quote(path)))
-}
-
-fn is_whiteout(metadata: &Metadata) -> bool {
-    metadata.file_type().is_char_device() && metadata.rdev() == 0
-}
-
-fn make_directory(path: &Path) -> Result<()> {
-    fs::create_dir(path).context(|| format!("create {}", quote(path)))
-}
-
-fn names(directory: &Path) -> Result<Vec<OsString>> {
-    let operation = || format!("list {}", quote(directory));
-    fs::read_dir(directory).context(operation)?.map(|entry| Ok(entry.context(operation)?.file_name())).collect()
+/// Gives a file one more name. File systems limit how many it may have, and overlayfs makes one inode serve for as many
+/// whiteouts as it can.
+fn link(file: &Found, to: &Path) -> Result<()> {
+    let operation = || format!("link {} to {}", quote(&file.path), quote(to));
+    match fs::hard_link(&file.path, to) {
+        Err(error) if error.kind() == io::ErrorKind::TooManyLinks && file.is_whiteout() => {
+            mknodat(CWD, to, FileType::CharacterDevice, Mode::empty(), 0).context(operation)
+        }
+        Err(error) if error.kind() == io::ErrorKind::TooManyLinks && file.metadata.is_file() => {
+            fs::copy(&file.path, to).context(operation)?;
+            copy_attributes(&file.path, to, |_| true)
+        }
+        other => other.context(operation),
+    }
 }
 
 #[cfg(test)]
@@ -223,9 +181,10 @@ mod tests {
         let home = Layers::new(home);
         for (first, last) in [(0, 1), (1, 2), (0, 2)] {
             let under = Stack::view(chain.stack(&chain.layers[..first]), OverlayClass::Trusted);
-            let below = Detached::overlay(&under, "test").unwrap();
+            let mount = Detached::overlay(&under, "test").unwrap();
             let parts = &chain.layers[first..=last];
-            let merged = merge(&home, parts, OverlayClass::Trusted, Some(&below.path())).unwrap();
+            let below = Below::Directory(mount.path());
+            let merged = merge(&home, parts, OverlayClass::Trusted, &below).unwrap();
             let mut layers = chain.layers[..first].to_vec();
             layers.push(merged.directory().to_owned());
             layers.extend_from_slice(&chain.layers[last + 1..]);

@@ -7,6 +7,8 @@
 //! ```text
 //! seal    ring.json: journal ── rename upper ── ring.json: entry, no journal
 //! pack    blobs ── manifest ── index.json ── ring.json: packed
+//! fold    merged layer ── ring.json: chains with it
+//! repack  blob ── ring.json: the layer's pack ── blobs that no manifest lists
 //! evict   ring.json: without entry ── index.json ── blobs, layers
 //! ```
 //!
@@ -30,6 +32,8 @@ pub mod look;
 mod merge;
 pub mod offer;
 mod pack;
+mod pile;
+mod repack;
 mod seal;
 pub mod selector;
 pub mod side;
@@ -38,6 +42,7 @@ pub mod snapshot;
 pub mod state;
 pub mod verify;
 mod view;
+mod waste;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,9 +5,8 @@ use std::fs::File;
 use std::time::Instant;
 
 use super::entry::Entry;
-use super::merge::merge;
+use super::merge::{Below, merge};
 use super::state::{LayerRecord, PackRecord};
-use super::view::View;
 use super::{Locked, Ring, index};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
@@ -66,7 +65,7 @@ impl Ring {
         locked.evict()?;
         // Again, if nothing left: also for what was interrupted before, or replaced since.
         index::write_index(&locked)?;
-        index::collect_blobs(&locked)
+        locked.drop_replaced()
     }
 
     /// What an interrupted pack left may be as large as a layer: it goes before more is written.
@@ -123,7 +122,7 @@ impl Ring {
         locked.commit()
     }
 
-    fn pack_layer(
+    pub(super) fn pack_layer(
         &self,
         layout: &Layout,
         seq: u64,
@@ -151,7 +150,7 @@ impl Ring {
             bytes: packed.packed_bytes,
             media_type: Compression::Zstd.media_type().to_owned(),
         };
-        Ok(LayerRecord { disk_bytes, packs: vec![pack], folded_from: Vec::new() })
+        Ok(LayerRecord::new(disk_bytes, vec![pack]))
     }
 
     /// Stops before the disk is full: a pack may need as much as its layer.
@@ -233,9 +232,9 @@ impl Locked {
         }
         let [only] = stages.as_slice() else {
             let directories: Vec<_> = stages.iter().map(|stage| stage.directory().to_owned()).collect();
-            let below = self.below(std::slice::from_ref(layer))?;
-            let below = below.as_ref().map(View::root);
-            let merged = merge(&layers, &directories, store.class(), below.as_deref())?;
+            let view = self.below(std::slice::from_ref(layer))?;
+            let below = view.as_ref().map_or(Below::Unknown, |view| Below::Directory(view.root()));
+            let merged = merge(&layers, &directories, store.class(), &below)?;
             return adopt_synced(&layers, layer, &merged);
         };
         adopt_synced(&layers, layer, only)

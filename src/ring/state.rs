@@ -1,6 +1,6 @@
 //! `ring.json`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -57,6 +57,9 @@ pub struct RingState {
     pub bases: BTreeMap<String, Vec<PathBuf>>,
     /// What is known of packed layers.
     pub layers: BTreeMap<LayerId, LayerRecord>,
+    /// What took the place of packs that manifests of entries still list, in the order in which it did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repacked: Vec<Repacked>,
 }
 
 /// A seal between its first and its last step.
@@ -77,6 +80,30 @@ pub struct LayerRecord {
     /// The layers that were merged into this one, for runs that still stand on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub folded_from: Vec<LayerId>,
+    /// Bytes on disk of what the packs hold, one beside the other; `None` if that is what the directory takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfolded_bytes: Option<u64>,
+    /// What it hides of layers below it that could be merged with it; `None` if nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hides: Option<Hides>,
+}
+
+/// A pack of a layer, and those from which it was rebuilt before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repacked {
+    /// Of the new blob.
+    pub digest: Digest,
+    /// The old ones, lowest first.
+    pub replaces: Vec<PackRecord>,
+}
+
+/// How much of other layers never shows because of one above them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hides {
+    /// The lowest layer that was looked at.
+    pub down_to: LayerId,
+    /// Bytes on disk, of each layer of which it hides any.
+    pub bytes: BTreeMap<LayerId, u64>,
 }
 
 /// A blob in the ring's layout.
@@ -112,6 +139,7 @@ impl RingState {
             entries: Vec::new(),
             bases: BTreeMap::new(),
             layers: BTreeMap::new(),
+            repacked: Vec::new(),
         }
     }
 
@@ -214,10 +242,24 @@ impl RingState {
         select(&self.entries, selector, newest, Utc::now())
     }
 
-    /// Bytes on disk of each packed layer with its packs.
+    /// Bytes on disk of each packed layer with its packs, also those that only manifests need.
     #[must_use]
     pub fn sizes(&self) -> HashMap<LayerId, u64> {
-        self.layers.iter().map(|(id, layer)| (id.clone(), layer.total_bytes())).collect()
+        let size = |layer: &LayerRecord| layer.total_bytes() + self.replaced_bytes(layer);
+        self.layers.iter().map(|(id, layer)| (id.clone(), size(layer))).collect()
+    }
+
+    fn replaced_bytes(&self, layer: &LayerRecord) -> u64 {
+        let mut seen: HashSet<&Digest> = layer.packs.iter().map(|pack| &pack.digest).collect();
+        let mut bytes = 0;
+        // The newest first: what was replaced may have replaced others.
+        for note in self.repacked.iter().rev() {
+            if seen.contains(&note.digest) {
+                let old = note.replaces.iter().filter(|pack| seen.insert(&pack.digest));
+                bytes += old.map(|pack| pack.bytes).sum::<u64>();
+            }
+        }
+        bytes
     }
 
     /// Bytes on disk of all that is packed.
@@ -250,14 +292,20 @@ impl RingState {
 
     /// Forgets layers that no entry has any more.
     pub(super) fn forget_unused_layers(&mut self) {
-        let used: std::collections::HashSet<_> = self.entries.iter().flat_map(|entry| &entry.layers).collect();
+        let used: HashSet<_> = self.entries.iter().flat_map(|entry| &entry.layers).collect();
         self.layers.retain(|id, _| used.contains(id));
-        let bases: std::collections::HashSet<_> = self.entries.iter().map(|entry| &entry.base).collect();
+        let bases: HashSet<_> = self.entries.iter().map(|entry| &entry.base).collect();
         self.bases.retain(|base, _| bases.contains(base));
     }
 }
 
 impl LayerRecord {
+    /// A layer that takes `disk_bytes` and can be rebuilt from `packs`, lowest first.
+    #[must_use]
+    pub fn new(disk_bytes: u64, packs: Vec<PackRecord>) -> Self {
+        Self { disk_bytes, packs, folded_from: Vec::new(), unfolded_bytes: None, hides: None }
+    }
+
     /// Bytes on disk of directory and packs.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {

@@ -1,12 +1,14 @@
 //! Whether a ring is what it says it is.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 
 use super::entry::Entry;
-use super::state::{PackRecord, RingState};
+use super::repack::bring_up_to_date;
+use super::state::RingState;
 use super::{Ring, index};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{Digest, LayerId};
@@ -35,16 +37,18 @@ impl Ring {
             Ok(layout) => layout,
             Err(error) => return Ok(vec![format!("{}: {error}", self.name())]),
         };
+        let mut seen = HashSet::new();
         for (layer, record) in &state.layers {
-            for pack in &record.packs {
-                note(format!("layer {layer}"), verify_pack(&layout, pack));
+            for pack in record.packs.iter().filter(|pack| seen.insert(pack.digest.clone())) {
+                let blob = Descriptor::new(&pack.media_type, &pack.digest, pack.bytes);
+                note(format!("layer {layer}"), verify_pack(&layout, &blob));
             }
         }
         for entry in &state.entries {
             let subject = format!("entry @{}", entry.seq);
             note(subject.clone(), self.verify_layers(entry));
             note(subject.clone(), verify_synced(entry));
-            note(subject, verify_manifest(&layout, &state, entry));
+            note(subject, verify_manifest(&layout, &state, entry, &mut seen));
         }
         for side in &state.sides {
             note(format!("run {}", side.run), self.verify_side(&side.run));
@@ -89,11 +93,12 @@ fn verify_synced(entry: &Entry) -> Result<()> {
     ))
 }
 
-fn verify_pack(layout: &Layout, pack: &PackRecord) -> Result<()> {
-    let operation = || format!("read pack {}", pack.digest);
-    let mut file = layout.open_blob(&Descriptor::new(&pack.media_type, &pack.digest, pack.bytes))?;
+fn verify_pack(layout: &Layout, pack: &Descriptor) -> Result<()> {
+    let digest = pack.digest()?;
+    let operation = || format!("read pack {digest}");
+    let mut file = layout.open_blob(pack)?;
     let found = hash(&mut file).context(operation)?;
-    if found == pack.digest {
+    if found == digest {
         return Ok(());
     }
     Err(Error::new(Kind::Damaged, operation(), format!("its digest is {found}")))
@@ -111,11 +116,18 @@ fn hash(file: &mut File) -> std::io::Result<Digest> {
     }
 }
 
-fn verify_manifest(layout: &Layout, state: &RingState, entry: &Entry) -> Result<()> {
+fn verify_manifest(layout: &Layout, state: &RingState, entry: &Entry, seen: &mut HashSet<Digest>) -> Result<()> {
     let Some(digest) = &entry.manifest else { return Ok(()) };
     let manifest = index::read_manifest(layout, digest)?;
     layout.read_blob(&manifest.config.digest()?, index::DOCUMENT_CAP)?;
-    let listed = manifest.layers.iter().map(Descriptor::digest).collect::<Result<Vec<_>>>()?;
+    // Those from which layers are rebuilt have been read; these, others have taken the place of since.
+    for pack in &manifest.layers {
+        if seen.insert(pack.digest()?) {
+            verify_pack(layout, pack)?;
+        }
+    }
+    let mut listed = manifest.layers.iter().map(Descriptor::digest).collect::<Result<Vec<_>>>()?;
+    bring_up_to_date(&state.repacked, &mut listed);
     let known: Vec<_> = index::packs_of(state, entry)?.into_iter().map(|pack| pack.digest.clone()).collect();
     if listed == known {
         return Ok(());

@@ -95,6 +95,15 @@ fn a_killed_worker_that_folds_is_done_again() {
 }
 
 #[test]
+fn a_killed_worker_that_repacks_is_done_again() {
+    let allowed = &["1 2 3 4 5 6 7 8 9 10"];
+    let command = |_: &World, _: &str| words(&["worker"]);
+    let check = |world: &World| assert!(world.ring(&["verify"]).success().stdout().is_empty());
+    let follow = Follow::Everything;
+    Phase { name: "repack", follow, prepare: ten_to_repack, command, allowed, check, ..PLAIN }.check();
+}
+
+#[test]
 fn a_killed_rollback_starts_before_or_after() {
     let command = |_: &World, _: &str| words(&["ring", "rollback", RING, "--to", "@1"]);
     Phase { name: "rollback", command, allowed: &["1", "1 2"], ..PLAIN }.check();
@@ -209,6 +218,14 @@ fn ten_to_fold(world: &World) {
     world.regen(&["ring", "set", RING, "--depth", "20"]).success();
     world.pack();
     world.regen(&["ring", "set", RING, "--depth", "1"]).success();
+}
+
+/// A ring whose one entry stands on a layer that was made of ten and has their packs.
+fn ten_to_repack(world: &World) {
+    ten_to_fold(world);
+    world.regen(&["ring", "pin", RING]).success();
+    world.pack();
+    world.regen(&["ring", "unpin", RING]).success();
 }
 
 /// A ring of which only the packs are left.
