@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import fold, ops, parts, pod, report, restart, runtime, warm
+from measure import fold, fork, ops, parts, pod, report, restart, runtime, warm
 from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
@@ -21,6 +21,7 @@ PARTS = {
     "pack": (parts.pack, 5, True),
     "fold": (fold.fold, 50, False),
     "rebuild": (fold.rebuild, 3, True),
+    "fork": (fork.fork, 1000, True),
     "pod": (pod.pod, 40, False),
     "hot-restart": (restart.hot_restart, 3, False),
     "warm": (warm.warm, 40, False),

@@ -264,6 +264,9 @@ pub struct Run {
     /// The most entries of the ring, from now on
     #[arg(long, value_name = "N", requires = "ring")]
     pub depth: Option<String>,
+    /// Leave the ring to others: the container goes on in a ring of its own, RING.ID, which begins with that entry
+    #[arg(long, requires = "ring")]
+    pub fork: bool,
     /// Start from an entry that was made over another base
     #[arg(long, requires = "ring")]
     pub rebase: bool,

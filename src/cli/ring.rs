@@ -37,6 +37,8 @@ pub enum Verb {
     Diff(Diff),
     /// Let the next run start from another entry
     Rollback(Rollback),
+    /// Make a ring that begins with an entry of another; nothing is copied
+    Fork(Fork),
     /// Make an entry of the container that runs on a ring
     Snapshot(Snapshot),
     /// Keep an entry from being evicted
@@ -69,6 +71,8 @@ pub enum Verb {
     Disown(Disown),
     /// Remove a ring with all its entries
     Rm(Remove),
+    /// Collect what nothing needs: layers, also of images, blobs, leftovers of dead runs
+    Prune(Prune),
     /// Adopt what a crash left, and collect what nothing needs
     Recover(Output),
 }
@@ -98,6 +102,20 @@ pub struct Show {
     /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
     #[arg(value_name = "RING[@SEL]")]
     pub target: String,
+    /// How.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring fork`
+#[derive(Debug, Args)]
+pub struct Fork {
+    /// The entry: RING for where its next run would start, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
+    #[arg(value_name = "RING[@SEL]")]
+    pub source: String,
+    /// The new ring, as NAME or OWNER/NAME
+    #[arg(value_name = "NEW")]
+    pub name: String,
     /// How.
     #[command(flatten)]
     pub output: Output,
@@ -363,6 +381,17 @@ pub struct Keep {
     #[arg(long, value_name = "NODE")]
     pub to: String,
     /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring prune`
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Prune {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How.
     #[command(flatten)]
     pub output: Output,
 }

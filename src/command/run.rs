@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Network, Source, Supervised, Wish};
+use crate::ops::request::Mode;
 use crate::ops::save;
 use crate::ops::warm::start;
 use crate::runtime::{self, CreateRequest, Starter, Stdio};
@@ -64,6 +65,9 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
     let mut ring = ring_request(arguments.ring.as_deref(), arguments.depth.as_deref(), &world.place.owner)?;
     if let Some(ring) = &mut ring {
         ring.rebase = load::rebase(arguments.rebase);
+        if arguments.fork {
+            ring.mode = Mode::Fork;
+        }
     }
     let process = Overrides {
         command: arguments.command.clone(),

@@ -16,6 +16,7 @@ use crate::ring::{Base, Ring, gc};
 use crate::runtime::{CreateRequest, Created};
 use crate::store::{Run, RunRecord, Store};
 use crate::sys::fs::{Durability, read_capped, replace_file};
+use crate::sys::lock::Lock;
 use crate::sys::process::Identity;
 
 /// No specification that is read is longer.
@@ -33,6 +34,8 @@ pub(super) struct Apart {
     pub upon: Upon,
     /// What was found when it was looked what the source is, if that is not to be looked at again.
     pub pinned: Option<Pinned>,
+    /// Keeps the layers of the image until a run does.
+    pub images: Option<Lock>,
 }
 
 /// What containers are made from, as it was at one moment: a tag may lead elsewhere later, a file may be changed.
@@ -45,14 +48,14 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    /// Looks at what a container would be made from now.
+    /// Looks at what a container would be made from now. The lock keeps an image's layers until a run does.
     ///
     /// # Errors
     /// What is wrong with the source; [`Kind::Unsupported`] for a ring.
-    pub(super) fn look(place: &Place, wish: Wish) -> Result<Self> {
+    pub(super) fn look(place: &Place, wish: Wish) -> Result<(Self, Option<Lock>)> {
         let mut plan = load::plan(place, wish)?;
         let base = base_of(&mut plan)?;
-        Ok(Self { bundle: plan.bundle, spec: plan.spec, image: plan.image, base })
+        Ok((Self { bundle: plan.bundle, spec: plan.spec, image: plan.image, base }, plan.images))
     }
 
     /// Reads what another process has looked at.
@@ -75,7 +78,7 @@ impl Pinned {
 
     fn plan(self, wish: Wish) -> Plan {
         let Self { bundle, spec, image, base } = self;
-        Plan { wish, bundle, spec, image, base: Some(base), upon: Upon::Base, template: None }
+        Plan { spec, image, ..Plan::new(wish, bundle, Some(base)) }
     }
 }
 
@@ -118,6 +121,7 @@ fn plan_apart(place: &Place, wish: Wish, apart: Apart) -> Result<Plan> {
     }
     plan.base = Some(base);
     plan.upon = apart.upon;
+    plan.images = plan.images.or(apart.images);
     if apart.spec.is_some() {
         plan.spec = apart.spec;
     }
@@ -153,7 +157,8 @@ pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, hol
     let (_ring, layers) = match &plan.upon {
         Upon::Base => (None, Vec::new()),
         Upon::Entry(request) => {
-            let locked = Ring::open(store, &request.ring)?.lock()?;
+            let mut locked = Ring::open(store, &request.ring)?.lock()?;
+            locked.settle_for(&request.selector, "start from")?;
             let start = locked.find_start(&request.selector, &base, request.rebase)?;
             locked.check_ids(&start, load::id_map(plan.spec.as_ref()).as_deref())?;
             locked.ensure_layers(&start.layers, &format!("container '{}'", plan.wish.id))?;

@@ -100,6 +100,8 @@ fn restrict(mount: OwnedFd) -> Result<OwnedFd> {
 
 fn open_image(place: &Place, image: &ImageSource) -> Result<OwnedFd> {
     let store = place.open_store()?;
+    // The mount itself keeps them afterwards.
+    let _lock = store.lock_images()?;
     let (base, _) = image::unpack(&store, image, &place.config)?;
     match base.directories.as_slice() {
         // The kernel stacks no single one.

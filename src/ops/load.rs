@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
-use super::request::{Create, RingRequest, choose, initial_limits};
+use super::request::{Create, Mode, RingRequest, choose, initial_limits};
 use super::warm::wish::{self as clone, Wanted};
-use super::{Place, base, image, notify, worker};
+use super::{Place, base, fork, image, notify, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, LayerId, RingName};
@@ -28,9 +28,11 @@ use crate::image::process::{Overrides, process_config};
 use crate::image::user::resolve_user;
 use crate::image::{ImageConfig, process};
 use crate::overlay::{Detached, Fate, PrivateNamespace, Stack, Upper};
+use crate::ring::entry::Reason;
 use crate::ring::{Base, Claim, Rebase, Ring};
 use crate::runtime::{self, CreateRequest, Created, Stop};
 use crate::store::{Run, Store, make_directory};
+use crate::sys::lock::Lock;
 use crate::sys::process::Identity;
 use crate::sys::user_namespace::{is_initial, maps_group, own_maps};
 
@@ -149,6 +151,7 @@ pub(super) fn claim_and_create(
     let store = place.open_store()?;
     let operation = format!("create container '{}'", plan.wish.id);
     let mut run = claim(place, &store, plan).context(|| operation)?;
+    plan.images = None;
     mount_and_create(place, &store, plan, &mut run, adjust).inspect_err(|_| {
         // Why it was not created is what is reported; a run that cannot be released is swept once its holder is dead.
         if let Err(stuck) = release(&store, &run) {
@@ -170,6 +173,14 @@ pub(super) struct Plan {
     pub upon: Upon,
     /// What its program is to be a clone of.
     pub template: Option<Wanted>,
+    /// Keeps the layers of its image until a run does.
+    pub images: Option<Lock>,
+}
+
+impl Plan {
+    pub(super) fn new(wish: Wish, bundle: PathBuf, base: Option<Base>) -> Self {
+        Self { wish, bundle, spec: None, image: None, base, upon: Upon::Base, template: None, images: None }
+    }
 }
 
 pub(super) fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
@@ -186,29 +197,21 @@ pub(super) fn plan(place: &Place, mut wish: Wish) -> Result<Plan> {
             }
             let base = wish.ring.is_some().then(|| base::of_directory(&bundle.rootfs())).transpose()?;
             let spec = override_process(bundle.spec, &wish);
-            let upon = Upon::Base;
-            Ok(Plan { wish, bundle: bundle.directory, spec: Some(spec), image: None, base, upon, template })
+            Ok(Plan { spec: Some(spec), template, ..Plan::new(wish, bundle.directory, base) })
         }
         Source::Rootfs(directory) => {
             wish.ring = wish.ring.or(default_ring);
             let base = base::of_directory(&directory)?;
             let bundle = base.directories.first().cloned().unwrap_or_default();
-            let upon = Upon::Base;
-            Ok(Plan { wish, bundle, spec: None, image: None, base: Some(base), upon, template: None })
+            Ok(Plan::new(wish, bundle, Some(base)))
         }
         Source::Image(source) => {
             wish.ring = wish.ring.or(default_ring);
             let store = place.open_store()?;
+            let images = store.lock_images()?;
             let (base, config) = image::unpack(&store, &source, &place.config)?;
-            Ok(Plan {
-                wish,
-                bundle: store.directory().to_owned(),
-                spec: None,
-                image: Some(config),
-                base: Some(base),
-                upon: Upon::Base,
-                template: None,
-            })
+            let bundle = store.directory().to_owned();
+            Ok(Plan { image: Some(config), images: Some(images), ..Plan::new(wish, bundle, Some(base)) })
         }
     }
 }
@@ -262,9 +265,32 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
     // The runtime makes it if it is not there.
     mount_points.extend(working_directory(plan));
     let holder = Identity::of(nix::unistd::getpid().as_raw())?;
-    let Some(request) = &plan.wish.ring else {
-        return apart::scratch(place, store, plan, base, holder);
+    let request = match plan.wish.ring.clone() {
+        None => return apart::scratch(place, store, plan, base, holder),
+        Some(request) => match request.mode {
+            Mode::Exclusive => request,
+            Mode::Fork => fork::own_ring(store, plan, &base, &request)?,
+            Mode::Readonly => {
+                plan.upon = Upon::Entry(request);
+                return apart::scratch(place, store, plan, base, holder);
+            }
+        },
     };
+    let claim = Claim {
+        container: plan.wish.id.clone(),
+        state_root: place.root.path().to_owned(),
+        base,
+        id_map: id_map(plan.spec.as_ref()),
+        mount_points,
+        holder,
+    };
+    claim_ring(place, store, &request, claim).inspect_err(|_| match request.mode {
+        Mode::Fork => fork::discard_unused(store, &request.ring),
+        Mode::Exclusive | Mode::Readonly => {}
+    })
+}
+
+fn claim_ring(place: &Place, store: &Store, request: &RingRequest, claim: Claim) -> Result<Run> {
     let ring = open_ring(place, store, request)?;
     let mut locked = ring.lock()?;
     locked.settle("use")?;
@@ -272,20 +298,12 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
         locked.state.depth = request.depth.unwrap_or(locked.state.depth);
         locked.state.max_bytes = request.max_bytes.or(locked.state.max_bytes);
     }
-    let id_map = id_map(plan.spec.as_ref());
-    let start = locked.find_start(&request.selector, &base, request.rebase)?;
-    locked.check_ids(&start, id_map.as_deref())?;
-    locked.ensure_layers(&start.layers, &format!("container '{}'", plan.wish.id))?;
-    let claim = Claim {
-        container: plan.wish.id.clone(),
-        state_root: place.root.path().to_owned(),
-        base,
-        id_map,
-        mount_points,
-        holder,
-    };
+    let start = locked.find_start(&request.selector, &claim.base, request.rebase)?;
+    locked.check_ids(&start, claim.id_map.as_deref())?;
+    locked.ensure_layers(&start.layers, &format!("container '{}'", claim.container))?;
     let run = locked.claim(claim, start)?;
-    if locked.state.entries.iter().any(|entry| entry.manifest.is_none()) {
+    // What a fork began with is packed elsewhere, or will be.
+    if locked.state.entries.iter().any(|entry| entry.manifest.is_none() && entry.reason != Reason::Fork) {
         worker::start(place)?;
     }
     Ok(run)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! load    request ── claim ── mount ── create      a container on a ring's entry, or on a scratch upper
+//! fork    lock ── fork or read                    the same without having the ring, for any number at once
 //! save    stop ── seal ── remove                   its end, and what becomes of its upper
 //! snapshot copy ── freeze ── copy ── thaw ── seal  an entry of a container that goes on
 //! look    view ── read, put back                       what a state holds, without running it
@@ -28,6 +29,7 @@ mod base;
 pub mod clone;
 pub mod cluster;
 pub mod doctor;
+mod fork;
 pub mod function;
 pub mod handover;
 mod image;
@@ -40,6 +42,7 @@ mod notify;
 pub mod operation;
 mod order;
 pub mod ownership;
+pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod request;

@@ -3,10 +3,12 @@
 //! Annotations are written by whoever writes a pod; who *owns* a ring is therefore taken from what the engine says,
 //! and how much they may ask for is limited by the administrator.
 
+mod member;
 mod template;
 
 use std::collections::HashMap;
 
+use member::Member;
 pub use template::{Need, TemplateRequest, choose_template};
 
 use crate::config::{self, parse_bytes};
@@ -18,11 +20,6 @@ use crate::ring::{Limits, Rebase};
 /// Names a ring, with a selector or without, where the configuration says so.
 const VARIABLE: &str = "REGEN_OCI_RING";
 const PREFIX: &str = "run.regen.";
-/// What an engine of Kubernetes says about the containers of a pod: kind, the container's name, the pod's namespace.
-const CONTAINERD: [&str; 3] =
-    ["io.kubernetes.cri.container-type", "io.kubernetes.cri.container-name", "io.kubernetes.cri.sandbox-namespace"];
-const CRIO: [&str; 3] =
-    ["io.kubernetes.cri-o.ContainerType", "io.kubernetes.container.name", "io.kubernetes.pod.namespace"];
 /// What is known behind [`PREFIX`]; a container of a pod that is called like one of these can't have a ring of another name.
 const KNOWN: [&str; 10] = [
     "ring",
@@ -52,6 +49,19 @@ pub struct RingRequest {
     pub create: Create,
     /// Whether an entry that was made over another base is taken.
     pub rebase: Rebase,
+    /// What the container has of the ring.
+    pub mode: Mode,
+}
+
+/// What a container has of the ring from which it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The ring itself, and nobody else beside it.
+    Exclusive,
+    /// An entry of it, with which a ring of its own begins.
+    Fork,
+    /// An entry of it; what it changes is thrown away.
+    Readonly,
 }
 
 /// What to do about a ring that is not there.
@@ -73,7 +83,15 @@ impl RingRequest {
         let (ring, selector) = target.named()?;
         // A ring of somebody else's is named only by who knows that it is there.
         let create = if ring.owner == *caller { Create::Always } else { Create::Never };
-        Ok(Self { ring, selector, depth: None, max_bytes: None, create, rebase: Rebase::Refused })
+        Ok(Self {
+            ring,
+            selector,
+            depth: None,
+            max_bytes: None,
+            create,
+            rebase: Rebase::Refused,
+            mode: Mode::Exclusive,
+        })
     }
 }
 
@@ -114,47 +132,6 @@ fn parse_variable(value: &str, owner: &Name) -> Result<RingRequest> {
     RingRequest::parse(value, owner).map_err(|error| error.during(operation()))
 }
 
-/// A container's place in a pod, as the engine has it.
-struct Member<'a> {
-    kind: &'a str,
-    container: Option<&'a str>,
-    namespace: &'a str,
-}
-
-impl<'a> Member<'a> {
-    /// `None` if the container is in no pod of Kubernetes. podman's pods have a kind as CRI-O's have, but no namespace.
-    ///
-    /// # Errors
-    /// [`Kind::Invalid`] if two engines say that the pod is theirs. CRI-O hands on what the pod's author says in
-    /// containerd's name, and containerd may have been told to do likewise: then it is not known who owns the ring.
-    fn read(annotations: &'a HashMap<String, String>) -> Result<Option<Self>> {
-        let get = |key: &str| annotations.get(key).map(String::as_str);
-        let of = |[kind, container, namespace]: [&str; 3]| {
-            Some(Self { kind: get(kind)?, container: get(container), namespace: get(namespace)? })
-        };
-        match (of(CONTAINERD), of(CRIO)) {
-            (Some(_), Some(_)) => {
-                let cause = format!("annotations {} and {} contradict each other", CONTAINERD[0], CRIO[0]);
-                Err(Error::new(Kind::Invalid, "find out whose pod it is", cause)
-                    .next("take those out of the pod that its engine did not set"))
-            }
-            (member, None) | (None, member) => Ok(member),
-        }
-    }
-
-    /// The container that only holds the pod's namespaces has nothing to save.
-    fn is_sandbox(&self) -> bool {
-        self.kind == "sandbox"
-    }
-
-    /// Who owns what it names.
-    fn owner(&self) -> Result<Name> {
-        format!("k8s.{}", self.namespace).parse().map_err(|error: Error| {
-            error.during(format!("read whose pod it is, of namespace '{}'", self.namespace.escape_debug()))
-        })
-    }
-}
-
 /// Reads the `run.regen.*` annotations of a container; `None` if it asks for no ring.
 ///
 /// # Errors
@@ -190,6 +167,7 @@ pub fn parse_annotations(
         max_bytes: None,
         create: Create::Always,
         rebase: Rebase::Refused,
+        mode: Mode::Exclusive,
     };
     for (key, value) in annotations {
         if let Some(name) = key.strip_prefix("run.regen.ring.") {
@@ -282,8 +260,13 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
                 _ => return invalid("it is neither 'always' nor 'never'".into()),
             }
         }
-        "mode" if value != "exclusive" => {
-            return Err(Error::new(Kind::Unsupported, "check the value", "this regen knows only 'exclusive'"));
+        "mode" => {
+            request.mode = match value {
+                "exclusive" => Mode::Exclusive,
+                "fork" => Mode::Fork,
+                "readonly" => Mode::Readonly,
+                _ => return invalid("it is neither 'exclusive' nor 'fork' nor 'readonly'".into()),
+            }
         }
         // The ring of one container of a pod: read before.
         _ => {}
@@ -333,6 +316,7 @@ pub fn initial_limits(request: &RingRequest, defaults: &config::Ring) -> Limits 
 
 #[cfg(test)]
 mod tests {
+    use super::member::{CONTAINERD, CRIO};
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Option<RingRequest>> {
@@ -398,12 +382,14 @@ mod tests {
             ("run.regen.ring.max-bytes", "1GiB"),
             ("run.regen.ring.create", "never"),
             ("run.regen.ring.rebase", "always"),
+            ("run.regen.ring.mode", "readonly"),
         ]);
         let request = request.unwrap().unwrap();
         assert_eq!(request.ring.to_string(), "root/alice");
         assert_eq!(request.selector, Selector::Back(1));
         assert_eq!((request.depth, request.max_bytes), (Some(3), Some(1 << 30)));
         assert_eq!((request.create, request.rebase), (Create::Never, Rebase::Allowed));
+        assert_eq!(request.mode, Mode::Readonly);
     }
 
     #[test]
@@ -424,7 +410,7 @@ mod tests {
             vec![ring, ("run.regen.ring.at", "")],
             vec![ring, ("run.regen.ring.create", "maybe")],
             vec![ring, ("run.regen.ring.rebase", "maybe")],
-            vec![ring, ("run.regen.ring.mode", "fork")],
+            vec![ring, ("run.regen.ring.mode", "forks")],
             vec![ring, ("run.regen.ring.depht", "3")],
         ] {
             let error = read(&bad).expect_err(&format!("{bad:?} was taken"));

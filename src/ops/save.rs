@@ -5,7 +5,7 @@ use super::{Place, worker};
 use crate::error::{Context, Kind, Result};
 use crate::ids::{ContainerId, RingName};
 use crate::ring::entry::{Ending, Entry};
-use crate::ring::{Holder, Ring, Sealing};
+use crate::ring::{Holder, Locked, Ring, Sealing};
 use crate::runtime::{self, Stop};
 use crate::store::{Run, Store};
 
@@ -111,7 +111,13 @@ fn end_run(attachment: &Attachment, ending: Ending) -> Result<Saved> {
     };
     Ok(match ring.seal(&run, ending)? {
         Sealing::Sealed(entry) => Saved::Sealed(name, entry),
-        Sealing::Unchanged => Saved::Unchanged(name),
+        Sealing::Unchanged => {
+            // One that was made for this container goes with it; that it is gone is no failure of this end.
+            match ring.lock().and_then(Locked::remove_unused) {
+                Err(error) if error.kind() != Kind::NotFound => return Err(error),
+                Ok(()) | Err(_) => Saved::Unchanged(name),
+            }
+        }
         Sealing::Held(holders) => Saved::Pending(name, holders),
         Sealing::NotHeldByRun => Saved::Nothing,
     })

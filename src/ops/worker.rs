@@ -49,6 +49,18 @@ pub fn start(place: &Place) -> Result<()> {
     spawn_self(&arguments(place))
 }
 
+/// The same for who has just made something for a worker to do: one that waits to be the next has not looked yet.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_if_none_waits(place: &Place) -> Result<()> {
+    let waits = match Store::open_existing(&place.store)? {
+        Some(store) => Lock::try_take(&store.worker_next_lock(), Sharing::Shared)?.is_none(),
+        None => false,
+    };
+    if waits { Ok(()) } else { start(place) }
+}
+
 /// The same for a process that lives on, and has nothing to reap then.
 ///
 /// # Errors

@@ -101,6 +101,19 @@ impl Locked {
         if lives == Some(true) { self.settle_sides() } else { self.settle(verb) }
     }
 
+    /// As [`Locked::settle_dead`], for who takes an entry: where its number says which, it does not matter what is newest.
+    ///
+    /// # Errors
+    /// As [`Locked::settle_dead`].
+    pub fn settle_for(&mut self, selector: &Selector, verb: &str) -> Result<()> {
+        match selector {
+            Selector::Seq(_) | Selector::Id(_) | Selector::Base => Ok(()),
+            Selector::Unsaid | Selector::Latest | Selector::Back(_) | Selector::At(_) | Selector::Ago(_) => {
+                self.settle_dead(verb)
+            }
+        }
+    }
+
     /// Refuses what cannot be done while any container has the ring, or goes on beside its main line.
     ///
     /// # Errors
@@ -137,7 +150,7 @@ impl Locked {
         };
         let name = format!("{}@{}", self.ring().name(), entry.seq);
         check_start(entry, &format!("start from '{name}'"), base, rebase)?;
-        self.check_synced(entry, selector)?;
+        self.check_synced("start from", entry, selector)?;
         if entry.class != self.ring().store.class() {
             let cause = "its layers spell overlay attributes in another way than this mount would read them";
             return Err(Error::new(Kind::Invalid, format!("start from '{name}'"), cause));
@@ -161,7 +174,7 @@ impl Locked {
     }
 
     /// An entry whose data may not have been on disk when the machine went down is never chosen silently.
-    fn check_synced(&self, entry: &Entry, selector: &Selector) -> Result<()> {
+    pub(super) fn check_synced(&self, verb: &str, entry: &Entry, selector: &Selector) -> Result<()> {
         let explicit = matches!(selector, Selector::Seq(_) | Selector::Id(_));
         if entry.synced || explicit || entry.boot_id == boot_id()? {
             return Ok(());
@@ -170,9 +183,8 @@ impl Locked {
         let cause = "the machine went down before this entry was known to be on disk: files in it may be torn";
         let before = self.state.entries.iter().rev().find(|older| older.seq < seq && older.synced && !older.side);
         let other = before.map_or("base".into(), |older| older.seq.to_string());
-        Err(Error::new(Kind::State, format!("start from '{ring}@{seq}'"), cause).next(format!(
-            "say '--ring {ring}@{seq}' to take it as it is, or 'regen ring rollback {ring} --to @{other}'"
-        )))
+        Err(Error::new(Kind::State, format!("{verb} '{ring}@{seq}'"), cause)
+            .next(format!("say '{ring}@{seq}' to take it as it is, or 'regen ring rollback {ring} --to @{other}'")))
     }
 
     /// Gives the ring to a run. The ring is settled and its layers are there.

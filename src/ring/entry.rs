@@ -46,6 +46,9 @@ pub struct Entry {
     /// Whether it stands beside the main line: what a run left that had given the ring to a successor by then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub side: bool,
+    /// The entry of another ring that the ring began with as its fork, `root/alice@42`; `None` for every other entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<String>,
     /// The manifest in the ring's OCI layout; `None` while only sealed.
     pub manifest: Option<Digest>,
 }
@@ -174,6 +177,7 @@ pub(super) mod tests {
             layers: (1..=seq).map(layer).collect(),
             pinned: false,
             side: false,
+            forked_from: None,
             manifest: None,
         }
     }

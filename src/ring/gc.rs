@@ -1,11 +1,11 @@
 //! Collection: what no ring, run or image names any more.
 
 use std::collections::HashSet;
-use std::fs;
+use std::path::PathBuf;
 
-use super::Ring;
 use super::state::RingState;
-use crate::error::{Error, Kind, Result, quote};
+use super::{Ring, remove_leftover};
+use crate::error::Result;
 use crate::ids::LayerId;
 use crate::store::{Run, Store};
 
@@ -14,15 +14,26 @@ use crate::store::{Run, Store};
 /// # Errors
 /// If any ring cannot be read, nothing is collected: what it names would be taken for garbage.
 pub fn collect(store: &Store) -> Result<()> {
-    sweep_runs(store)?;
-    // Before the roots are read: see the store's rule.
-    let layers: Vec<_> = store.layers().list()?.into_iter().filter(|id| !id.is_image()).collect();
-    let needed = roots(store)?;
-    for layer in layers.iter().filter(|layer| !needed.contains(layer)) {
-        store.layers().remove(layer)?;
+    for directory in dead_runs(store)? {
+        remove_leftover(&directory)?;
+    }
+    for layer in unneeded_layers(store, &[])? {
+        store.layers().remove(&layer)?;
     }
     store.layers().sweep()?;
     Ring::sweep(store)
+}
+
+/// The layers that runs left and that nothing names any more, once the runs in the directories `gone` are gone.
+pub(super) fn unneeded_layers(store: &Store, gone: &[PathBuf]) -> Result<Vec<LayerId>> {
+    // Before the roots are read: see the store's rule.
+    let mut layers: Vec<_> = store.layers().list()?.into_iter().filter(|id| !id.is_image()).collect();
+    // A fork names what its source names: whoever makes one is kept out for as long as both could be missed.
+    let lock = store.lock_for_collection()?;
+    let needed = roots(store, gone)?;
+    drop(lock);
+    layers.retain(|layer| !needed.contains(layer));
+    Ok(layers)
 }
 
 /// Whether somebody died over a run that belongs to no ring. Where there are no rings, nobody else asks for a worker.
@@ -43,13 +54,14 @@ pub fn finds_dead_scratch(store: &Store) -> Result<bool> {
 }
 
 /// Every layer that something names.
-fn roots(store: &Store) -> Result<HashSet<LayerId>> {
+fn roots(store: &Store, gone: &[PathBuf]) -> Result<HashSet<LayerId>> {
     let mut needed = HashSet::new();
     for ring in Ring::list(store)? {
         let state = ring.read()?;
         needed.extend(named_by(&state));
     }
-    for id in Run::list(store)? {
+    let is_gone = |id: &LayerId| gone.contains(&store.runs().join(id.as_str()));
+    for id in Run::list(store)?.into_iter().filter(|id| !is_gone(id)) {
         if let Some(run) = Run::load(store, &id)? {
             needed.extend(run.record.layers);
         }
@@ -62,8 +74,8 @@ fn named_by(state: &RingState) -> impl Iterator<Item = LayerId> {
     state.entries.iter().chain(journal).flat_map(|entry| entry.layers.clone())
 }
 
-/// Removes runs that no ring names and that nobody lives on.
-fn sweep_runs(store: &Store) -> Result<()> {
+/// The directories of runs that no ring names and that nobody lives on.
+pub(super) fn dead_runs(store: &Store) -> Result<Vec<PathBuf>> {
     // Nobody claims a ring while this is held, so a run that no ring names will not be named later.
     let lock = store.lock_for_collection()?;
     let mut named = HashSet::new();
@@ -86,10 +98,5 @@ fn sweep_runs(store: &Store) -> Result<()> {
         }
     }
     drop(lock);
-    dead.iter().try_for_each(|directory| match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(Kind::System, format!("remove {}", quote(directory)), error.to_string()))
-        }
-        _ => Ok(()),
-    })
+    Ok(dead)
 }

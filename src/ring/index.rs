@@ -20,6 +20,8 @@ pub(super) const OURS: &str = "run.regen.entry";
 pub(super) const ENTRY_ID: &str = "run.regen.entry.id";
 /// On a layer in a manifest: the blobs of which it was made, as hexadecimal digits.
 const REPLACES: &str = "run.regen.pack.replaces";
+/// In a manifest of an entry that a ring began with: of which entry it is the fork.
+pub(super) const FORKED_FROM: &str = "run.regen.entry.forked-from";
 /// The most that a manifest or config of ours takes.
 pub(super) const DOCUMENT_CAP: u64 = 16 * 1024 * 1024;
 /// A blob that nothing refers to may be one that another tool is about to refer to; after a day it is not.
@@ -87,6 +89,9 @@ fn annotations(ring: &Ring, entry: &Entry) -> BTreeMap<String, String> {
     if let Some(parent) = entry.parent {
         set("run.regen.entry.parent", parent.to_string());
     }
+    if let Some(from) = &entry.forked_from {
+        set(FORKED_FROM, from.clone());
+    }
     if entry.side {
         set("run.regen.entry.side", "true".into());
     }
@@ -131,40 +136,61 @@ fn descriptor(layout: &Layout, entry: &Entry, manifest: &Digest) -> Result<Descr
     Ok(descriptor)
 }
 
-/// Deletes blobs that nothing needs: at once those of entries that are gone and those that were repacked, others after a day.
+/// The blobs of a ring that nothing needs: at once those of entries that are gone and those that were repacked, others after
+/// a day.
 ///
 /// Which entries are gone is seen from the manifests that are left of them, so nothing has to be remembered for when
-/// this is interrupted.
+/// the removal is interrupted.
+pub(super) struct Unneeded {
+    /// Where they are.
+    pub(super) layout: Layout,
+    /// Manifests of entries that are gone, which tell that others go, too.
+    manifests: Vec<Digest>,
+    others: Vec<Digest>,
+}
+
+impl Unneeded {
+    pub(super) fn find(locked: &Locked) -> Result<Self> {
+        let layout = Layout::open(locked.ring().directory())?;
+        let mut needed = HashSet::new();
+        for descriptor in &layout.index()?.manifests {
+            let digest = descriptor.digest()?;
+            needed.extend(closure(&layout, &digest)?);
+        }
+        for entry in &locked.state.entries {
+            if let Some(manifest) = &entry.manifest {
+                needed.extend(closure(&layout, manifest)?);
+            }
+        }
+        needed.extend(locked.state.layers.values().flat_map(|layer| &layer.packs).map(|pack| pack.digest.clone()));
+        let mut others = layout.blobs()?;
+        others.retain(|digest| !needed.contains(digest));
+        let (manifests, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|digest| is_entry(&layout, digest));
+        let mut unneeded = Self { layout, manifests, others: Vec::new() };
+        let replaced = locked.state.repacked.iter().flat_map(|note| &note.replaces).map(|pack| pack.digest.clone());
+        let mut dropped: HashSet<_> = replaced.collect();
+        for digest in &unneeded.manifests {
+            dropped.extend(closure(&unneeded.layout, digest)?);
+        }
+        for digest in others {
+            if dropped.contains(&digest) || is_old(&unneeded.layout, &digest)? {
+                unneeded.others.push(digest);
+            }
+        }
+        Ok(unneeded)
+    }
+
+    /// In the order in which they have to go.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Digest> {
+        self.others.iter().chain(&self.manifests)
+    }
+}
+
+/// Deletes blobs that nothing needs.
 pub(super) fn collect_blobs(locked: &Locked) -> Result<()> {
-    let layout = Layout::open(locked.ring().directory())?;
-    let mut needed = HashSet::new();
-    for descriptor in &layout.index()?.manifests {
-        let digest = descriptor.digest()?;
-        needed.extend(closure(&layout, &digest)?);
-    }
-    for entry in &locked.state.entries {
-        if let Some(manifest) = &entry.manifest {
-            needed.extend(closure(&layout, manifest)?);
-        }
-    }
-    needed.extend(locked.state.layers.values().flat_map(|layer| &layer.packs).map(|pack| pack.digest.clone()));
-    let mut unneeded = layout.blobs()?;
-    unneeded.retain(|digest| !needed.contains(digest));
-    let mut gone = Vec::new();
-    let replaced = locked.state.repacked.iter().flat_map(|note| &note.replaces).map(|pack| pack.digest.clone());
-    let mut dropped: HashSet<_> = replaced.collect();
-    for digest in unneeded.iter().filter(|digest| is_entry(&layout, digest)) {
-        gone.push(digest);
-        dropped.extend(closure(&layout, digest)?);
-    }
-    for digest in unneeded.iter().filter(|digest| !gone.contains(digest)) {
-        if dropped.contains(digest) || is_old(&layout, digest)? {
-            layout.remove_blob(digest)?;
-        }
-    }
-    // Last, because they tell which of the others go.
-    gone.into_iter().try_for_each(|manifest| layout.remove_blob(manifest))?;
-    layout.sweep_temporary()
+    let unneeded = Unneeded::find(locked)?;
+    unneeded.all().try_for_each(|digest| unneeded.layout.remove_blob(digest))?;
+    unneeded.layout.sweep_temporary()
 }
 
 /// Whether a blob is a manifest that [`write_manifest`] wrote.

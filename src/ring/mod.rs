@@ -25,6 +25,7 @@ pub mod elsewhere;
 pub mod entry;
 pub mod exchange;
 mod fold;
+mod fork;
 pub mod gc;
 mod holder;
 mod index;
@@ -33,6 +34,7 @@ mod merge;
 pub mod offer;
 mod pack;
 mod pile;
+pub mod prune;
 mod repack;
 mod seal;
 pub mod selector;
@@ -54,10 +56,12 @@ use crate::sys::fs::{Durability, TEMPORARY_PREFIX, random_id, sync_directory};
 use crate::sys::lock::{Lock, Sharing};
 
 use elsewhere::Elsewhere;
+use entry::Reason;
 
 pub use change::Pin;
 pub use claim::{Base, Claim, Rebase, Start};
 pub use depart::{Consent, Heading};
+pub use fork::{NewFork, name_for as name_of_fork};
 pub use holder::Holder;
 pub use pack::{PackOptions, Progress};
 pub use seal::Sealing;
@@ -243,19 +247,25 @@ impl Ring {
         remove_leftover(&gone)
     }
 
-    /// Deletes what removals left that were cut short.
+    /// Deletes what makers and removers of rings left when they died.
     fn sweep(store: &Store) -> Result<()> {
+        Self::leftovers(store)?.iter().try_for_each(|left| remove_leftover(left))
+    }
+
+    /// What makers and removers of rings left when they died.
+    fn leftovers(store: &Store) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
         for owner in names_in(&store.rings())? {
             let owner = store.rings().join(owner.as_str());
             let operation = || format!("list {}", quote(&owner));
             for child in fs::read_dir(&owner).context(operation)? {
                 let child = child.context(operation)?;
-                if child.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-                    remove_leftover(&child.path())?;
+                if child.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) && is_left(&child.path())? {
+                    found.push(child.path());
                 }
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     fn wait_lock(&self) -> Result<Lock> {
@@ -292,17 +302,19 @@ impl Locked {
         self.ring.discard()
     }
 
-    /// Removes the ring if no container ever ran on it: one whose first container could not be made leaves no trace.
+    /// Removes the ring if no container ever ran on it: one whose first container could not be made leaves no trace. Neither
+    /// does one that was made for a container as a fork, and in which that changed nothing.
     ///
     /// # Errors
     /// Those of rename and unlink.
     pub fn remove_unused(self) -> Result<()> {
-        let RingState { run, sides, last_exit, last_seq, moves, .. } = &self.state;
-        if run.is_none() && sides.is_empty() && last_exit.is_none() && *last_seq == 0 && *moves == 0 {
-            self.ring.discard()
-        } else {
-            Ok(())
-        }
+        let RingState { run, sides, last_exit, last_seq, moves, made_for, entries, .. } = &self.state;
+        // One that a container was given goes with it, if that left nothing.
+        let is_untouched = match made_for {
+            Some(_) => *last_seq <= 1 && entries.iter().all(|entry| entry.reason == Reason::Fork && !entry.pinned),
+            None => last_exit.is_none() && *last_seq == 0,
+        };
+        if run.is_none() && sides.is_empty() && is_untouched && *moves == 0 { self.ring.discard() } else { Ok(()) }
     }
 
     /// As [`Locked::commit`], for what a power cut may undo: who has the ring. A run that began just before it is then one
@@ -313,6 +325,15 @@ impl Locked {
 
     fn write(&mut self, durability: Durability) -> Result<()> {
         self.state.write(&self.ring.directory, durability).context(|| format!("write ring '{}'", self.ring.name))
+    }
+}
+
+/// Whether nobody is at a directory that was being made or removed: whoever is has its lock.
+fn is_left(directory: &Path) -> Result<bool> {
+    match Lock::try_take(&directory.join("lock"), Sharing::Exclusive) {
+        Ok(lock) => Ok(lock.is_some()),
+        Err(error) if error.kind() == Kind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -95,6 +95,7 @@ pub fn read_offer(listed: &Listed, manifest: Vec<u8>, config: &[u8], class: Over
         layers: Vec::new(),
         pinned: listed.pinned,
         side: said("side")? == Some("true"),
+        forked_from: said("forked-from")?.map(str::to_owned),
         manifest: Some(listed.manifest.clone()),
     };
     let packs = packs(&document, &config).map_err(|error| error.during(operation()))?;

@@ -98,8 +98,12 @@ impl Ring {
             // Entries that were replaced before they were packed leave their layers to their successors.
             if !self.read()?.layers.contains_key(layer) {
                 let began = Instant::now();
-                let record =
-                    self.pack_layer(&layout, entry.seq, layer, options).inspect_err(|_| metrics::pack_failed())?;
+                let record = match self.packs_of_source(entry, layer)? {
+                    Some(record) => record,
+                    None => {
+                        self.pack_layer(&layout, entry.seq, layer, options).inspect_err(|_| metrics::pack_failed())?
+                    }
+                };
                 let written = record.packs.iter().map(|pack| pack.bytes).sum();
                 metrics::layer_packed(record.disk_bytes, written, began.elapsed());
                 let mut locked = self.lock()?;

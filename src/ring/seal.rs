@@ -146,6 +146,7 @@ pub(super) fn new_entry(locked: &Locked, run: &Run, top: &LayerId, end: &End) ->
         layers,
         pinned: false,
         side: false,
+        forked_from: None,
         manifest: None,
     })
 }

@@ -12,7 +12,7 @@ use super::selector::{Selected, Selector, select};
 use super::side::Side;
 use super::slot::{self, Held, Limits};
 use crate::error::{Context, Error, Kind, Result, quote};
-use crate::ids::{Digest, LayerId};
+use crate::ids::{ContainerId, Digest, LayerId};
 use crate::store::format::{ELSEWHERE, Format, SIDES};
 use crate::sys::fs::{Durability, read_capped, replace_file};
 
@@ -44,6 +44,9 @@ pub struct RingState {
     /// Why no run may start from it here; `None` if one may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elsewhere: Option<Elsewhere>,
+    /// The container for which it was made as a fork; `None` for a ring that somebody made for its own sake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_for: Option<ContainerId>,
     /// How often it went from one node to another.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub moves: u64,
@@ -133,6 +136,7 @@ impl RingState {
             sides: Vec::new(),
             frozen: None,
             elsewhere: None,
+            made_for: None,
             moves: 0,
             last_exit: None,
             journal: None,
@@ -156,6 +160,11 @@ impl RingState {
     }
 
     pub(super) fn write(&mut self, directory: &Path, durability: Durability) -> Result<()> {
+        replace_file(directory, NAME, &self.text()?, durability)
+    }
+
+    /// What is written: with the features that whoever reads it has to know.
+    pub(super) fn text(&mut self) -> Result<Vec<u8>> {
         let entries = self.entries.iter().chain(self.journal.as_ref().map(|journal| &journal.entry));
         let beside = |entry: &Entry| entry.side;
         // Who does not know snapshots would take the ring from the run that lives when it finishes one.
@@ -169,8 +178,7 @@ impl RingState {
             Some(_) => self.format.require(ELSEWHERE),
             None => self.format.release(ELSEWHERE),
         }
-        let text = serde_json::to_vec(self).context(|| "write ring.json")?;
-        replace_file(directory, NAME, &text, durability)
+        serde_json::to_vec(self).context(|| "write ring.json")
     }
 
     /// What must hold between the fields, whoever wrote them.

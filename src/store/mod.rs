@@ -4,6 +4,7 @@
 //! STORE/
 //! ├── format.json            version and features; read before anything else
 //! ├── store.lock             shared while something new is being referred to, exclusive while something is collected
+//! ├── images.lock            shared while an image is unpacked that nobody stands on yet, exclusive while such go
 //! ├── worker.lock, worker.next   one worker packs, one waits (see the ring's worker)
 //! ├── worker.log             what the last worker that failed failed at
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
@@ -140,6 +141,26 @@ impl Store {
     /// Those of flock(2).
     pub fn lock_for_collection(&self) -> Result<Lock> {
         Lock::wait(&self.directory.join("store.lock"), Sharing::Exclusive)
+    }
+
+    /// Keeps the layers of images while one is unpacked that no run stands on yet.
+    ///
+    /// # Errors
+    /// Those of flock(2).
+    pub fn lock_images(&self) -> Result<Lock> {
+        Lock::wait(&self.images_lock(), Sharing::Shared)
+    }
+
+    /// Keeps everybody from unpacking images; `None` if somebody is at it.
+    ///
+    /// # Errors
+    /// Those of flock(2).
+    pub fn lock_out_images(&self) -> Result<Option<Lock>> {
+        Lock::try_take(&self.images_lock(), Sharing::Exclusive)
+    }
+
+    fn images_lock(&self) -> PathBuf {
+        self.directory.join("images.lock")
     }
 
     /// Leaves a line about a worker's failure, in place of the last one.

@@ -17,6 +17,10 @@ pub fn find_litter(world: &World) -> Vec<String> {
     let mut needed_layers = BTreeSet::new();
     for ring in names(&store.join("rings/root")) {
         let directory = store.join("rings/root").join(&ring);
+        if ring.starts_with('.') {
+            litter.push(format!("half a ring {ring}"));
+            continue;
+        }
         // A ring whose creation was cut short has no state, and is completed by the next run in it.
         if !directory.join("ring.json").exists() {
             continue;

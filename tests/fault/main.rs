@@ -110,6 +110,25 @@ fn a_killed_rollback_starts_before_or_after() {
 }
 
 #[test]
+fn a_killed_fork_leaves_the_whole_fork_or_none() {
+    let command = |_: &World, _: &str| words(&["ring", "fork", RING, "b"]);
+    Phase { name: "fork", command, check: check_fork, ..PLAIN }.check();
+}
+
+#[test]
+fn a_killed_run_in_a_fork_leaves_the_ring_that_it_forked_as_it_was() {
+    let command = |world: &World, id: &str| run_arguments(world, id, &["--fork"], "echo 3 >> /state");
+    let check = |world: &World| {
+        world.ring(&["recover"]).success();
+        for own in names(&world.store().join("rings/root")).iter().filter(|name| name.starts_with("a.")) {
+            let seen = world.run_in(own, "cat /state").success().stdout().replace('\n', " ");
+            assert!(["1 2 ", "1 2 3 "].contains(&&*seen), "{own} has {seen}");
+        }
+    };
+    Phase { name: "run in a fork", command, check, ..PLAIN }.check();
+}
+
+#[test]
 fn a_killed_pin_changes_no_content() {
     let command = |_: &World, _: &str| words(&["ring", "pin", "a@1"]);
     Phase { name: "pin", command, ..PLAIN }.check();
@@ -242,6 +261,15 @@ fn keep_workers_away(world: &World) -> File {
     let file = File::create(world.store().join("worker.next")).unwrap();
     file.lock().unwrap();
     file
+}
+
+/// The ring `b` is a fork of the whole ring, or is not there.
+fn check_fork(world: &World) {
+    if world.ring_directory("b").exists() {
+        assert_eq!(world.run_in("b", "cat /state").success().stdout(), "1\n2\n");
+    }
+    // Nothing is in the way of another one.
+    world.ring(&["fork", RING, "c"]).success();
 }
 
 /// A container that has written, and runs.

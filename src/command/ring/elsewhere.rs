@@ -43,6 +43,7 @@ fn read<'a>(world: &World, verb: &'a Verb) -> Result<Option<Wish<'a>>> {
         | Verb::Mount(_)
         | Verb::Unmount(_)
         | Verb::Diff(_)
+        | Verb::Fork(_)
         | Verb::Verify(_)
         | Verb::Push(_)
         | Verb::Pull(_)
@@ -51,6 +52,7 @@ fn read<'a>(world: &World, verb: &'a Verb) -> Result<Option<Wish<'a>>> {
         | Verb::Take(_)
         | Verb::Keep(_)
         | Verb::Disown(_)
+        | Verb::Prune(_)
         | Verb::Recover(_) => return Ok(None),
     };
     if elsewhere.on.is_empty() {
@@ -93,6 +95,7 @@ fn parameters(world: &World, verb: &Verb) -> Result<Value> {
         | Verb::Mount(_)
         | Verb::Unmount(_)
         | Verb::Diff(_)
+        | Verb::Fork(_)
         | Verb::Verify(_)
         | Verb::Push(_)
         | Verb::Pull(_)
@@ -101,6 +104,7 @@ fn parameters(world: &World, verb: &Verb) -> Result<Value> {
         | Verb::Take(_)
         | Verb::Keep(_)
         | Verb::Disown(_)
+        | Verb::Prune(_)
         | Verb::Recover(_) => Value::Null,
     })
 }

@@ -3,6 +3,7 @@
 mod cat;
 mod diff;
 mod elsewhere;
+mod fork;
 mod give;
 mod graph;
 mod log;
@@ -10,6 +11,7 @@ mod ls;
 mod mount;
 mod pack;
 mod pin;
+mod prune;
 mod pull;
 mod push;
 mod recover;
@@ -48,6 +50,7 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Unmount(arguments) => mount::unmount(world, arguments),
         Verb::Diff(arguments) => diff::run(world, arguments),
         Verb::Rollback(arguments) => rollback::run(world, arguments),
+        Verb::Fork(arguments) => fork::run(world, arguments),
         Verb::Snapshot(arguments) => snapshot::run(world, arguments),
         Verb::Pin(arguments) => pin::run(world, arguments, Pin::Pinned),
         Verb::Unpin(arguments) => pin::run(world, arguments, Pin::Unpinned),
@@ -61,6 +64,7 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Take(arguments) => take::run(world, arguments),
         Verb::Disown(arguments) => give::disown(world, arguments),
         Verb::Keep(arguments) => give::keep(world, arguments),
+        Verb::Prune(arguments) => prune::run(world, arguments),
         Verb::Rm(arguments) => rm::run(world, arguments),
         Verb::Recover(arguments) => return recover::run(world, *arguments),
     }

@@ -33,6 +33,9 @@ pub(super) struct EntryView {
     pub added_bytes: Option<u64>,
     pub total_bytes: Option<u64>,
     pub layers: Vec<LayerId>,
+    /// The entry of another ring that this one is the fork of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<String>,
     pub pinned: bool,
     /// Whether the next run starts here.
     pub next: bool,
@@ -58,6 +61,7 @@ impl EntryView {
             added_bytes: bytes.map(|(added, _)| added),
             total_bytes: bytes.map(|(_, total)| total),
             layers: entry.layers.clone(),
+            forked_from: entry.forked_from.clone(),
             pinned: entry.pinned,
             next: ring.next == Some(entry.seq),
             side: entry.side,
@@ -73,7 +77,9 @@ impl EntryView {
             (!self.base_present, "base gone"),
             (self.state == State::Packed && !self.synced, "maybe torn"),
         ];
-        notes.iter().filter(|(holds, _)| *holds).map(|(_, note)| *note).collect::<Vec<_>>().join(", ")
+        let plain = notes.iter().filter(|(holds, _)| *holds).map(|(_, note)| (*note).to_owned());
+        let fork = self.forked_from.iter().map(|from| format!("of {from}"));
+        plain.chain(fork).collect::<Vec<_>>().join(", ")
     }
 }
 

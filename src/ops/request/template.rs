@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Member, shown};
+use super::member::Member;
+use super::shown;
 use crate::error::{Error, Kind, Result};
 use crate::ids::Name;
 
@@ -108,7 +109,7 @@ pub fn choose_template(
 
 #[cfg(test)]
 mod tests {
-    use super::super::CONTAINERD;
+    use super::super::member::CONTAINERD;
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Option<(TemplateRequest, Option<PathBuf>)>> {

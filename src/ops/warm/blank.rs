@@ -63,15 +63,15 @@ pub(super) fn apart(order: &Order, place: &Place, wish: &Wish, part: Part) -> Re
         (Part::Sandbox, _) => Upon::Like(order.container()?),
     };
     let (home, name) = (order.directory(), format!("{BASE}{}", order.generation));
-    let pinned = match part {
+    let (pinned, images) = match part {
         Part::Template => {
-            let pinned = Pinned::look(place, wish.clone())?;
+            let (pinned, images) = Pinned::look(place, wish.clone())?;
             pinned.write(&home, &name)?;
-            pinned
+            (pinned, images)
         }
-        Part::Sandbox => Pinned::read(&home.join(name))?,
+        Part::Sandbox => (Pinned::read(&home.join(name))?, None),
     };
-    Ok(Apart { upon, pinned: Some(pinned), ..Apart::default() })
+    Ok(Apart { upon, pinned: Some(pinned), images, ..Apart::default() })
 }
 
 /// Makes a specification that of a container of a template.

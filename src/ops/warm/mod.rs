@@ -54,7 +54,7 @@ pub use worker::run as run_worker;
 use birth::{place, receive_order};
 
 /// Where a clone finds its function, if it has one.
-const FUNCTION_INSIDE: &str = "/function";
+pub(super) const FUNCTION_INSIDE: &str = "/function";
 
 /// The verb that a keeper is started with; the template behind it is for those who look at processes.
 pub const KEEPER: &str = "template-keeper";

@@ -1,0 +1,141 @@
+//! Collection that somebody asks for: what a worker collects, and layers of images on which nothing stands.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::warm::FUNCTION_INSIDE;
+use super::{Place, function};
+use crate::error::{Context, Result};
+use crate::ids::LayerId;
+use crate::ring::prune::{Garbage, find};
+use crate::ring::{Ring, gc};
+use crate::store::{Run, Store};
+use crate::sys::lock::{Lock, Sharing};
+use crate::sys::mount_table;
+
+/// Whether anything is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// It is only looked for.
+    Look,
+    /// It goes.
+    Remove,
+}
+
+/// What nothing needed.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// All of it.
+    pub garbage: Vec<Garbage>,
+    /// Why layers of images that may be unused were left alone, if they were.
+    pub kept: Option<&'static str>,
+}
+
+/// What is known of the use of images.
+enum Images {
+    /// These are unused, and nobody comes to use them while the lock is held.
+    Unused(Vec<LayerId>, Lock),
+    /// It cannot be told now.
+    Kept(&'static str),
+}
+
+/// Collects what nothing needs: layers, blobs, layers of images, what is left of dead runs and of what was cut short.
+///
+/// # Errors
+/// Those of reading the store and of removing. If a ring cannot be read, nothing goes.
+pub fn prune(place: &Place, store: &Store, doing: Doing) -> Result<Pruned> {
+    let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
+    let (images, kept) = match unused_images(place, store)? {
+        Images::Unused(unused, lock) => (Some((unused, lock)), None),
+        Images::Kept(why) => (None, Some(why)),
+    };
+    let unused = images.as_ref().map_or(&[][..], |(unused, _)| unused);
+    let garbage = find(store, unused)?;
+    match doing {
+        Doing::Look => {}
+        Doing::Remove => {
+            Ring::list(store)?.iter().try_for_each(Ring::collect_blobs)?;
+            gc::collect(store)?;
+            function::collect(store)?;
+            unused.iter().try_for_each(|id| store.layers().remove(id))?;
+        }
+    }
+    Ok(Pruned { garbage, kept })
+}
+
+/// The layers of images on which nothing stands. Templates name theirs in files of their own, and stand on them also while no
+/// container of theirs runs.
+fn unused_images(place: &Place, store: &Store) -> Result<Images> {
+    let Some(lock) = store.lock_out_images()? else { return Ok(Images::Kept("an image is being unpacked")) };
+    if has_templates(&place.store.join("templates")) {
+        return Ok(Images::Kept("there are templates, which may stand on them"));
+    }
+    let Some(mut needed) = mounted()? else {
+        return Ok(Images::Kept("a clone's function is mounted, which may be of them"));
+    };
+    for ring in Ring::list(store)? {
+        let bases = ring.read()?.bases;
+        needed.extend(bases.values().flatten().filter_map(|directory| layer_at(directory)));
+    }
+    for id in Run::list(store)? {
+        let Some(run) = Run::load(store, &id)? else { continue };
+        let directories = run.record.base_directories.iter().chain(&run.record.base_lasting);
+        needed.extend(directories.filter_map(|directory| layer_at(directory)));
+        needed.extend(run.record.layers);
+    }
+    let unused = store.layers().list()?.into_iter().filter(|id| id.is_image() && !needed.contains(id)).collect();
+    Ok(Images::Unused(unused, lock))
+}
+
+fn has_templates(directory: &Path) -> bool {
+    let owners = fs::read_dir(directory).into_iter().flatten().flatten();
+    owners.into_iter().any(|owner| fs::read_dir(owner.path()).into_iter().flatten().next().is_some())
+}
+
+/// The layers that are mounted as they are, in whatever mount namespace; `None` if several are stacked in a clone, where
+/// nobody sees which.
+fn mounted() -> Result<Option<HashSet<LayerId>>> {
+    let operation = || "look which images are in use";
+    let (mut used, mut namespaces) = (HashSet::new(), HashSet::new());
+    for entry in fs::read_dir("/proc").context(operation)? {
+        let process = entry.context(operation)?.path();
+        // One that ends just now uses nothing.
+        let Ok(namespace) = fs::metadata(process.join("ns/mnt")) else { continue };
+        if !namespaces.insert(namespace.ino()) {
+            continue;
+        }
+        let Ok(table) = fs::read_to_string(process.join("mountinfo")) else { continue };
+        for mount in mount_table::parse(&table) {
+            if mount.kind == "overlay" && mount.point == Path::new(FUNCTION_INSIDE) {
+                return Ok(None);
+            }
+            used.extend(layer_at(&mount.root));
+        }
+    }
+    Ok(Some(used))
+}
+
+/// The layer whose content a directory is.
+fn layer_at(directory: &Path) -> Option<LayerId> {
+    let mut names = directory.components().rev().map(|component| component.as_os_str());
+    let (content, id, layers) = (names.next()?, names.next()?, names.next()?);
+    (content == "diff" && layers == "layers").then(|| id.to_str()?.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_known_by_its_directory() {
+        let id = "ab".repeat(32);
+        for directory in [format!("/var/lib/regen/layers/{id}/diff"), format!("/layers/{id}/diff")] {
+            assert_eq!(layer_at(Path::new(&directory)).unwrap().as_str(), id);
+        }
+        for other in ["/", "/layers/x/diff", "/srv/root", &format!("/functions/{id}/diff"), &format!("/layers/{id}")] {
+            assert_eq!(layer_at(Path::new(other)), None, "{other}");
+        }
+    }
+}
