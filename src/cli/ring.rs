@@ -51,6 +51,10 @@ pub enum Verb {
     Verify(Some),
     /// Pack what is only sealed, now
     Pack(Pack),
+    /// Write an entry to an image layout, an archive or a registry, as what changed or as an ordinary image
+    Export(Export),
+    /// Take entries from an image layout, an archive or a registry
+    Import(Import),
     /// Send a ring, or one of its entries, to a registry
     Push(Push),
     /// Fetch a ring, or one of its entries, from a registry
@@ -234,6 +238,55 @@ pub struct Tls {
         action = clap::ArgAction::Set
     )]
     pub tls_verify: bool,
+}
+
+/// How layers of an export are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportCompression {
+    /// zstd
+    Zstd,
+    /// gzip, for tools that know no zstd
+    Gzip,
+}
+
+/// `ring export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
+    #[arg(value_name = "RING[@SEL]")]
+    pub target: String,
+    /// Where to: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker://HOST[:PORT]/REPOSITORY[:TAG] [default tag: the entry's]
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// With what the entry stands on, as an ordinary image
+    #[arg(long)]
+    pub full: bool,
+    /// How layers are compressed [default: as they are]
+    #[arg(long, value_enum)]
+    pub compression: Option<ExportCompression>,
+    /// How.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ring import`
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Where from: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker://HOST[:PORT]/REPOSITORY[:TAG]
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// The ring that gets it; made if it is not there
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// How.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `ring push`

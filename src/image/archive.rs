@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::{BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -94,22 +94,23 @@ impl Archive {
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Damaged`] if the size is not the descriptor's, else those of copying.
     pub fn copy_blob(&self, descriptor: &Descriptor, scratch: &Path) -> Result<File> {
-        let digest = descriptor.digest()?;
-        let extent = self.extent(&digest)?;
-        super::layout::check_size(descriptor, extent.len)?;
-        let operation = || format!("copy blob {digest} from {} to {}", quote(&self.path), quote(scratch));
+        let mut blob = BufReader::with_capacity(COPY_BUFFER, self.open_blob(descriptor)?);
+        let operation =
+            || format!("copy blob {} from {} to {}", descriptor.digest_text(), quote(&self.path), quote(scratch));
         let mut copy = Stage::create(scratch.to_owned())?.into_unnamed().context(operation)?;
-        // By position: the file's own offset is shared by all who read layers at the same time.
-        let mut buffer = vec![0; COPY_BUFFER];
-        let (mut position, end) = (extent.start, extent.start + extent.len);
-        while position < end {
-            let want = usize::try_from(end - position).map_or(COPY_BUFFER, |rest| rest.min(COPY_BUFFER));
-            self.file.read_exact_at(&mut buffer[..want], position).context(operation)?;
-            copy.write_all(&buffer[..want]).context(operation)?;
-            position += want as u64;
-        }
+        std::io::copy(&mut blob, &mut copy).context(operation)?;
         copy.rewind().context(operation)?;
         Ok(copy)
+    }
+
+    /// A blob where it lies, from its beginning; its digest is the reader's to check.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Damaged`] if the size is not the descriptor's.
+    pub fn open_blob(&self, descriptor: &Descriptor) -> Result<BlobReader<'_>> {
+        let Extent { start, len } = self.extent(&descriptor.digest()?)?;
+        super::layout::check_size(descriptor, len)?;
+        Ok(BlobReader { file: &self.file, position: start, end: start + len })
     }
 
     /// Whether a blob is there, with the size that the descriptor says.
@@ -125,6 +126,28 @@ impl Archive {
             let operation = format!("open blob {digest} in {}", quote(&self.path));
             Error::new(Kind::NotFound, operation, "the archive does not have it").next("make the archive again")
         })
+    }
+}
+
+/// Reads a blob of an archive.
+#[derive(Debug)]
+pub struct BlobReader<'a> {
+    file: &'a File,
+    position: u64,
+    end: u64,
+}
+
+impl Read for BlobReader<'_> {
+    /// By position: the file's own offset is shared by all who read layers at the same time.
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let rest = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        let want = buffer.len().min(rest);
+        let length = self.file.read_at(&mut buffer[..want], self.position)?;
+        if length == 0 && want > 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.position += length as u64;
+        Ok(length)
     }
 }
 

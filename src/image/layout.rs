@@ -18,10 +18,10 @@ use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::Digest;
 use crate::sys::fs::{Durability, TEMPORARY_PREFIX, replace_file, sync_directory};
 
-const MARKER: &str = "oci-layout";
-const MARKER_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(super) const MARKER: &str = "oci-layout";
+pub(super) const MARKER_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const MARKER_MAX: u64 = 4096;
-const INDEX: &str = "index.json";
+pub(super) const INDEX: &str = "index.json";
 
 /// An OCI image layout on disk.
 #[derive(Debug, Clone)]

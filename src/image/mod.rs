@@ -10,7 +10,7 @@
 //!   a checked manifest, config and list of layers; on the way [`manifest`], [`config`] and [`platform`] read what
 //!   lies there.
 //! - [`layout`] is a directory of the form above, with [`stage`] for blobs that are written over a while;
-//!   [`archive`] is the same form inside a tar file.
+//!   [`archive`] is the same form inside a tar file, [`tarball`] writes one.
 //! - [`process`] and [`user`] turn a config into what is run.
 //! - [`mod@write`] makes the documents of our own images.
 //!
@@ -27,6 +27,7 @@ pub mod platform;
 pub mod process;
 pub mod reference;
 pub mod stage;
+pub mod tarball;
 pub mod user;
 pub mod write;
 

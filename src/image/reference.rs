@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, quote};
 
 /// An image to open: a place, and which of the images there.
 ///
@@ -35,6 +35,18 @@ impl ImageSource {
         match self {
             Self::Layout { tag, .. } | Self::Archive { tag, .. } => tag.as_deref(),
         }
+    }
+
+    /// The same from every working directory.
+    ///
+    /// # Errors
+    /// Those of asking for the present one.
+    pub fn absolute(&self) -> Result<Self> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("find {}", quote(path)));
+        Ok(match self {
+            Self::Layout { directory, tag } => Self::Layout { directory: absolute(directory)?, tag: tag.clone() },
+            Self::Archive { file, tag } => Self::Archive { file: absolute(file)?, tag: tag.clone() },
+        })
     }
 }
 

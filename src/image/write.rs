@@ -68,6 +68,14 @@ pub fn manifest_for(
     Manifest::new(config_descriptor(config), layers, annotations)
 }
 
+/// The entry of `index.json` for a manifest that was stored as a blob, with a tag or without.
+///
+/// # Errors
+/// As [`index_entry`].
+pub fn image_entry(manifest: &(Digest, u64), tag: Option<&str>) -> Result<Descriptor> {
+    tag.map_or_else(|| Ok(Descriptor::new(MANIFEST_TYPE, &manifest.0, manifest.1)), |tag| index_entry(manifest, tag))
+}
+
 /// The entry of `index.json` for a manifest that was stored as a blob.
 ///
 /// # Errors

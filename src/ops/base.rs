@@ -42,7 +42,7 @@ pub(super) fn of_directory(path: &Path) -> Result<Base> {
 
 /// Engines count their layers from 1: if all were thrown away, another image gets the names of the old one. So the layers
 /// are also known by their inodes and, because these are given anew as well, by when they were made.
-fn of_lowers(lowers: &[PathBuf]) -> String {
+pub(super) fn of_lowers(lowers: &[PathBuf]) -> String {
     let mut hasher = Sha256::new();
     for lower in lowers {
         hasher.update(lower.as_os_str().as_encoded_bytes());

@@ -11,7 +11,7 @@ use crate::image::open::{Image, LayerBlob, open_image};
 use crate::image::reference::ImageSource;
 use crate::pack::{Compression, Expected, Files, Limits, unpack_layer};
 use crate::ring::Base;
-use crate::store::Store;
+use crate::store::{ImageRecord, Store};
 
 use super::base;
 
@@ -34,7 +34,20 @@ pub(super) fn unpack(store: &Store, source: &ImageSource, config: &Config) -> Re
         }
     }
     let diff_ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    Ok((base::of_image(store, &diff_ids), image.config))
+    let base = base::of_image(store, &diff_ids);
+    remember(store, &base.fingerprint, source, &image.config);
+    Ok((base, image.config))
+}
+
+/// Notes where an image's blobs are, for exports of what stands on it: they do without, so a failure is no harm.
+pub(super) fn remember(store: &Store, fingerprint: &str, source: &ImageSource, config: &ImageConfig) {
+    let noted = source.absolute().and_then(|source| {
+        let config = serde_json::to_value(config).context(|| "write an image's config")?;
+        store.note_image(fingerprint, &ImageRecord::new(source.to_string(), config))
+    });
+    if let Err(error) = noted {
+        tracing::debug!("{error}");
+    }
 }
 
 fn unpack_one(store: &Store, image: &Image, layer: &LayerBlob, config: &Config) -> Result<()> {

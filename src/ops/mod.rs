@@ -10,7 +10,8 @@
 //! clone   function ── job ── ask                     a container from a template, for who wants one
 //! function open ── unpack ── mount                  what is dropped into a clone
 //! push    pack ── blobs ── manifests ── index        a ring goes to a registry; only what is not there
-//! pull    list ── fetch ── unpack ── accept          and comes from one
+//! pull    list ── fetch ── unpack ── accept          and comes from one, or from a layout or an archive
+//! export  pack ── base ── layers ── manifest         an entry goes anywhere, with what it stands on or without
 //! tally   drain ── add                            what short-lived processes have counted
 //! ring_move give ── take                             a ring goes to another node by a registry
 //! ownership claim ── keep ── watch                   which node has a ring, where several share a registry
@@ -29,6 +30,7 @@ mod base;
 pub mod clone;
 pub mod cluster;
 pub mod doctor;
+pub mod export;
 mod fork;
 pub mod function;
 pub mod handover;
@@ -41,6 +43,7 @@ pub mod name;
 mod notify;
 pub mod operation;
 mod order;
+mod origin;
 pub mod ownership;
 pub mod prune;
 pub mod pull;

@@ -1,4 +1,4 @@
-//! A ring, or one of its entries, comes from a registry.
+//! A ring, or one of its entries, comes from a registry, from an image layout or from an archive of one.
 //!
 //! ```text
 //! list ── fetch manifests and configs ── fetch packs ── unpack them into layers ── ring.json: the entries
@@ -8,15 +8,17 @@
 //! starts. What was fetched before a crash is found by the next try. Packs are foreign bytes: each is compared with its
 //! digests, and unpacked within the limits that hold for images.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::image::{self, Foreign};
+use super::origin::Origin;
 use super::push::Registry;
-use super::transfer::{Moved, Transfer};
-use super::{Place, worker};
-use crate::distribution::{Blob, Reference, Repository};
+use super::transfer::{Location, Moved, Transfer};
+use super::{Place, base, worker};
+use crate::distribution::{Blob, Document, Trust};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{LayerId, RingName};
+use crate::image::ImageSource;
 use crate::image::layout::Layout;
 use crate::image::manifest::{CONFIG_MAX, Descriptor};
 use crate::ring::exchange::{self, Delivery, Listed, Part, Role, Terms, missing, read_index, resolve};
@@ -35,13 +37,15 @@ const DOCUMENTS_MAX: u64 = 256 << 20;
 pub struct Pulled {
     /// The numbers of the entries that are new, oldest first.
     pub entries: Vec<u64>,
-    /// What they stand on, which did not come with them.
+    /// What they stand on.
     pub bases: Vec<String>,
+    /// Of those, what came along, as images that can be run: `oci:DIR:TAG`.
+    pub base_images: Vec<String>,
     /// The blobs.
     pub moved: Moved,
 }
 
-/// What a registry has of a ring.
+/// What there is of a ring.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub entries: Vec<Listed>,
@@ -54,7 +58,7 @@ pub(super) struct Order<'a> {
     pub listing: &'a Listing,
     pub role: Role,
     /// For whoever finds it half done.
-    pub from: &'a Reference,
+    pub from: &'a str,
     /// Asked last, while the ring is locked: after it the ring is what was fetched, and nothing before it counts.
     pub permit: &'a dyn Fn() -> Result<()>,
 }
@@ -67,47 +71,76 @@ pub(super) struct Order<'a> {
 /// registry and of writing. The ring is then as it was.
 pub fn pull(place: &Place, from: Registry<'_>, name: &RingName, tell: &mut dyn FnMut(&Transfer)) -> Result<Pulled> {
     let operation = || format!("pull ring '{name}' from '{}'", from.reference);
-    let mut repository = Repository::open(from.reference, from.trust).context(operation)?;
-    let listing = list(&mut repository, from).context(operation)?;
-    let order = Order { ring: name, listing: &listing, role: Role::Copy, from: from.reference, permit: &|| Ok(()) };
-    receive(place, &mut repository, &order, tell).context(operation)
+    fetch(place, (&Location::Registry(from.reference.clone()), from.trust), name, tell).context(operation)
 }
 
-/// What is in a registry: what the tag names, or the ring's index, or all tags of entries.
-pub(super) fn list(repository: &mut Repository, from: Registry<'_>) -> Result<Listing> {
+/// The same from any place that an entry was exported to, or that has the layout of a ring.
+///
+/// # Errors
+/// As [`pull`].
+pub fn import(
+    place: &Place,
+    (from, trust): (&Location, Trust),
+    name: &RingName,
+    tell: &mut dyn FnMut(&Transfer),
+) -> Result<Pulled> {
+    fetch(place, (from, trust), name, tell).context(|| format!("import ring '{name}' from '{from}'"))
+}
+
+fn fetch(
+    place: &Place,
+    (from, trust): (&Location, Trust),
+    name: &RingName,
+    tell: &mut dyn FnMut(&Transfer),
+) -> Result<Pulled> {
+    let mut origin = Origin::open(from, trust)?;
+    let listing = list(&mut origin, from.tag())?;
+    let order = Order { ring: name, listing: &listing, role: Role::Copy, from: &from.to_string(), permit: &|| Ok(()) };
+    receive(place, &mut origin, &order, tell)
+}
+
+/// What there is: what the tag names, or the ring's index, or all tags of entries, or the only entry.
+fn list(origin: &mut Origin, tag: Option<&str>) -> Result<Listing> {
     let nothing =
         |what: String| Error::new(Kind::NotFound, what, "there is no ring").next("'regen ring push' puts one there");
-    if let Some(tag) = from.reference.tag() {
-        let document = repository.fetch_manifest(tag)?.ok_or_else(|| nothing(format!("look for tag '{tag}'")))?;
-        config_of(&document.bytes)?;
-        let id = id_of(&document.bytes)?;
-        let seq = exchange::seq_of_tag(&id).ok_or_else(|| nothing(format!("read tag '{tag}'")))?;
-        let entries = vec![Listed { seq, id, manifest: document.digest, pinned: false }];
-        exchange::check_list(&entries)?;
-        return Ok(Listing { terms: exchange::terms_without_index(&entries), entries });
+    if let Some(tag) = tag {
+        let document = origin.manifest(tag)?.ok_or_else(|| nothing(format!("look for tag '{tag}'")))?;
+        return list_one(&document);
     }
-    if let Some(document) = repository.fetch_manifest(exchange::RING_TAG)? {
+    if let Some(document) = origin.manifest(exchange::RING_TAG)? {
         let (entries, terms) = read_index(&document.bytes)?;
         return Ok(Listing { entries, terms });
     }
     let mut entries = Vec::new();
-    for tag in repository.tags()? {
+    for tag in origin.tags()? {
         let Some(seq) = exchange::seq_of_tag(&tag) else { continue };
-        let Some(manifest) = repository.manifest_digest(&tag)? else { continue };
+        let Some(manifest) = origin.manifest_digest(&tag)? else { continue };
         entries.push(Listed { seq, id: tag, manifest, pinned: false });
     }
     entries.sort_by_key(|entry| entry.seq);
     exchange::check_list(&entries)?;
-    if entries.is_empty() {
-        return Err(nothing("look for its index and its entries' tags".to_owned()));
+    if !entries.is_empty() {
+        return Ok(Listing { terms: exchange::terms_without_index(&entries), entries });
     }
+    let missing = || nothing("look for its index and its entries' tags".to_owned());
+    let only = origin.only().ok_or_else(missing)?;
+    list_one(&origin.manifest(&only)?.ok_or_else(missing)?)
+}
+
+fn list_one(document: &Document) -> Result<Listing> {
+    config_of(&document.bytes)?;
+    let id = id_of(&document.bytes)?;
+    let seq = exchange::seq_of_tag(&id)
+        .ok_or_else(|| Error::new(Kind::Invalid, "read the entry's manifest", "its tag is not that of an entry"))?;
+    let entries = vec![Listed { seq, id, manifest: document.digest.clone(), pinned: false }];
+    exchange::check_list(&entries)?;
     Ok(Listing { terms: exchange::terms_without_index(&entries), entries })
 }
 
 /// Fetches what a ring lacks of a listing.
 pub(super) fn receive(
     place: &Place,
-    repository: &mut Repository,
+    origin: &mut Origin,
     order: &Order<'_>,
     tell: &mut dyn FnMut(&Transfer),
 ) -> Result<Pulled> {
@@ -128,11 +161,10 @@ pub(super) fn receive(
         let present = listing.entries.len() as u64;
         return Ok(Pulled { moved: Moved { present, ..Moved::default() }, ..Pulled::default() });
     }
-    let documents = fetch_documents(repository, &wanted)?;
+    let documents = fetch_documents(origin, &wanted)?;
     let offers = read_offers(&store, &wanted, documents.iter())?;
-    let ring = Ring::open_or_expect(&store, name, limits, &from.to_string())?;
-    let mut fetch =
-        Fetch { repository, layout: Layout::open(ring.directory())?, moved: Moved::default(), tell, total: 0 };
+    let ring = Ring::open_or_expect(&store, name, limits, from)?;
+    let mut fetch = Fetch { origin, layout: Layout::open(ring.directory())?, moved: Moved::default(), tell, total: 0 };
     let result = fetch.packs(place, &ring, &state, &offers).and_then(|()| {
         for (_, config) in &documents {
             fetch.layout.put_blob(config)?;
@@ -141,7 +173,7 @@ pub(super) fn receive(
     });
     let moved = fetch.moved;
     match result {
-        Ok(delivery) => finish(place, delivery, moved),
+        Ok(delivery) => finish(place, &ring, delivery, moved),
         Err(error) => {
             // Why it was not pulled is what is reported; an empty ring on which nothing may start does no harm.
             let _ = ring.lock().and_then(Locked::remove_unarrived);
@@ -150,7 +182,7 @@ pub(super) fn receive(
     }
 }
 
-fn finish(place: &Place, (delivery, entries): (Delivery, Vec<u64>), moved: Moved) -> Result<Pulled> {
+fn finish(place: &Place, ring: &Ring, (delivery, entries): (Delivery, Vec<u64>), moved: Moved) -> Result<Pulled> {
     let new = delivery.offers.iter().filter(|offer| entries.contains(&offer.entry.seq));
     let mut bases: Vec<_> = new.map(|offer| offer.entry.base.clone()).collect();
     bases.sort();
@@ -159,7 +191,18 @@ fn finish(place: &Place, (delivery, entries): (Delivery, Vec<u64>), moved: Moved
         // Limits may evict, long chains are folded.
         worker::start(place)?;
     }
-    Ok(Pulled { entries, bases, moved })
+    let mut base_images = Vec::new();
+    for (offer, below) in delivery.offers.iter().filter_map(|offer| Some((offer, offer.below.as_ref()?))) {
+        let fingerprint = &offer.entry.base;
+        let (directory, tag) = (std::path::absolute(ring.directory()), exchange::base_tag(fingerprint));
+        let directory = directory.context(|| "find the ring's directory")?;
+        let source = ImageSource::Layout { directory, tag: Some(tag) };
+        image::remember(ring.store(), fingerprint, &source, &below.config);
+        base_images.push(source.to_string());
+    }
+    base_images.sort();
+    base_images.dedup();
+    Ok(Pulled { entries, bases, base_images, moved })
 }
 
 /// A copy holds what is there, even where that is more than new rings here do.
@@ -169,20 +212,20 @@ fn initial_limits(place: &Place, listing: &Listing) -> Limits {
 }
 
 /// The manifest and the config of each entry.
-fn fetch_documents(repository: &mut Repository, wanted: &[&Listed]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn fetch_documents(origin: &mut Origin, wanted: &[&Listed]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut documents = Vec::new();
     let mut total = 0;
     for listed in wanted {
         let missing =
             || Error::new(Kind::NotFound, format!("fetch entry @{}", listed.seq), "its manifest is not there");
-        let manifest = repository.fetch_manifest(&listed.manifest.to_string())?.ok_or_else(missing)?.bytes;
+        let manifest = origin.manifest(&listed.manifest.to_string())?.ok_or_else(missing)?.bytes;
         let (digest, size) = config_of(&manifest)?;
         total += manifest.len() as u64 + size;
         if size > CONFIG_MAX || total > DOCUMENTS_MAX {
             let cause = "manifests and configs are larger than any that a ring has";
             return Err(Error::new(Kind::Invalid, format!("fetch entry @{}", listed.seq), cause));
         }
-        let config = repository.fetch_text(&Blob { digest, size })?;
+        let config = origin.text(&Blob { digest, size })?;
         documents.push((manifest, config));
     }
     Ok(documents)
@@ -196,12 +239,18 @@ fn read_offers<'a>(
     let offer = |(listed, (manifest, config)): (&&Listed, &'a (Vec<u8>, Vec<u8>))| {
         read_offer(listed, manifest.clone(), config, store.class())
     };
-    wanted.iter().zip(documents).map(offer).collect()
+    let mut offers = wanted.iter().zip(documents).map(offer).collect::<Result<Vec<_>>>()?;
+    for offer in &mut offers {
+        if let Some(below) = &offer.below {
+            offer.entry.base = base::of_image(store, &below.config.rootfs.diff_ids).fingerprint;
+        }
+    }
+    Ok(offers)
 }
 
 /// A pull under way.
 struct Fetch<'a, 'b> {
-    repository: &'a mut Repository,
+    origin: &'a mut Origin,
     layout: Layout,
     moved: Moved,
     tell: &'b mut dyn FnMut(&Transfer),
@@ -213,7 +262,8 @@ impl Fetch<'_, '_> {
     fn packs(&mut self, place: &Place, ring: &Ring, state: &RingState, offers: &[Offer]) -> Result<()> {
         let mut needed: Vec<PackRecord> = Vec::new();
         let mut seen = HashSet::new();
-        for pack in offers.iter().flat_map(|offer| unpacked(state, offer)) {
+        let below = offers.iter().filter_map(|offer| offer.below.as_ref()).flat_map(|below| below.packs.clone());
+        for pack in below.chain(offers.iter().flat_map(|offer| unpacked(state, offer))) {
             let here = self.layout.open_blob(&descriptor(&pack)).is_ok();
             if seen.insert(pack.digest.clone()) && !here {
                 needed.push(pack);
@@ -229,7 +279,7 @@ impl Fetch<'_, '_> {
             let blob = Blob { digest: pack.digest.clone(), size: pack.bytes };
             let (before, total, tell) = (self.moved.bytes, self.total, &mut *self.tell);
             let mut told = |bytes| tell(&Transfer { what: what.clone(), done: before + bytes, total });
-            self.repository.fetch_blob(&blob, stage.file(), &mut told)?;
+            self.origin.blob(&blob, stage.file(), &mut told)?;
             stage.commit(&pack.digest)?;
             self.moved.blobs += 1;
             self.moved.bytes += pack.bytes;
@@ -272,7 +322,7 @@ fn deliver(place: &Place, ring: &Ring, offers: Vec<Offer>, order: &Order<'_>) ->
     let state = ring.read()?;
     let Listing { entries, terms } = order.listing;
     let (listed, terms) = (entries.clone(), terms.clone());
-    let mut delivery = Delivery { listed, offers, layers: HashMap::new(), terms };
+    let mut delivery = Delivery { listed, offers, layers: HashMap::new(), bases: BTreeMap::new(), terms };
     let result = unpack_all(place, store, &layout, &state, &mut delivery).and_then(|()| {
         if !delivery.layers.is_empty() {
             sync_file_system(store.directory())?;
@@ -292,21 +342,36 @@ fn deliver(place: &Place, ring: &Ring, offers: Vec<Offer>, order: &Order<'_>) ->
 }
 
 fn unpack_all(place: &Place, store: &Store, layout: &Layout, state: &RingState, delivery: &mut Delivery) -> Result<()> {
+    for offer in &delivery.offers {
+        let Some(below) = &offer.below else { continue };
+        for pack in &below.packs {
+            let layer = LayerId::of_image(&pack.diff_id);
+            if !store.layers().has(&layer) {
+                unpack_sound(place, store, layout, pack, &layer)?;
+            }
+        }
+        let base = base::of_image(store, &below.config.rootfs.diff_ids);
+        delivery.bases.insert(base.fingerprint, base.lasting);
+    }
     let packs: Vec<_> = delivery.offers.iter().flat_map(|offer| unpacked(state, offer)).collect();
     for pack in packs {
         if delivery.layers.contains_key(&pack.digest) {
             continue;
         }
         let layer = LayerId::from_random(random_id()?);
-        let bytes = unpack_one(place, store, layout, &pack, &layer).inspect_err(|error| {
-            if error.kind() == Kind::Damaged {
-                // It is not what was fetched: the next try fetches it again.
-                let _ = layout.remove_blob(&pack.digest);
-            }
-        })?;
+        let bytes = unpack_sound(place, store, layout, &pack, &layer)?;
         delivery.layers.insert(pack.digest.clone(), (layer, bytes));
     }
     Ok(())
+}
+
+fn unpack_sound(place: &Place, store: &Store, layout: &Layout, pack: &PackRecord, layer: &LayerId) -> Result<u64> {
+    unpack_one(place, store, layout, pack, layer).inspect_err(|error| {
+        if error.kind() == Kind::Damaged {
+            // It is not what was fetched: the next try fetches it again.
+            let _ = layout.remove_blob(&pack.digest);
+        }
+    })
 }
 
 /// The bytes on disk of the new layer.

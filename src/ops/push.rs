@@ -128,10 +128,7 @@ fn send_as_it_is(
     to: Registry<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Pushed> {
-    if ring.read()?.entries.iter().any(|entry| entry.manifest.is_none()) {
-        worker::pack_now(place, ring.store(), Some(ring.name()), watch.pack)?;
-    }
-    let state = ring.read()?;
+    let state = packed_state(place, ring, watch)?;
     let wanted = select(&state, selection, to.reference)?;
     let repository = Repository::open(to.reference, to.trust)?;
     let layout = Layout::open(ring.directory())?;
@@ -148,6 +145,14 @@ fn send_as_it_is(
     }
     pushed.moved = sender.moved;
     Ok(pushed)
+}
+
+/// A ring whose entries are all packed; what is only sealed is packed first.
+pub(super) fn packed_state(place: &Place, ring: &Ring, watch: &mut Watch<'_>) -> Result<RingState> {
+    if ring.read()?.entries.iter().any(|entry| entry.manifest.is_none()) {
+        worker::pack_now(place, ring.store(), Some(ring.name()), watch.pack)?;
+    }
+    ring.read()
 }
 
 /// The entries that go, and the tag that each gets.

@@ -205,7 +205,8 @@ fn check_known(annotations: &HashMap<String, String>, container: Option<&str>) -
     // In a pod, `ring.NAME` may be meant for any container of it.
     let unknown = names.find(|(name, _, _)| {
         let of_container = container.is_some() && name.strip_prefix("ring.").is_some_and(|rest| !rest.contains('.'));
-        !KNOWN.contains(name) && !of_container
+        // podman hands on what an image says of itself: that it was exported from a ring is no wish.
+        !KNOWN.contains(name) && !of_container && !name.starts_with("entry.")
     });
     match unknown {
         Some((_, key, value)) => {
@@ -383,6 +384,7 @@ mod tests {
             ("run.regen.ring.create", "never"),
             ("run.regen.ring.rebase", "always"),
             ("run.regen.ring.mode", "readonly"),
+            ("run.regen.entry.seq", "7"),
         ]);
         let request = request.unwrap().unwrap();
         assert_eq!(request.ring.to_string(), "root/alice");

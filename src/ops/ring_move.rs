@@ -16,6 +16,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Place;
+use super::origin::Origin;
 use super::pull::{self, Listing, Order, Pulled};
 use super::push::{self, Registry, Watch};
 use super::transfer::Transfer;
@@ -120,8 +121,9 @@ pub fn take(
         return Err(Error::new(Kind::Invalid, operation(), cause));
     }
     let listing = Listing { entries, terms };
-    let order = Order { ring: name, listing: &listing, role: Role::Home, from: registry.reference, permit };
-    receive(place, &mut repository, &order, tell).context(operation)
+    let order =
+        Order { ring: name, listing: &listing, role: Role::Home, from: &registry.reference.to_string(), permit };
+    receive(place, repository, &order, tell).context(operation)
 }
 
 /// What a registry has of a ring.
@@ -169,17 +171,13 @@ pub fn take_without_consent(
     let (entries, mut terms) = fetch_index(&mut repository, &pushed.index.to_string()).context(operation)?;
     terms.moves = moves;
     let listing = Listing { entries, terms };
-    let order = Order { ring: name, listing: &listing, role: Role::Home, from: registry.reference, permit };
-    receive(place, &mut repository, &order, tell).context(operation)
+    let order =
+        Order { ring: name, listing: &listing, role: Role::Home, from: &registry.reference.to_string(), permit };
+    receive(place, repository, &order, tell).context(operation)
 }
 
-fn receive(
-    place: &Place,
-    repository: &mut Repository,
-    order: &Order<'_>,
-    tell: &mut dyn FnMut(&Transfer),
-) -> Result<Taken> {
-    let pulled = pull::receive(place, repository, order, tell)?;
+fn receive(place: &Place, repository: Repository, order: &Order<'_>, tell: &mut dyn FnMut(&Transfer)) -> Result<Taken> {
+    let pulled = pull::receive(place, &mut Origin::Registry(repository), order, tell)?;
     let terms = &order.listing.terms;
     Ok(Taken { last_seq: terms.last_seq, moves: terms.moves, pulled })
 }

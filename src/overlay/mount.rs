@@ -48,6 +48,15 @@ impl Detached {
         Ok(Self(copy))
     }
 
+    /// A directory without what is mounted in it, as an overlay that stands on it shows it.
+    ///
+    /// # Errors
+    /// Those of open_tree(2).
+    pub fn bare(directory: &Path) -> Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(CWD, directory, flags).map(Self).context(|| format!("look into {}", quote(directory)))
+    }
+
     /// What holds the mount, for whoever attaches it.
     #[must_use]
     pub fn into_descriptor(self) -> OwnedFd {

@@ -6,8 +6,8 @@
 //! ```
 //! `name` says what names mean (whiteouts, opaque directories, escapes), `header` and `reader` write and read tar
 //! headers, `sparse` holes, `attribute` extended attributes, `trail` walks directories by descriptor; `change` asks
-//! whether a layer holds anything at all, `copy` makes a second one of a layer that is still written, `restore` puts a part of a
-//! state back into a tree that is used.
+//! whether a layer holds anything at all, `convert` compresses a pack in another way, `copy` makes a second one of a
+//! layer that is still written, `restore` puts a part of a state back into a tree that is used.
 //! `docs/pack-format.md` is the format for users.
 //!
 //! Rules: the same layer gives the same bytes; every field that overlayfs can hold survives; a pack is foreign bytes,
@@ -17,6 +17,7 @@
 mod attribute;
 mod change;
 mod content;
+mod convert;
 mod copy;
 mod header;
 mod name;
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, openat};
 
 pub use self::change::{Ignore, has_changes, has_changes_over};
+pub use self::convert::recompress;
 pub use self::copy::{LayerCopy, Passed, Room, Upper};
 pub use self::restore::{Change, Restoration, Restored};
 pub use self::unpack::{Expected, Files, Limits, Unpacked, unpack_layer};

@@ -126,7 +126,7 @@ impl Read for FromStart<'_> {
     }
 }
 
-fn verify(blob: &File, expected: &Digest) -> Result<()> {
+pub(super) fn verify(blob: &File, expected: &Digest) -> Result<()> {
     // Only a hint.
     let _ = fadvise(blob, 0, None, Advice::Sequential);
     let (mut input, mut hash) = (FromStart { file: blob, offset: 0 }, Sha256::new());
@@ -147,6 +147,16 @@ fn verify(blob: &File, expected: &Digest) -> Result<()> {
     Err(Error::new(Kind::Damaged, "verify its digest", cause))
 }
 
+/// The tar stream in a blob, from its start.
+pub(super) fn decoder(blob: &File, compression: Compression) -> io::Result<Box<dyn Read + '_>> {
+    let raw = BufReader::with_capacity(CHUNK, FromStart { file: blob, offset: 0 });
+    Ok(match compression {
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
+        Compression::None => Box::new(raw),
+    })
+}
+
 /// Decompresses and hashes on a thread of its own; the digest counts only if the stream was read to its end.
 fn inflate(
     blob: &File,
@@ -156,12 +166,7 @@ fn inflate(
 ) -> (Digest, u64) {
     let (mut hash, mut length) = (Sha256::new(), 0);
     let mut run = || -> io::Result<()> {
-        let raw = BufReader::with_capacity(CHUNK, FromStart { file: blob, offset: 0 });
-        let mut input: Box<dyn Read + '_> = match compression {
-            Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
-            Compression::None => Box::new(raw),
-        };
+        let mut input = decoder(blob, compression)?;
         loop {
             let mut chunk = recycled.try_recv().unwrap_or_default();
             chunk.clear();

@@ -1,17 +1,19 @@
 //! What was fetched becomes part of a ring, in one step.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Locked;
 use super::elsewhere::Elsewhere;
 use super::entry::Entry;
-use super::exchange::{Delivery, Next, Part, Role, is_same, missing, replaces, resolve};
+use super::exchange::{Delivery, Next, Part, Role, base_tag, is_same, missing, replaces, resolve};
 use super::index::write_index;
-use super::offer::Offer;
+use super::offer::{Below, Offer};
 use super::state::LayerRecord;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Digest, LayerId};
 use crate::image::layout::Layout;
+use crate::image::manifest::{Descriptor, LayerType};
+use crate::image::write::{index_entry, layer_descriptor, manifest_for};
 
 impl Locked {
     /// Adds what was delivered, in one step, and says which entries are new. The layers are there and on disk.
@@ -32,7 +34,12 @@ impl Locked {
             let offer = delivery.offers.iter().find(|offer| offer.entry.seq == seq);
             let offer = offer.ok_or_else(|| self.changed(seq))?;
             let layers = self.place_layers(offer, &delivery.layers)?;
-            layout.put_blob(&offer.manifest)?;
+            if let Some(manifest) = &offer.manifest {
+                layout.put_blob(manifest)?;
+            }
+            if let Some(below) = &offer.below {
+                keep_base(&layout, &offer.entry.base, below)?;
+            }
             self.state.entries.push(Entry { layers, ..offer.entry.clone() });
             new.push(seq);
         }
@@ -40,6 +47,7 @@ impl Locked {
         self.check_order()?;
         self.state.last_seq = self.state.entries.last().map_or(0, |entry| entry.seq).max(self.state.last_seq);
         self.follow_terms(delivery, role, &new);
+        self.state.bases.extend(delivery.bases.clone());
         self.state.forget_unused_layers();
         if self.state != before {
             self.commit_listed(&before.entries)?;
@@ -129,4 +137,19 @@ impl Locked {
             state.elsewhere = None;
         }
     }
+}
+
+/// Has a base that came along in the ring's layout, as an image under a tag of its own. It is none of the ring's entries, so
+/// it stays as long as nobody takes the tag away.
+fn keep_base(layout: &Layout, fingerprint: &str, below: &Below) -> Result<()> {
+    let config = layout.put_blob(&below.config.to_json()?)?;
+    let layers = below
+        .packs
+        .iter()
+        .map(|pack| Ok(layer_descriptor(LayerType::parse(&pack.media_type)?, &pack.digest, pack.bytes)));
+    let manifest = manifest_for(&config, layers.collect::<Result<Vec<Descriptor>>>()?, BTreeMap::new());
+    let manifest = layout.put_blob(&manifest.to_json()?)?;
+    let mut index = layout.index()?;
+    index.set(index_entry(&manifest, &base_tag(fingerprint))?);
+    layout.replace_index(&index)
 }

@@ -6,7 +6,8 @@
 //!
 //! A registry is foreign: what is read here is checked for everything that the rest of regen takes for granted of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
@@ -84,6 +85,8 @@ pub struct Delivery {
     pub offers: Vec<Offer>,
     /// What was unpacked for them: for a pack's digest its layer, and the bytes that this takes on disk.
     pub layers: HashMap<Digest, (LayerId, u64)>,
+    /// The directories of bases that came along, by fingerprint; uppermost first.
+    pub bases: BTreeMap<String, Vec<PathBuf>>,
     /// What the ring says of itself.
     pub terms: Terms,
 }
@@ -181,6 +184,12 @@ pub fn read_index(bytes: &[u8]) -> Result<(Vec<Listed>, Terms)> {
 pub fn terms_without_index(listed: &[Listed]) -> Terms {
     let last_seq = listed.last().map_or(0, |entry| entry.seq);
     Terms { depth: None, max_bytes: None, next: Next::Unsaid, last_seq, last_exit: None, moves: 0 }
+}
+
+/// The tag in a ring's layout of a base that came along with an entry, by its fingerprint.
+#[must_use]
+pub fn base_tag(fingerprint: &str) -> String {
+    format!("base-{}", fingerprint.trim_start_matches("image:"))
 }
 
 /// The number of an entry with this tag; `None` for every other tag.

@@ -22,6 +22,8 @@ pub(super) const ENTRY_ID: &str = "run.regen.entry.id";
 const REPLACES: &str = "run.regen.pack.replaces";
 /// In a manifest of an entry that a ring began with: of which entry it is the fork.
 pub(super) const FORKED_FROM: &str = "run.regen.entry.forked-from";
+/// In a manifest: what the entry stands on is not in it.
+pub(super) const DELTA: &str = "run.regen.entry.delta";
 /// The most that a manifest or config of ours takes.
 pub(super) const DOCUMENT_CAP: u64 = 16 * 1024 * 1024;
 /// A blob that nothing refers to may be one that another tool is about to refer to; after a day it is not.
@@ -85,7 +87,7 @@ fn annotations(ring: &Ring, entry: &Entry) -> BTreeMap<String, String> {
         set("run.regen.entry.id-map", map.clone());
     }
     // Its layers are changes to a base that is not in here.
-    set("run.regen.entry.delta", "true".into());
+    set(DELTA, "true".into());
     if let Some(parent) = entry.parent {
         set("run.regen.entry.parent", parent.to_string());
     }

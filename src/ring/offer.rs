@@ -1,11 +1,13 @@
 //! An entry as a registry offers it: read from its manifest and its config, which strangers may have written.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 
-use super::entry::Entry;
+use super::entry::{Entry, Reason};
 use super::exchange::Listed;
-use super::index::ENTRY_ID;
+use super::index::{DELTA, ENTRY_ID};
 use super::state::PackRecord;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::Digest;
@@ -16,6 +18,10 @@ use crate::sys::xattr::OverlayClass;
 
 /// An overlay has no more layers.
 const LAYERS_MAX: usize = 500;
+/// What the annotations of an entry begin with.
+const PREFIX: &str = "run.regen.entry.";
+/// How many of the lowest layers are what the entry stands on.
+const BASE_LAYERS: &str = "base-layers";
 /// The longest text of an annotation.
 const TEXT_MAX: usize = 4096;
 
@@ -26,8 +32,40 @@ pub struct Offer {
     pub entry: Entry,
     /// The blobs of its chain, lowest first.
     pub packs: Vec<PackRecord>,
-    /// Its manifest's text.
-    pub manifest: Vec<u8>,
+    /// Its manifest's text; the ring makes one of its own where that of the offer is not the ring's to have.
+    pub manifest: Option<Vec<u8>>,
+    /// What it stands on, if that came along.
+    pub below: Option<Below>,
+}
+
+/// The base of an entry that came along with it: an image.
+#[derive(Debug, Clone)]
+pub struct Below {
+    /// Its blobs, lowest first.
+    pub packs: Vec<PackRecord>,
+    /// How a container of it is run.
+    pub config: ImageConfig,
+}
+
+/// The annotations of an entry's manifest that has the base in it, as so many lowest layers. `base` is the digest of the
+/// manifest of the image that they are, if they are one's. Pure.
+#[must_use]
+pub fn full_annotations(
+    changes: &BTreeMap<String, String>,
+    base_layers: usize,
+    base: Option<&Digest>,
+) -> BTreeMap<String, String> {
+    let mut annotations = changes.clone();
+    annotations.remove(DELTA);
+    // podman gives annotations of an image to its containers, where this one would ask for the ring.
+    if let Some(ring) = annotations.remove("run.regen.ring") {
+        annotations.insert(format!("{PREFIX}ring"), ring);
+    }
+    annotations.insert(format!("{PREFIX}{BASE_LAYERS}"), base_layers.to_string());
+    if let Some(base) = base {
+        annotations.insert("org.opencontainers.image.base.digest".to_owned(), base.to_string());
+    }
+    annotations
 }
 
 /// The blob that a manifest names as its config.
@@ -62,7 +100,7 @@ pub fn read_offer(listed: &Listed, manifest: Vec<u8>, config: &[u8], class: Over
     let config = ImageConfig::parse(config).context(operation)?;
     let refuse = |cause: String| Error::new(Kind::Invalid, operation(), cause);
     let said = |name: &str| -> Result<Option<&str>> {
-        let value = document.annotations.get(&format!("run.regen.entry.{name}")).map(String::as_str);
+        let value = document.annotations.get(&format!("{PREFIX}{name}")).map(String::as_str);
         match value.filter(|value| value.len() > TEXT_MAX || value.chars().any(char::is_control)) {
             Some(_) => Err(refuse(format!("its {name} is no text of one line"))),
             None => Ok(value),
@@ -99,7 +137,25 @@ pub fn read_offer(listed: &Listed, manifest: Vec<u8>, config: &[u8], class: Over
         manifest: Some(listed.manifest.clone()),
     };
     let packs = packs(&document, &config).map_err(|error| error.during(operation()))?;
-    Ok(Offer { entry, packs, manifest })
+    match number(BASE_LAYERS)?.map(usize::try_from) {
+        None | Some(Ok(0)) => Ok(Offer { entry, packs, manifest: Some(manifest), below: None }),
+        Some(Ok(count)) if count < packs.len() => Ok(split(entry, packs, config, count)),
+        Some(_) => Err(refuse(format!("its {BASE_LAYERS} are not fewer than its layers"))),
+    }
+}
+
+/// An entry and the image below it. On that it is another state than the one that it was made as, so it is a new entry.
+fn split(entry: Entry, mut packs: Vec<PackRecord>, mut config: ImageConfig, base_layers: usize) -> Offer {
+    let changes = packs.split_off(base_layers);
+    config.rootfs.diff_ids.truncate(base_layers);
+    let mut left = base_layers;
+    config.history.retain(|step| {
+        let kept = left > 0;
+        left -= usize::from(kept && !step.empty_layer);
+        kept
+    });
+    let entry = Entry { parent: None, reason: Reason::Import, manifest: None, ..entry };
+    Offer { entry, packs: changes, manifest: None, below: Some(Below { packs, config }) }
 }
 
 fn packs(manifest: &Manifest, config: &ImageConfig) -> Result<Vec<PackRecord>> {
@@ -123,4 +179,61 @@ fn word<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
 pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc));
     time.map_err(|error| Error::new(Kind::Invalid, "read a time", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::entry::Outcome;
+    use super::super::entry::tests::entry;
+    use super::*;
+    use crate::image::layout::digest_of;
+    use crate::image::write::{NewLayer, config_for, layer_descriptor, manifest_for};
+
+    /// An entry of two layers over a base of two, as it is exported, with this said of the base.
+    fn offered(base_layers: &str) -> Result<Offer> {
+        let (names, seq) = (["b1", "b2", "d1", "d2"], 3);
+        let id = entry(seq, Outcome::Good).id;
+        let layers = names.map(|name| layer_descriptor(LayerType::Gzip, &digest_of(name.as_bytes()), 1)).to_vec();
+        let steps = names.map(|name| NewLayer {
+            diff_id: digest_of(name.to_uppercase().as_bytes()),
+            created: "2026-01-01T00:00:00Z".into(),
+            comment: name.into(),
+        });
+        let config = config_for(None, &steps, "2026-01-01T00:00:00Z").to_json()?;
+        let said = json!({"org.opencontainers.image.created": "2026-01-01T00:00:00Z", "run.regen.entry.seq": "3",
+            "run.regen.entry.id": id, "run.regen.entry.reason": "exit", "run.regen.entry.base": "dir:/b#1",
+            "run.regen.entry.delta": "true", "run.regen.entry.parent": "2"});
+        let said: BTreeMap<String, String> = serde_json::from_value(said).unwrap();
+        let mut said = full_annotations(&said, 2, None);
+        assert_eq!(said.insert("run.regen.entry.base-layers".into(), base_layers.into()).as_deref(), Some("2"));
+        assert!(!said.contains_key(DELTA));
+        let manifest = manifest_for(&(digest_of(&config), 1), layers, said).to_json()?;
+        let listed = Listed { seq, id, manifest: digest_of(&manifest), pinned: false };
+        read_offer(&listed, manifest, &config, OverlayClass::Trusted)
+    }
+
+    #[test]
+    fn an_entry_that_brings_its_base_is_divided_from_it() {
+        let Offer { entry, packs, manifest, below } = offered("2").unwrap();
+        let digests = |packs: &[PackRecord]| packs.iter().map(|pack| pack.digest.clone()).collect::<Vec<_>>();
+        let below = below.unwrap();
+        assert_eq!(digests(&packs), [digest_of(b"d1"), digest_of(b"d2")]);
+        assert_eq!(digests(&below.packs), [digest_of(b"b1"), digest_of(b"b2")]);
+        assert_eq!(below.config.rootfs.diff_ids, [digest_of(b"B1"), digest_of(b"B2")]);
+        assert_eq!(
+            below.config.history.iter().map(|step| step.comment.as_deref().unwrap()).collect::<Vec<_>>(),
+            ["b1", "b2"]
+        );
+        assert_eq!((entry.reason, entry.parent, entry.manifest, manifest), (Reason::Import, None, None, None));
+    }
+
+    #[test]
+    fn a_base_that_leaves_no_layer_to_the_entry_is_refused() {
+        assert!(offered("0").unwrap().below.is_none());
+        for bad in ["4", "5", "-1", "x"] {
+            assert_eq!(offered(bad).unwrap_err().kind(), Kind::Invalid, "{bad}");
+        }
+    }
 }

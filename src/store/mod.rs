@@ -8,6 +8,7 @@
 //! ├── worker.lock, worker.next   one worker packs, one waits (see the ring's worker)
 //! ├── worker.log             what the last worker that failed failed at
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
+//! ├── images/               how unpacked images are run, and where their blobs were
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
 //! ├── registry.db, -wal, -shm, -bell   what outlives the daemon (see the registry)
 //! ├── serve.lock             the daemon that looks after the services of this store
@@ -23,6 +24,7 @@
 
 mod file_system;
 pub mod format;
+mod image;
 mod layer;
 mod run;
 
@@ -37,6 +39,7 @@ use crate::sys::user_namespace::outside;
 use crate::sys::xattr::OverlayClass;
 
 pub use file_system::{check as check_file_system, nearest};
+pub use image::ImageRecord;
 pub use layer::{Layers, Stage};
 pub use run::{Run, RunRecord};
 

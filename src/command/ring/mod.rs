@@ -3,9 +3,11 @@
 mod cat;
 mod diff;
 mod elsewhere;
+mod export;
 mod fork;
 mod give;
 mod graph;
+mod import;
 mod log;
 mod ls;
 mod mount;
@@ -57,6 +59,8 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
         Verb::Set(arguments) => set::run(world, arguments),
         Verb::Verify(arguments) => return verify::run(world, arguments),
         Verb::Pack(arguments) => pack::run(world, arguments),
+        Verb::Export(arguments) => export::run(world, arguments),
+        Verb::Import(arguments) => import::run(world, arguments),
         Verb::Push(arguments) => push::run(world, arguments),
         Verb::Pull(arguments) => pull::run(world, arguments),
         Verb::Move(arguments) => travel::run(world, arguments),

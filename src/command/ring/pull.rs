@@ -1,5 +1,7 @@
 //! `ring pull`: a ring comes from a registry.
 
+use std::fmt::Display;
+
 use serde_json::json;
 
 use super::{print, trust};
@@ -25,6 +27,7 @@ pub(super) fn run(world: &World, arguments: &Pull) -> Result<()> {
         "reference": reference.to_string(),
         "entries": pulled.entries,
         "bases": pulled.bases,
+        "base_images": pulled.base_images,
         "fetched_blobs": pulled.moved.blobs,
         "fetched_bytes": pulled.moved.bytes,
         "present_blobs": pulled.moved.present,
@@ -32,17 +35,21 @@ pub(super) fn run(world: &World, arguments: &Pull) -> Result<()> {
     print(arguments.output, &value, || describe(&name, &reference, &pulled))
 }
 
-fn describe(name: &RingName, reference: &Reference, pulled: &Pulled) -> String {
+pub(super) fn describe(name: &RingName, from: &dyn Display, pulled: &Pulled) -> String {
     if pulled.entries.is_empty() {
-        return format!("{name}: {reference} has nothing new\n");
+        return format!("{name}: {from} has nothing new\n");
     }
-    let Pulled { entries, bases, moved } = pulled;
-    format!(
-        "{name}: {} new entries from {reference}: {} blobs, {} fetched, {} were here\nthey stand on: {}\n",
+    let Pulled { entries, bases, base_images, moved } = pulled;
+    let mut text = format!(
+        "{name}: {} new entries from {from}: {} blobs, {} fetched, {} were here\nthey stand on: {}\n",
         entries.len(),
         moved.blobs,
         human_bytes(moved.bytes),
         moved.present,
         bases.join(", ")
-    )
+    );
+    for image in base_images {
+        text.push_str(&format!("which came along: '--image {image}'\n"));
+    }
+    text
 }
