@@ -77,12 +77,12 @@ fn what_did_not_change_is_not_copied_again() {
     sleep(SURE);
     let first = pair.pass(Upper::Living);
     assert_eq!((first.names, first.changed), (24, 25));
-    assert_eq!(pair.pass(Upper::Living), Passed { names: 24, changed: 0, bytes: 0 });
+    assert_eq!(pair.pass(Upper::Living), Passed { names: 24, ..Passed::default() });
     fs::write(pair.layer().join("dir/deep/3"), "new").unwrap();
     fs::remove_file(pair.layer().join("dir/deep/4")).unwrap();
     let second = pair.pass(Upper::Still);
     // The file, its directory, and what went.
-    assert_eq!((second.names, second.changed), (23, 3));
+    assert_eq!((second.names, second.changed), (24, 3));
     assert_eq!(second.bytes, 3);
     pair.assert_same();
 }
@@ -184,15 +184,21 @@ fn a_directory_that_takes_the_number_of_an_opaque_one_is_not_opaque() {
         fs::create_dir(&path).unwrap();
         path.metadata().unwrap().ino()
     };
-    let first = make();
-    xattr::set(&path, "trusted.overlay.opaque", b"y").unwrap();
-    pair.pass(Upper::Living);
-    fs::remove_dir(&path).unwrap();
-    // ext4 gives a number that became free to the next one.
-    let second = make();
-    pair.pass(Upper::Still);
-    pair.assert_same();
-    assert_eq!(first, second, "the test tests what it says");
+    // ext4 gives a number that became free to the next one, unless somebody else was quicker.
+    for _ in 0..100 {
+        let first = make();
+        xattr::set(&path, "trusted.overlay.opaque", b"y").unwrap();
+        pair.pass(Upper::Living);
+        fs::remove_dir(&path).unwrap();
+        let second = make();
+        pair.pass(Upper::Still);
+        pair.assert_same();
+        if first == second {
+            return;
+        }
+        fs::remove_dir(&path).unwrap();
+    }
+    panic!("no number came again");
 }
 
 #[test]

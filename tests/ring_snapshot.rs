@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use harness::{World, cgroup_of, eventually};
+use harness::{Output, World, cgroup_of, eventually};
 use serde_json::{Value, json};
 
 #[test]
@@ -33,6 +33,89 @@ fn a_snapshot_is_an_entry_of_a_container_that_goes_on() {
     assert_eq!(world.ring_json(&["snapshot", "web"]), Value::Null);
     world.delete(&idle);
     assert_eq!(world.seqs("web"), [3, 2, 1]);
+}
+
+/// What the newest layer of an entry holds, as `KIND PATH`.
+fn own_layer(world: &World, seq: u64) -> Vec<String> {
+    let entry = world.ring_json(&["show", &format!("web@{seq}")]);
+    let layer = entry["layers"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    let root = world.store().join("layers").join(layer).join("diff");
+    let found = Command::new("find").arg(&root).args(["-mindepth", "1", "-printf", "%y %P\n"]).output().unwrap();
+    let mut lines: Vec<_> = String::from_utf8(found.stdout).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn exec(world: &World, id: &str, script: &str) -> Output {
+    world.regen(&["exec", id, "sh", "-c", script])
+}
+
+fn layers(world: &World, seq: u64) -> Vec<Value> {
+    world.ring_json(&["show", &format!("web@{seq}")])["layers"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_next_snapshot_holds_what_changed_since_and_lies_over_the_one_before() {
+    let world = World::new("delta");
+    world.run_in("web", "mkdir /tmp/old; echo old > /tmp/old/f").success();
+    let id = world.detach_in(
+        "web",
+        "mkdir /tmp/d; for i in 1 2 3; do echo $i > /tmp/d/$i; done; echo 0 > /tmp/f; exec sleep 1000",
+    );
+    eventually("it has written", || exec(&world, &id, "cat /tmp/f").code == 0);
+    // So that the change does not count as one of just now.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    world.ring(&["snapshot", "web"]).success();
+    assert_eq!(world.ring_json(&["snapshot", "web"]), Value::Null, "nothing has changed since");
+    exec(&world, &id, "rm /tmp/d/2; echo new > /tmp/d/3; rm -r /tmp/old").success();
+    world.ring(&["snapshot", "web"]).success();
+    assert_eq!(own_layer(&world, 3), ["c tmp/d/2", "c tmp/old", "d tmp", "d tmp/d", "f tmp/d/3"]);
+    assert_eq!(layers(&world, 3)[..2], layers(&world, 2)[..]);
+    let diff = world.ring(&["diff", "web@2", "@3"]);
+    assert_eq!(
+        diff.success().stdout().lines().collect::<Vec<_>>(),
+        ["D /tmp/d/2", "M /tmp/d/3", "D /tmp/old", "D /tmp/old/f"]
+    );
+    world.pack();
+    world.ring(&["verify", "web"]).success();
+    exec(&world, &id, "mkdir /tmp/old; echo again > /tmp/old/g; mv /tmp/d /tmp/e").success();
+    world.ring(&["snapshot", "web"]).success();
+    world.delete(&id);
+    // Each of them is a start, also from its packs alone.
+    world.pack();
+    for layer in layers(&world, 4) {
+        fs::remove_dir_all(world.store().join("layers").join(layer.as_str().unwrap())).unwrap();
+    }
+    let shown = "cd /tmp; find . -type f | sort | while read f; do echo $f $(cat $f); done";
+    let states = [
+        (2, "./d/1 1\n./d/2 2\n./d/3 3\n./f 0\n./old/f old\n"),
+        (3, "./d/1 1\n./d/3 new\n./f 0\n"),
+        (4, "./e/1 1\n./e/3 new\n./f 0\n./old/g again\n"),
+    ];
+    for (seq, expected) in states {
+        assert_eq!(world.run_in(&format!("web@{seq}"), shown).success().stdout(), expected, "@{seq}");
+    }
+    world.ring(&["verify", "web"]).success();
+}
+
+#[test]
+fn a_snapshot_over_one_that_cannot_be_found_any_more_is_a_whole_one() {
+    let world = World::new("whole");
+    let id = world.writer_in("web", "one");
+    world.ring(&["snapshot", "web"]).success();
+    let run = world.ring_file("web", "ring.json")["run"].as_str().unwrap().to_owned();
+    let known = world.store().join("runs").join(run).join("snapshot.known");
+    for (seq, damage) in [(2, &b"{}\n"[..]), (3, b""), (4, b"\n\n\n")] {
+        fs::write(&known, damage).unwrap();
+        world.append(&id, "more");
+        world.ring(&["snapshot", "web"]).success();
+        assert_eq!(layers(&world, seq).len(), 1, "after {damage:?}");
+    }
+    world.append(&id, "last");
+    world.ring(&["snapshot", "web"]).success();
+    assert_eq!(layers(&world, 5).len(), 2);
+    world.delete(&id);
+    assert_eq!(world.lines_found("web@5"), "one more more more last");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::{Place, snapshot, worker};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, RingName};
 use crate::ring::side::{Line, Side};
+use crate::ring::snapshot::Drafted;
 use crate::ring::{Locked, Ring};
 use crate::runtime::{self, Status};
 use crate::store::{Run, Store};
@@ -76,10 +77,13 @@ fn hand_over(place: &Place, id: &ContainerId, (ring, run): (&Ring, &Run)) -> Res
     if locked.state.run.as_ref() != Some(run.id()) {
         return Ok(None);
     }
-    let taken =
-        draft.and_then(|draft| draft.map(|draft| snapshot::take_locked(&place, &mut locked, run, draft)).transpose());
+    let taken = draft.and_then(|draft| match draft {
+        Drafted::Changed(draft) => snapshot::take_locked(&place, &mut locked, run, *draft).map(|entry| Some(entry.seq)),
+        // An earlier snapshot is as good as a new one; where the run started needs none.
+        Drafted::Unchanged(since) => Ok(since.filter(|_| since != run.record.parent)),
+    });
     let taken = match taken {
-        Ok(taken) => taken.map(|entry| entry.seq),
+        Ok(taken) => taken,
         Err(_) if has_ended(&place, id)? => return Ok(None),
         Err(error) => return Err(error.during(operation())),
     };

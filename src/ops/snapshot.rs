@@ -11,7 +11,7 @@ use super::{Place, name};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::RingName;
 use crate::ring::entry::Entry;
-use crate::ring::snapshot::{Draft, Stillness};
+use crate::ring::snapshot::{Draft, Drafted, Stillness};
 use crate::ring::{Locked, Ring};
 use crate::runtime::{self, StateRoot};
 use crate::store::{Run, Store};
@@ -28,7 +28,7 @@ const ASLEEP: &[u8] = b"done";
 pub enum Taken {
     /// This entry.
     Entry(Box<Entry>),
-    /// The container has changed nothing: where it started is its state still.
+    /// The container has changed nothing since this entry, a snapshot of it or where it started; `None` for the bare base.
     Unchanged(Option<u64>),
 }
 
@@ -47,16 +47,18 @@ pub fn take(place: &Place, ring: &Ring, allowed: &mut dyn FnMut() -> Result<()>)
     let id = ring.read()?.run.ok_or_else(nobody)?;
     let run = Run::load(ring.store(), &id)?.ok_or_else(nobody)?;
     run.record.living_holder()?.ok_or_else(nobody)?;
-    let draft = draft(place, ring, &run).context(operation)?;
-    let Some(draft) = draft else { return Ok(Taken::Unchanged(run.record.parent)) };
+    let draft = match draft(place, ring, &run).context(operation)? {
+        Drafted::Changed(draft) => *draft,
+        Drafted::Unchanged(since) => return Ok(Taken::Unchanged(since)),
+    };
     let mut locked = ring.lock()?;
     allowed()?;
     let entry = take_locked(place, &mut locked, &run, draft).context(operation)?;
     Ok(Taken::Entry(Box::new(entry)))
 }
 
-/// What a container has changed so far, copied while it goes on; `None` if that is nothing.
-pub(super) fn draft(place: &Place, ring: &Ring, run: &Run) -> Result<Option<Draft>> {
+/// What a container has changed so far, copied while it goes on.
+pub(super) fn draft(place: &Place, ring: &Ring, run: &Run) -> Result<Drafted> {
     let floor = place.config.store.min_free;
     ring.draft(run, &|total| floor.bytes(total))
 }

@@ -5,36 +5,39 @@
 //! pass, still    what changed since the last one        nobody changes it: afterwards both are the same
 //! ```
 //!
+//! Or only what changed since a copy that was made before: the new one is then a layer to be put over that one, with
+//! whiteouts for what went. `known` is what a copy knows and can write down, `suspect` finds what may have changed since,
+//! `walk` goes there and brings the copy up to date.
+//!
 //! What changed is told by inode, times and size, which were looked at *before* the content was read. Two kinds of writes
 //! hide from that, and are found out:
 //! - the kernel notes a write through a mapping only when the page becomes dirty, so a page that is dirty can be written
 //!   again unnoticed: before a file is copied, its pages are made clean. Where the kernel notes nothing (tmpfs), only a
-//!   still layer is copied;
+//!   still layer is copied. What was copied of a still layer was not made clean, and counts as changed from then on;
 //! - the kernel's clock has ticks, and a write notes its time when it begins: a file that changed just now counts as
 //!   changed again, and looking for a file's holes waits for the writer that has its inode.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::SystemTime;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, major, minor, openat, readlinkat, statat,
-};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, major, minor, openat, readlinkat};
 use rustix::io::Errno;
 use tar::EntryType;
 
 use super::attribute::{Attribute, Handle, Reader};
 use super::content::{Shared, Sharing, copy_piece, share};
-use super::name;
+use super::known::{Node, What};
 use super::place::Place;
 use super::reader::Entry;
 use super::scan::open;
-use super::seen::{Seen, kind_of};
+use super::seen::kind_of;
 use super::sparse::{self, Piece};
-use super::trail::{self, DIRECTORY, Trail};
+use super::suspect;
+use super::trail::{DIRECTORY, Trail};
+use super::walk::Pass;
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::sys::fs::{by_descriptor, start_writeback};
 use crate::sys::xattr::OverlayClass;
@@ -62,6 +65,8 @@ pub struct Passed {
     pub changed: u64,
     /// Bytes of content that it copied; shared ones are none.
     pub bytes: u64,
+    /// Bytes of files that it took over and that had changed just before, so that they will be taken over again.
+    pub fresh: u64,
 }
 
 /// Says whether there is room for so many bytes more.
@@ -75,6 +80,8 @@ pub struct LayerCopy {
     class: OverlayClass,
     tells: Telling,
     sharing: Sharing,
+    /// What is in the copy that this one is to be put over.
+    former: Option<Node>,
     /// What the last pass saw.
     seen: Option<Node>,
     /// Files with several names that had changed just before they were looked at.
@@ -88,13 +95,6 @@ enum Telling {
     No,
 }
 
-/// What is known of a name, and below it if it is a directory.
-#[derive(Debug)]
-struct Node {
-    seen: Seen,
-    children: BTreeMap<Vec<u8>, Node>,
-}
-
 impl LayerCopy {
     /// Begins to copy `layer` into `target`, an empty directory on the same file system that nobody else uses.
     ///
@@ -106,7 +106,30 @@ impl LayerCopy {
         let (source, target) = (open(layer)?, open(target)?);
         let kind = fstatfs(&source).context(|| format!("ask for the file system of {}", quote(layer)))?.f_type;
         let tells = if TELLING.contains(&u64::try_from(kind).unwrap_or_default()) { Telling::Yes } else { Telling::No };
-        Ok(Self { source, target, class, tells, sharing: Sharing::Possible, seen: None, fresh: HashSet::new() })
+        let (former, seen, fresh) = (None, None, HashSet::new());
+        Ok(Self { source, target, class, tells, sharing: Sharing::Possible, former, seen, fresh })
+    }
+
+    /// Begins to copy what changed in `layer` since another copy of it was complete, of which this is [`LayerCopy::known`].
+    /// What comes to be in `target` is a layer to be put over that copy.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if `known` is not what regen wrote; those of opening both.
+    pub fn over(layer: &Path, target: &Path, class: OverlayClass, known: &[u8]) -> Result<Self> {
+        let former = Node::decode(known)?;
+        Ok(Self { seen: Some(former.clone()), former: Some(former), ..Self::new(layer, target, class)? })
+    }
+
+    /// What a later copy has to know to begin where this one ended; `None` if changes do not show in this layer, or nothing
+    /// was copied yet.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for more names in a directory than can be counted.
+    pub fn known(&self) -> Result<Option<Vec<u8>>> {
+        match (&self.seen, self.tells) {
+            (Some(seen), Telling::Yes) => seen.encode(&self.fresh).map(Some),
+            (None, _) | (_, Telling::No) => Ok(None),
+        }
     }
 
     /// Makes the copy what the layer is. After an error it is of no use any more.
@@ -115,227 +138,57 @@ impl LayerCopy {
     ///
     /// # Errors
     /// [`Kind::Damaged`] if a still layer changes, [`Kind::Unsupported`] for a file that the layer alone does not hold
-    /// (overlay redirects), whatever `room` says, else those of reading and writing.
+    /// (overlay redirects) and for what cannot be said over the former copy, whatever `room` says, else those of reading and writing.
     pub fn pass(&mut self, upper: Upper, room: &Room<'_>) -> Result<Passed> {
         if upper == Upper::Living && self.tells == Telling::No {
             return Ok(Passed::default());
         }
         let again = |fd: &OwnedFd| fd.try_clone().context(|| "open the layer again");
+        let (suspects, names) = match &self.seen {
+            Some(seen) => {
+                let (mut suspects, names) = suspect::find(self.source.as_fd(), seen);
+                // What is put over another layer has a root of its own, changed or not.
+                suspects.itself |= self.former.is_some();
+                (Some(suspects), names)
+            }
+            None => (None, 0),
+        };
         let mut pass = Pass {
             upper,
             room,
             unasked: 0,
+            source: self.source.as_fd(),
+            target: self.target.as_fd(),
+            former: self.former.as_ref(),
             trail: Trail::new(again(&self.source)?)?,
             place: Place::new(again(&self.target)?, self.class)?,
             reader: Reader::new(self.class),
             path: Vec::new(),
+            led: None,
             sharing: self.sharing,
             links: HashMap::new(),
             fresh_before: std::mem::take(&mut self.fresh),
             fresh: HashSet::new(),
-            passed: Passed::default(),
+            passed: Passed { names, ..Passed::default() },
         };
-        let root = pass.run(self.seen.take()).map_err(|error| error.during(format!("copy {}", pass.quoted())))?;
+        let root = pass.run(self.seen.take(), suspects);
+        let root = root.map_err(|error| error.during(format!("copy {}", pass.quoted())))?;
         pass.place.finish()?;
         (self.seen, self.fresh, self.sharing) = (Some(root), pass.fresh, pass.sharing);
         Ok(pass.passed)
     }
 }
 
-/// One walk through the layer.
-struct Pass<'a> {
-    upper: Upper,
-    room: &'a Room<'a>,
-    /// Bytes that were copied since `room` was asked.
-    unasked: u64,
-    trail: Trail,
-    place: Place,
-    reader: Reader,
-    path: Vec<u8>,
-    sharing: Sharing,
-    /// Files with several names, by inode: the first name of each in this pass.
-    links: HashMap<u64, Link>,
-    fresh_before: HashSet<u64>,
-    fresh: HashSet<u64>,
-    passed: Passed,
-}
-
-/// Where a file with several names is in the copy.
-#[derive(Debug, Clone)]
-struct Link {
-    path: Vec<u8>,
-    /// Whether this pass made it: other names then still lead to an older one.
-    is_new: bool,
-}
-
-/// A directory that is being read.
-struct Level {
-    names: std::vec::IntoIter<Vec<u8>>,
-    /// Length of the path of its parent.
-    before: usize,
-    name: Vec<u8>,
-    seen: Seen,
-    marked_whiteouts: bool,
-    /// What the last pass saw in it and this one has not met yet.
-    old: BTreeMap<Vec<u8>, Node>,
-    new: BTreeMap<Vec<u8>, Node>,
-}
-
-/// What a name turned out to be.
-enum Met {
-    Directory(Box<Level>),
-    Other(Seen),
-    /// It is gone, or nothing that a layer keeps.
-    Nothing,
-}
-
 impl Pass<'_> {
-    fn run(&mut self, old: Option<Node>) -> Result<Node> {
-        let stat = fstat(self.trail.current()).context(|| "look at its root")?;
-        let seen = Seen::of(&stat, SystemTime::now());
-        let mut levels = vec![self.directory(&stat, seen, old)?];
-        loop {
-            let Some(level) = levels.last_mut() else {
-                return Err(Error::new(Kind::System, "walk through the layer", "it has no root"));
-            };
-            if let Some(name) = level.names.next() {
-                let (old, before, marked) = (level.old.remove(&name), self.path.len(), level.marked_whiteouts);
-                name::push(&mut self.path, &name);
-                match self.meet(&name, old, marked)? {
-                    Met::Directory(child) => levels.push(Level { before, name, ..*child }),
-                    Met::Other(seen) => {
-                        level.new.insert(name, Node { seen, children: BTreeMap::new() });
-                        self.path.truncate(before);
-                    }
-                    Met::Nothing => self.path.truncate(before),
-                }
-                continue;
-            }
-            let Some(done) = levels.pop() else { continue };
-            let node = self.leave(done)?;
-            match levels.last_mut() {
-                Some(parent) => parent.new.insert(node.0, node.1),
-                None => return Ok(node.1),
-            };
-            self.trail.ascend()?;
-        }
-    }
-
-    /// What was there before and is not any more goes from the copy too.
-    fn leave(&mut self, level: Level) -> Result<(Vec<u8>, Node)> {
-        for name in level.old.keys() {
-            let before = self.path.len();
-            name::push(&mut self.path, name);
-            self.place.remove(&self.path)?;
-            self.passed.changed += 1;
-            self.path.truncate(before);
-        }
-        self.path.truncate(level.before);
-        Ok((level.name, Node { seen: level.seen, children: level.new }))
-    }
-
-    /// Takes one name over. While the layer lives, a name that goes under our hands was never there.
-    fn meet(&mut self, name: &[u8], old: Option<Node>, marked_whiteouts: bool) -> Result<Met> {
-        let had = old.is_some();
-        let met = match self.take_over(name, old, marked_whiteouts) {
-            Err(error) if self.upper == Upper::Living && is_gone(&error) => Met::Nothing,
-            other => other?,
-        };
-        if matches!(met, Met::Nothing) && (had || self.upper == Upper::Living) {
-            self.place.remove(&self.path)?;
-        }
-        Ok(met)
-    }
-
-    fn take_over(&mut self, name: &[u8], mut old: Option<Node>, marked_whiteouts: bool) -> Result<Met> {
-        self.passed.names += 1;
-        let now = SystemTime::now();
-        let stat = statat(self.trail.current(), name, AtFlags::SYMLINK_NOFOLLOW).context(|| "look at it")?;
-        let (seen, kind) = (Seen::of(&stat, now), kind_of(stat.st_mode));
-        if old.as_ref().is_some_and(|old| old.seen.is_another_file(&seen)) {
-            self.place.remove(&self.path)?;
-            old = None;
-        }
-        if kind == FileType::Directory {
-            let child = openat(self.trail.current(), name, DIRECTORY, Mode::empty()).context(|| "open it")?;
-            check_same(&fstat(&child).context(|| "look at it")?, &stat)?;
-            self.trail.descend(child, &stat);
-            let level = self.directory(&stat, seen, old);
-            if level.is_err() {
-                self.trail.ascend()?;
-            }
-            return level.map(|level| Met::Directory(Box::new(level)));
-        }
-        if kind == FileType::Socket {
-            return Ok(Met::Nothing);
-        }
-        let several = stat.st_nlink > 1;
-        let fresh = several && self.fresh_before.contains(&stat.st_ino);
-        if several && seen.just_now {
-            self.fresh.insert(stat.st_ino);
-        }
-        let is_new = fresh || old.is_none_or(|old| old.seen.shows_a_change(&seen));
-        if several && let Some(link) = self.links.get(&stat.st_ino).cloned() {
-            if link.is_new || is_new {
-                self.passed.changed += 1;
-                self.place.remove(&self.path)?;
-                self.place.hard_link(&self.path, &link.path)?;
-            }
-            return Ok(Met::Other(seen));
-        }
-        if is_new {
-            self.passed.changed += 1;
-            self.copy(name, &stat, marked_whiteouts)?;
-        }
-        if several && !is_whiteout(&stat) {
-            self.links.insert(stat.st_ino, Link { path: self.path.clone(), is_new });
-        }
-        Ok(Met::Other(seen))
-    }
-
-    /// Takes over the current directory itself, and reads its names.
-    fn directory(&mut self, stat: &Stat, seen: Seen, old: Option<Node>) -> Result<Level> {
-        let (attributes, notes) = self.reader.read(Handle::Open(self.trail.current()))?;
-        notes.check()?;
-        if old.as_ref().is_none_or(|old| old.seen.shows_a_change(&seen)) {
-            self.passed.changed += 1;
-            self.place.directory(&self.path, &entry(stat, EntryType::Directory, attributes))?;
-            match notes.opaque {
-                true if !self.path.is_empty() => self.place.opaque(&self.path)?,
-                // A new directory can have the number of an old one.
-                false if old.is_some() => self.place.transparent(&self.path)?,
-                true | false => {}
-            }
-        }
-        let names = match trail::names(self.trail.current()) {
-            // It was removed, and is read by us alone.
-            Err(error) if self.upper == Upper::Living && is_gone(&error) => Vec::new(),
-            other => other?,
-        };
-        Ok(Level {
-            names: names.into_iter(),
-            before: 0,
-            name: Vec::new(),
-            seen,
-            marked_whiteouts: notes.marked_whiteouts,
-            old: old.map(|old| old.children).unwrap_or_default(),
-            new: BTreeMap::new(),
-        })
-    }
-
-    /// Copies what is no directory.
-    fn copy(&mut self, name: &[u8], stat: &Stat, marked_whiteouts: bool) -> Result<()> {
-        if is_whiteout(stat) {
-            self.place.remove(&self.path)?;
-            return self.place.whiteout(&self.path);
-        }
+    /// Copies what is no directory and no whiteout, unless it turns out to be one.
+    pub(super) fn copy(&mut self, name: &[u8], stat: &Stat, marked_whiteouts: bool) -> Result<What> {
         let kind = match kind_of(stat.st_mode) {
             FileType::RegularFile => return self.regular(name, stat, marked_whiteouts),
             FileType::Symlink => EntryType::Symlink,
             FileType::Fifo => EntryType::Fifo,
             FileType::CharacterDevice => EntryType::Char,
             FileType::BlockDevice => EntryType::Block,
-            FileType::Directory | FileType::Socket | FileType::Unknown => return Ok(()),
+            FileType::Directory | FileType::Socket | FileType::Unknown => return Ok(What::File),
         };
         let (attributes, notes) = self.reader.read(Handle::Named(self.trail.current(), name))?;
         notes.check()?;
@@ -348,23 +201,26 @@ impl Pass<'_> {
             };
             entry.link = target.context(|| "read the link")?.into_bytes();
         }
-        self.place.special(&self.path, &entry)
+        self.place.special(&self.path, &entry)?;
+        Ok(What::File)
     }
 
-    fn regular(&mut self, name: &[u8], stat: &Stat, marked_whiteouts: bool) -> Result<()> {
+    fn regular(&mut self, name: &[u8], stat: &Stat, marked_whiteouts: bool) -> Result<What> {
         let source = self.open(name, stat)?;
         let now = fstat(&source).context(|| "look at it")?;
         let (attributes, notes) = self.reader.read(Handle::Open(source.as_fd()))?;
         if notes.whiteout && marked_whiteouts && now.st_size == 0 {
             self.place.remove(&self.path)?;
-            return self.place.whiteout(&self.path);
+            self.place.whiteout(&self.path)?;
+            return Ok(What::Whiteout);
         }
         notes.check()?;
         let target = File::from(self.place.file(&self.path)?);
         if now.st_size > 0 {
             self.content(&source, &target, now.st_size.unsigned_abs())?;
         }
-        self.place.set_open(target.as_fd(), &entry(&now, EntryType::Regular, attributes))
+        self.place.set_open(target.as_fd(), &entry(&now, EntryType::Regular, attributes))?;
+        Ok(What::File)
     }
 
     /// Opens a regular file that was looked at. Whoever writes a living layer may put a device in its place at any moment, and
@@ -406,13 +262,13 @@ impl Pass<'_> {
         (self.room)(length)
     }
 
-    fn quoted(&self) -> String {
+    pub(super) fn quoted(&self) -> String {
         quote(Path::new(std::ffi::OsStr::from_bytes(&self.path)))
     }
 }
 
 /// What was opened has to be what was looked at, or the next pass would not see the difference.
-fn check_same(opened: &Stat, looked_at: &Stat) -> Result<()> {
+pub(super) fn check_same(opened: &Stat, looked_at: &Stat) -> Result<()> {
     // A number that became free is given to the next file, also to one of another kind.
     let identity = |stat: &Stat| (stat.st_dev, stat.st_ino, kind_of(stat.st_mode));
     if identity(opened) == identity(looked_at) {
@@ -422,17 +278,17 @@ fn check_same(opened: &Stat, looked_at: &Stat) -> Result<()> {
 }
 
 /// Whether a name stands for something else now than it did, or for nothing.
-fn is_gone(error: &Error) -> bool {
+pub(super) fn is_gone(error: &Error) -> bool {
     let errno = error.errno().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE))
 }
 
-fn is_whiteout(stat: &Stat) -> bool {
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
     kind_of(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 /// What the copy gets.
-fn entry(stat: &Stat, kind: EntryType, attributes: Vec<Attribute>) -> Entry {
+pub(super) fn entry(stat: &Stat, kind: EntryType, attributes: Vec<Attribute>) -> Entry {
     let device = match kind {
         EntryType::Char | EntryType::Block => (major(stat.st_rdev), minor(stat.st_rdev)),
         _ => (0, 0),

@@ -7,7 +7,8 @@
 //! `name` says what names mean (whiteouts, opaque directories, escapes), `header` and `reader` write and read tar
 //! headers, `sparse` holes, `attribute` extended attributes, `trail` walks directories by descriptor; `change` asks
 //! whether a layer holds anything at all, `convert` compresses a pack in another way, `copy` makes a second one of a
-//! layer that is still written, `restore` puts a part of a state back into a tree that is used.
+//! layer that is still written (`known`, `suspect` and `walk` are parts of that), `restore` puts a part of a
+//! state back into a tree that is used.
 //! `docs/pack-format.md` is the format for users.
 //!
 //! Rules: the same layer gives the same bytes; every field that overlayfs can hold survives; a pack is foreign bytes,
@@ -20,6 +21,7 @@ mod content;
 mod convert;
 mod copy;
 mod header;
+mod known;
 mod name;
 mod pipeline;
 mod place;
@@ -29,8 +31,10 @@ mod restore;
 mod scan;
 mod seen;
 mod sparse;
+mod suspect;
 mod trail;
 mod unpack;
+mod walk;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use rustix::fs::{FileType, Stat};
 
+use super::known::Input;
+
 /// A change so long ago shows in the times, nanoseconds: the kernel's clock ticks at least every ten milliseconds.
 const TICK: i128 = 100_000_000;
 /// The same where times are whole seconds.
@@ -38,6 +40,42 @@ impl Seen {
         // One of the future, too: somebody has set the clock.
         seen.just_now = now - changed < unsure;
         seen
+    }
+
+    /// The file's number.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Whether the file may be another than it was when it was seen, now that its status is this.
+    pub(super) fn is_outdated_by(&self, stat: &Stat) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec) != self.changed;
+        let modified = (stat.st_mtime, stat.st_mtime_nsec) != self.modified;
+        let facts = (stat.st_ino, stat.st_mode, stat.st_size) != (self.inode, self.mode, self.size);
+        self.just_now || changed || modified || facts
+    }
+
+    /// Writes it down in [`Seen::decode`]'s form.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.inode.to_le_bytes());
+        out.extend(self.mode.to_le_bytes());
+        out.extend(self.size.to_le_bytes());
+        for (second, nanosecond) in [self.changed, self.modified] {
+            out.extend(second.to_le_bytes());
+            out.extend(nanosecond.to_le_bytes());
+        }
+        out.push(u8::from(self.just_now));
+    }
+
+    /// Reads what was written down; `None` if it ends too early.
+    pub(super) fn decode(input: &mut Input<'_>) -> Option<Self> {
+        let inode = u64::from_le_bytes(input.array()?);
+        let mode = u32::from_le_bytes(input.array()?);
+        let size = i64::from_le_bytes(input.array()?);
+        let mut time = || Some((i64::from_le_bytes(input.array()?), u64::from_le_bytes(input.array()?)));
+        let (changed, modified) = (time()?, time()?);
+        let [just_now] = input.array()?;
+        Some(Self { inode, mode, size, changed, modified, just_now: just_now != 0 })
     }
 
     /// Whether a name stands for another file now.

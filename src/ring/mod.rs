@@ -26,6 +26,7 @@ pub mod entry;
 pub mod exchange;
 mod fold;
 mod fork;
+mod former;
 pub mod gc;
 mod holder;
 mod index;

@@ -179,7 +179,9 @@ pub(super) fn changed_after(locked: &Locked, run: &Run) -> Result<bool> {
     fold::rewrite_chain(state, &mut chain);
     let layers = locked.ring().store().layers();
     // A snapshot that was folded into others can't be told from them.
-    let Some((top, below)) = snapshot.layers.split_last().filter(|(_, below)| *below == chain) else { return Ok(true) };
+    let Some(own) = snapshot.layers.strip_prefix(chain.as_slice()).filter(|own| !own.is_empty()) else {
+        return Ok(true);
+    };
     let present = |directories: &Vec<PathBuf>| directories.iter().all(|directory| directory.is_dir());
     let bases = [&run.record.base_lasting, &run.record.base_directories];
     let Some(base) = bases.into_iter().find(|base| !base.is_empty() && present(base)) else { return Ok(true) };
@@ -187,8 +189,9 @@ pub(super) fn changed_after(locked: &Locked, run: &Run) -> Result<bool> {
         return Ok(true);
     }
     let before = locked.stack(&snapshot.layers, base.clone(), "a snapshot")?;
-    let after = locked.stack_below(Some(run.upper()), below, base.clone(), "what a run left")?;
-    differs_from_snapshot(before, after, run.record.class, &[layers.content(top), run.upper()])
+    let after = locked.stack_below(Some(run.upper()), &chain, base.clone(), "what a run left")?;
+    let differing: Vec<_> = own.iter().map(|layer| layers.content(layer)).chain([run.upper()]).collect();
+    differs_from_snapshot(before, after, run.record.class, &differing)
 }
 
 #[cfg(test)]

@@ -5,7 +5,11 @@
 //! lock       nobody else changes the ring from here on
 //! stand      the container stands still ── what changed since is copied ── it goes on
 //! seal       journal ── the copy is renamed into the layers ── entry in ring.json
+//! note       what the copy holds is written down beside the upper
 //! ```
+//!
+//! **The next snapshot of a run is what changed since the one before** ([`super::former`] tells): its layer lies over the
+//! layers of that one. Where that cannot be told or said, it is a copy of the whole upper, over what the run started from.
 //!
 //! The copy lies where the upper of a run would, so a crash leaves a run that nobody names and that is swept, or one that the
 //! journal names and that is sealed like any other.
@@ -14,17 +18,19 @@
 //! lock on the ring is held all the while. So whoever gets the lock and reads that, knows that the one who did it is dead, and
 //! lets the container go on. A process that waits for just that is started before ([`crate::ops::snapshot`]).
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
 use super::entry::{Ending, Entry, Outcome, Reason};
+use super::former::Former;
 use super::seal::{self, End};
 use super::{Locked, Ring};
 use crate::cgroup::thaw_at;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
-use crate::pack::{LayerCopy, Upper};
+use crate::pack::{LayerCopy, Passed, Upper};
 use crate::store::{Run, RunRecord};
 use crate::sys::process::Identity;
 
@@ -32,6 +38,11 @@ use crate::sys::process::Identity;
 const LONG_PASS: Duration = Duration::from_millis(300);
 /// A container that writes faster than it is copied is not caught up with.
 const PASSES_MAX: usize = 3;
+/// So many bytes that changed just before a pass are worth waiting for: later they need not be copied again while the
+/// container stands still.
+const WORTH_WAITING: u64 = 256 << 10;
+/// After so long, what changed does not count as changed just now any more.
+const SETTLED: Duration = Duration::from_millis(120);
 
 /// A container's upper as it was lately, copied while the container goes on. Nothing is left of one that is dropped.
 #[derive(Debug)]
@@ -41,7 +52,18 @@ pub struct Draft {
     /// Whose upper is the copy. Nobody runs on it.
     run: Run,
     copy: LayerCopy,
+    /// The snapshot that it is to be put over.
+    former: Option<Former>,
     fate: Fate,
+}
+
+/// What came of a copy.
+#[derive(Debug)]
+pub enum Drafted {
+    /// There is something to make an entry of.
+    Changed(Box<Draft>),
+    /// Nothing has changed since this entry, or, if there is none, over the bare base.
+    Unchanged(Option<u64>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,33 +97,44 @@ impl std::fmt::Debug for Stillness<'_> {
 pub type Floor<'a> = dyn Fn(u64) -> u64 + 'a;
 
 impl Ring {
-    /// Copies what a run has changed, while its container goes on; `None` if it has changed nothing.
+    /// Copies what a run has changed since the last snapshot of it, or since its start, while its container goes on.
     ///
     /// Takes as long as the bytes need, unless the file system can share blocks, and keeps nobody from the ring.
     ///
     /// # Errors
     /// [`Kind::NoSpace`] if the file system would fall below its floor, [`Kind::Unsupported`] for an upper that cannot be a
     /// layer, else those of reading and writing.
-    pub fn draft(&self, run: &Run, floor: &Floor<'_>) -> Result<Option<Draft>> {
+    pub fn draft(&self, run: &Run, floor: &Floor<'_>) -> Result<Drafted> {
         let operation = || format!("copy what container '{}' has changed", run.record.container);
-        // What cannot be looked at is being changed; if not, the copy tells what is wrong with it.
-        if !seal::has_changes(self.store(), run).unwrap_or(true) {
-            return Ok(None);
-        }
-        let mut draft = Draft::begin(self, run).context(operation)?;
-        for _ in 0..PASSES_MAX {
-            let began = Instant::now();
-            draft.pass(self, Upper::Living, floor).context(operation)?;
-            if began.elapsed() < LONG_PASS {
-                break;
+        if let Some((former, known)) = Former::find(self, run).context(operation)? {
+            let seq = former.seq;
+            match self.draft_over(run, floor, (former, &known)) {
+                Ok(Some(draft)) => return Ok(Drafted::Changed(Box::new(draft))),
+                Ok(None) => return Ok(Drafted::Unchanged(Some(seq))),
+                Err(error) if error.kind() == Kind::NoSpace => return Err(error.during(operation())),
+                // A copy of everything needs nothing of what was before, and tells of what else is wrong.
+                Err(error) => tracing::debug!(ring = %self.name(), "the next snapshot is a whole one: {error}"),
             }
         }
-        Ok(Some(draft))
+        // What cannot be looked at is being changed; if not, the copy tells what is wrong with it.
+        if !seal::has_changes(self.store(), run).unwrap_or(true) {
+            return Ok(Drafted::Unchanged(run.record.parent));
+        }
+        let mut draft = Draft::begin(self, run, None).context(operation)?;
+        draft.follow(self, floor).context(operation)?;
+        Ok(Drafted::Changed(Box::new(draft)))
+    }
+
+    /// A draft of what changed since a former one; `None` if that is nothing.
+    fn draft_over(&self, run: &Run, floor: &Floor<'_>, former: (Former, &[u8])) -> Result<Option<Draft>> {
+        let mut draft = Draft::begin(self, run, Some(former))?;
+        let changed = draft.follow(self, floor)?;
+        Ok((changed > 0).then_some(draft))
     }
 }
 
 impl Draft {
-    fn begin(ring: &Ring, of: &Run) -> Result<Self> {
+    fn begin(ring: &Ring, of: &Run, former: Option<(Former, &[u8])>) -> Result<Self> {
         let store = ring.store();
         let holders = vec![Identity::of(nix::unistd::getpid().as_raw())?];
         // What would be swept as a run that nobody lives on has no cgroups to look into, and no mount.
@@ -110,16 +143,49 @@ impl Draft {
         let lock = store.lock_against_collection()?;
         let run = Run::create(store, record)?;
         drop(lock);
-        let copy = LayerCopy::new(&of.upper(), &run.upper(), run.record.class)?;
-        Ok(Self { of: of.id().clone(), run, copy, fate: Fate::Dropped })
+        let (layer, target) = (of.upper(), run.upper());
+        let (former, copy) = match former {
+            Some((former, known)) => (Some(former), LayerCopy::over(&layer, &target, run.record.class, known)?),
+            None => (None, LayerCopy::new(&layer, &target, run.record.class)?),
+        };
+        Ok(Self { of: of.id().clone(), run, copy, former, fate: Fate::Dropped })
     }
 
-    fn pass(&mut self, ring: &Ring, upper: Upper, floor: &Floor<'_>) -> Result<()> {
+    /// Copies until little is left to copy; how many changes that were.
+    fn follow(&mut self, ring: &Ring, floor: &Floor<'_>) -> Result<u64> {
+        let mut changed = 0;
+        for _ in 0..PASSES_MAX {
+            let began = Instant::now();
+            let passed = self.pass(ring, Upper::Living, floor)?;
+            changed += passed.changed;
+            if passed.fresh >= WORTH_WAITING {
+                sleep(SETTLED);
+            } else if began.elapsed() < LONG_PASS {
+                break;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn pass(&mut self, ring: &Ring, upper: Upper, floor: &Floor<'_>) -> Result<Passed> {
         let room = |bytes| ring.check_space(bytes, floor).map_err(|error| error.next("free that much, then try again"));
         let began = Instant::now();
         let passed = self.copy.pass(upper, &room)?;
         tracing::debug!(ring = %ring.name(), ?upper, ?passed, "a pass over an upper took {:?}", began.elapsed());
-        Ok(())
+        Ok(passed)
+    }
+
+    /// The layers that the copy is to be put over, if that is a former snapshot; `None` for those that its run stands on.
+    fn chain(&self, locked: &Locked) -> Result<Option<Vec<LayerId>>> {
+        let Some(former) = &self.former else { return Ok(None) };
+        let gone = || Error::new(Kind::State, "find the snapshot before it", "it is gone").next("try again");
+        locked
+            .state
+            .entries
+            .iter()
+            .find(|entry| former.is(entry))
+            .map(|entry| Some(entry.layers.clone()))
+            .ok_or_else(gone)
     }
 }
 
@@ -146,7 +212,12 @@ impl Locked {
         let of =
             of.ok_or_else(|| Error::new(Kind::Damaged, format!("look at run {}", draft.of), "its record is gone"))?;
         let ring = self.ring().clone();
-        let mut last_pass = || draft.pass(&ring, Upper::Still, floor);
+        let chain = draft.chain(self)?;
+        let mut last_pass = || {
+            // After an error, the next snapshot is a whole one.
+            let passed = draft.pass(&ring, Upper::Still, floor).map(drop);
+            passed.inspect_err(|_| Former::forget(&of))
+        };
         match stillness {
             Stillness::Given => last_pass()?,
             Stillness::Made(while_still) => {
@@ -166,10 +237,15 @@ impl Locked {
         let ending = Ending { exit_code: None, requested: false };
         let outcome = Outcome::of(ending, of.record.started, Utc::now());
         let end = End { reason: Reason::Snapshot, exit_code: None, outcome };
-        let entry = seal::new_entry(self, &of, draft.run.id(), &end)?;
+        let mut entry = seal::new_entry(self, &of, draft.run.id(), &end)?;
+        if let Some(mut chain) = chain {
+            chain.push(draft.run.id().clone());
+            entry.layers = chain;
+        }
         draft.fate = Fate::Named;
         seal::begin(self, &of, &entry)?;
         seal::finish(self)?;
+        Former::note(&of, &entry, &draft.copy);
         Ok(entry)
     }
 }

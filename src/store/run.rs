@@ -145,6 +145,12 @@ impl Run {
         &self.id
     }
 
+    /// The directory of the run, in which all else is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The directory that takes the changes.
     #[must_use]
     pub fn upper(&self) -> PathBuf {
