@@ -3,6 +3,7 @@
 //! ```text
 //! layer directory --scan--> headers + content --pipeline--> blob, digest, diff id
 //! blob --verify digest--> reader (tar entries, nothing trusted) --place--> layer directory, diff id checked
+//! blob that was unpacked before --the same, its digest verified meanwhile--> layer directory
 //! ```
 //! `name` says what names mean (whiteouts, opaque directories, escapes), `header` and `reader` write and read tar
 //! headers, `sparse` holes, `attribute` extended attributes, `trail` walks directories by descriptor; `change` asks
@@ -45,7 +46,7 @@ pub use self::change::{Ignore, has_changes, has_changes_over};
 pub use self::convert::recompress;
 pub use self::copy::{LayerCopy, Passed, Room, Upper};
 pub use self::restore::{Change, Restoration, Restored};
-pub use self::unpack::{Expected, Files, Limits, Unpacked, unpack_layer};
+pub use self::unpack::{Expected, Files, Limits, Unpacked, rebuild_layer, unpack_layer};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::Digest;
 use crate::sys::xattr::OverlayClass;

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::scope;
 
 use rustix::fs::{Advice, CWD, Mode, fadvise, openat};
+use sha2::digest::Update;
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
@@ -90,18 +91,12 @@ pub fn unpack_layer(
     let root =
         openat(CWD, into, DIRECTORY, Mode::empty()).context(|| format!("open {}", quote(into))).context(operation)?;
     let place = Place::new(root, class).context(operation)?;
-    let unpacked = scope(|threads| -> Result<Unpacked> {
-        let (full, chunks) = sync_channel(CHUNKS_AHEAD);
-        let (empty, recycled) = channel();
-        let inflater = threads.spawn(move || inflate(blob, compression, &full, &recycled));
-        let stream = Stream { chunks, recycle: empty, chunk: Vec::new(), at: 0 };
-        let placed = place_all(Reader::new(stream, limits.max_entries), place, limits);
-        let inflated = inflater.join().map_err(|_| Error::new(Kind::System, "decompress it", "a thread panicked"))?;
-        let content_bytes = placed?;
-        let (diff_id, tar_bytes) = inflated;
-        Ok(Unpacked { diff_id, tar_bytes, content_bytes })
-    })
-    .context(operation)?;
+    let (stream, content_bytes) = place_stream(blob, compression, place, limits, Sha256::new()).context(operation)?;
+    let unpacked = Unpacked {
+        diff_id: Digest::from_bytes(stream.hash.finalize().into()),
+        tar_bytes: stream.length,
+        content_bytes,
+    };
     match &expected.diff_id {
         Some(diff_id) if *diff_id != unpacked.diff_id => {
             let cause = format!("the tar stream is {}, but {diff_id} was expected", unpacked.diff_id);
@@ -109,6 +104,64 @@ pub fn unpack_layer(
         }
         Some(_) | None => Ok(unpacked),
     }
+}
+
+/// Unpacks `blob` once more, of which it is known what it holds if its digest is right: that is found out meanwhile, and the
+/// stream in it is not hashed again. The rest is as with [`unpack_layer`]; starts two threads.
+///
+/// # Errors
+/// As [`unpack_layer`]. A wrong digest is reported before anything that comes of it.
+pub fn rebuild_layer(
+    blob: &File,
+    digest: &Digest,
+    compression: Compression,
+    class: OverlayClass,
+    into: &Path,
+) -> Result<()> {
+    let operation = || format!("unpack layer {}", &digest.hex()[..12]);
+    let root =
+        openat(CWD, into, DIRECTORY, Mode::empty()).context(|| format!("open {}", quote(into))).context(operation)?;
+    let place = Place::new(root, class).context(operation)?;
+    let limits = Limits { max_bytes: u64::MAX, max_entries: u64::MAX, files: Files::Layer };
+    scope(|threads| {
+        let verifier = threads.spawn(|| verify(blob, digest));
+        let placed = place_stream(blob, compression, place, &limits, Unhashed);
+        verifier.join().map_err(|_| Error::new(Kind::System, "verify its digest", "a thread panicked"))??;
+        placed.map(drop)
+    })
+    .context(operation)
+}
+
+/// Decompresses on a thread of its own, and places what comes. Gives the stream that was read, and the bytes of content.
+fn place_stream<H: Update + Send>(
+    blob: &File,
+    compression: Compression,
+    place: Place,
+    limits: &Limits,
+    hash: H,
+) -> Result<(Inflated<H>, u64)> {
+    scope(|threads| {
+        let (full, chunks) = sync_channel(CHUNKS_AHEAD);
+        let (empty, recycled) = channel();
+        let inflater = threads.spawn(move || inflate(blob, compression, (&full, &recycled), hash));
+        let stream = Stream { chunks, recycle: empty, chunk: Vec::new(), at: 0 };
+        let placed = place_all(Reader::new(stream, limits.max_entries), place, limits);
+        let inflated = inflater.join().map_err(|_| Error::new(Kind::System, "decompress it", "a thread panicked"))?;
+        Ok((inflated, placed?))
+    })
+}
+
+/// What was read of a stream; its hash counts only if that was all of it.
+struct Inflated<H> {
+    hash: H,
+    length: u64,
+}
+
+/// In place of a hash that nobody asks for.
+struct Unhashed;
+
+impl Update for Unhashed {
+    fn update(&mut self, _: &[u8]) {}
 }
 
 /// Reads a file from its start, wherever others have moved its position to.
@@ -134,7 +187,7 @@ pub(super) fn verify(blob: &File, expected: &Digest) -> Result<()> {
     loop {
         match input.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) => hash.update(&buffer[..count]),
+            Ok(count) => Update::update(&mut hash, &buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).context(|| "read the blob"),
         }
@@ -157,25 +210,25 @@ pub(super) fn decoder(blob: &File, compression: Compression) -> io::Result<Box<d
     })
 }
 
-/// Decompresses and hashes on a thread of its own; the digest counts only if the stream was read to its end.
-fn inflate(
+fn inflate<H: Update>(
     blob: &File,
     compression: Compression,
-    chunks: &SyncSender<io::Result<Vec<u8>>>,
-    recycled: &Receiver<Vec<u8>>,
-) -> (Digest, u64) {
-    let (mut hash, mut length) = (Sha256::new(), 0);
+    (chunks, recycled): (&SyncSender<io::Result<Vec<u8>>>, &Receiver<Vec<u8>>),
+    hash: H,
+) -> Inflated<H> {
+    let mut inflated = Inflated { hash, length: 0 };
     let mut run = || -> io::Result<()> {
         let mut input = decoder(blob, compression)?;
         loop {
             let mut chunk = recycled.try_recv().unwrap_or_default();
-            chunk.clear();
-            input.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
-            if chunk.is_empty() {
+            chunk.resize(CHUNK, 0);
+            let filled = fill(&mut input, &mut chunk)?;
+            if filled == 0 {
                 return Ok(());
             }
-            hash.update(&chunk);
-            length += chunk.len() as u64;
+            chunk.truncate(filled);
+            inflated.hash.update(&chunk);
+            inflated.length += filled as u64;
             if chunks.send(Ok(chunk)).is_err() {
                 // The reader found something to refuse.
                 return Ok(());
@@ -187,7 +240,21 @@ fn inflate(
         // As above.
         let _ = chunks.send(Err(cause));
     }
-    (Digest::from_bytes(hash.finalize().into()), length)
+    inflated
+}
+
+/// Reads until the buffer is full or there is no more; how much that was.
+fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// The decompressed stream, at the reader's end.

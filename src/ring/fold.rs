@@ -30,7 +30,7 @@ const LOOSE: usize = 8;
 const SMALL: u64 = 256 << 10;
 
 /// Of what a group takes, at most one part in so many is hidden.
-const WASTE_SHARE: u64 = 4;
+const WASTE_SHARE: u64 = 8;
 
 /// So many are merged even where nobody knows what they stand on: the kernel stacks 500.
 const LONG: usize = 200;
@@ -351,7 +351,7 @@ mod tests {
         let mut group = plain(&[100, 10, 10]);
         group[1].hidden = 10 * MIB;
         assert_eq!(plan_start(&group), None, "that is little");
-        group[0].hidden = 30 * MIB;
+        group[0].hidden = 10 * MIB;
         assert_eq!(plan_start(&group), Some(0));
         let mut group = plain(&[100, 40, 40, 1]);
         (group[1].hidden, group[2].hidden) = (40 * MIB, 10 * MIB);

@@ -13,7 +13,7 @@ use crate::ids::LayerId;
 use crate::image::layout::Layout;
 use crate::image::manifest::Descriptor;
 use crate::metrics;
-use crate::pack::{Compression, Expected, Files, Limits, pack_layer, unpack_layer};
+use crate::pack::{Compression, pack_layer, rebuild_layer};
 use crate::store::{Layers, Stage};
 use crate::sys::fs::{disk_usage, space, sync_file_system};
 use crate::sys::process::boot_id;
@@ -47,7 +47,8 @@ impl std::fmt::Debug for PackOptions<'_> {
 }
 
 impl Ring {
-    /// Packs every entry that is only sealed, oldest first, and evicts what is over the limits.
+    /// Packs every entry that is only sealed by now, oldest first, and evicts what is over the limits. What is sealed
+    /// meanwhile has a worker of its own: where it comes as fast as it is packed, the rest would wait for ever.
     ///
     /// Only one process does this at a time in a store: the one that has its worker lock.
     ///
@@ -57,10 +58,14 @@ impl Ring {
     pub fn pack(&self, options: &mut PackOptions<'_>) -> Result<()> {
         self.sweep_blobs()?;
         self.mark_synced()?;
-        while let Some(entry) = self.read()?.entries.iter().find(|entry| entry.manifest.is_none()).cloned() {
+        let last = self.read()?.last_seq;
+        let waits = |entry: &&Entry| entry.manifest.is_none() && entry.seq <= last;
+        while let Some(entry) = self.read()?.entries.iter().find(waits).cloned() {
             self.pack_entry(&entry, options)
                 .context(|| format!("pack entry @{} of ring '{}'", entry.seq, self.name()))?;
         }
+        // Nothing is evicted before the newest entry is on disk, and there may be a newer one.
+        self.mark_synced()?;
         let mut locked = self.lock()?;
         locked.evict()?;
         // Again, if nothing left: also for what was interrupted before, or replaced since.
@@ -227,11 +232,9 @@ impl Locked {
         for pack in &record.packs {
             let stage = layers.stage()?;
             let blob = open_pack(&layout, pack)?;
-            let expected = Expected { digest: pack.digest.clone(), diff_id: Some(pack.diff_id.clone()) };
             let compression = Compression::from_media_type(&pack.media_type)?;
-            // Its own pack cannot be a bomb: the digest was written by this store.
-            let limits = Limits { max_bytes: u64::MAX, max_entries: u64::MAX, files: Files::Layer };
-            unpack_layer(&blob, &expected, compression, store.class(), &limits, stage.directory())?;
+            // What it holds, and that it is no bomb, was seen when it was packed or fetched.
+            rebuild_layer(&blob, &pack.digest, compression, store.class(), stage.directory())?;
             stages.push(stage);
         }
         let [only] = stages.as_slice() else {

@@ -74,7 +74,7 @@ fn plan_repack(state: &RingState) -> Vec<LayerId> {
         let pinned = state.entries.iter().filter(above).any(|entry| entry.pinned);
         let crowded = state.entries.iter().filter(above).any(|entry| pack_count(state, entry) > CROWD);
         let unfolded = record.unfolded_bytes.unwrap_or(record.disk_bytes);
-        let bulky = unfolded > record.disk_bytes + (record.disk_bytes / 3).max(SMALL);
+        let bulky = unfolded > record.disk_bytes + (record.disk_bytes / 4).max(SMALL);
         record.packs.len() > 1 && (crowded || !pinned && (bulky || record.packs.len() > FEW))
     };
     let worth_it = state.layers.iter().filter(|(layer, record)| is_worth_it(layer, record));
@@ -172,12 +172,12 @@ mod tests {
     fn many_packs_become_one_and_a_few_only_if_they_hold_too_much() {
         let plan = |packs, bytes| {
             let unfolded_bytes = Some(bytes);
-            plan_repack(&ring(LayerRecord { unfolded_bytes, ..LayerRecord::new(3 << 20, packs) }).0).len()
+            plan_repack(&ring(LayerRecord { unfolded_bytes, ..LayerRecord::new(4 << 20, packs) }).0).len()
         };
-        assert_eq!(plan(packs("a b c d"), 4 << 20), 0);
-        assert_eq!(plan(packs("a b c d e"), 3 << 20), 1);
-        assert_eq!(plan(packs("a b"), 5 << 20), 1);
-        assert_eq!(plan(packs("a"), 5 << 20), 0);
+        assert_eq!(plan(packs("a b c d"), 5 << 20), 0);
+        assert_eq!(plan(packs("a b c d e"), 4 << 20), 1);
+        assert_eq!(plan(packs("a b"), 6 << 20), 1);
+        assert_eq!(plan(packs("a"), 6 << 20), 0);
     }
 
     #[test]
