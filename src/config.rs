@@ -39,6 +39,10 @@ pub struct Config {
 pub struct Store {
     /// Free space that packing and snapshots leave alone.
     pub min_free: Floor,
+    /// Bytes on disk that layers and packs of all rings may take together; unlimited if not set.
+    pub max_bytes: Option<Size>,
+    /// Whether entries leave so that `min_free` stays free.
+    pub make_room: bool,
 }
 
 /// `[ring]`: what holds for rings that say nothing else, and what they may say.
@@ -109,7 +113,7 @@ pub struct Metrics {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { min_free: Floor::Percent(5) }
+        Self { min_free: Floor::Percent(5), max_bytes: None, make_room: false }
     }
 }
 

@@ -72,3 +72,20 @@ pub struct Unmount {
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 }
+
+/// Which entries `ring set` keeps whatever the depth.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Rules {
+    /// Keep the newest N entries, also where the depth is less; 0 to take such a rule away
+    #[arg(long = "keep-last", value_name = "N")]
+    pub last: Option<u32>,
+    /// Keep the newest entry of each of the last N hours that have one
+    #[arg(long = "keep-hourly", value_name = "N")]
+    pub hourly: Option<u32>,
+    /// Keep the newest entry of each of the last N days that have one
+    #[arg(long = "keep-daily", value_name = "N")]
+    pub daily: Option<u32>,
+    /// Keep the newest entry of each of the last N weeks that have one
+    #[arg(long = "keep-weekly", value_name = "N")]
+    pub weekly: Option<u32>,
+}

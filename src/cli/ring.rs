@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::look::{Cat, Log, Mount, Restore, Unmount};
+use super::look::{Cat, Log, Mount, Restore, Rules, Unmount};
 use super::node::parse_node;
 use super::op::{Elsewhere, Waiting};
 use crate::ids::NodeName;
@@ -213,6 +213,9 @@ pub struct Set {
     /// The most bytes on disk, such as 2GiB; 'none' for no limit
     #[arg(long, value_name = "BYTES")]
     pub max_bytes: Option<String>,
+    /// What is kept whatever the depth.
+    #[command(flatten)]
+    pub keep: Rules,
     /// Only say what would be evicted
     #[arg(long, conflicts_with = "on")]
     pub dry_run: bool,

@@ -48,6 +48,7 @@ pub mod ownership;
 pub mod prune;
 pub mod pull;
 pub mod push;
+mod quota;
 pub mod request;
 pub mod ring_move;
 pub mod save;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Place, function, tally};
+use super::{Place, function, quota, tally};
 use crate::error::{Context, Result};
 use crate::ids::RingName;
 use crate::ring::{PackOptions, Progress, Ring, gc};
@@ -169,6 +169,9 @@ fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut 
             first_failure.get_or_insert(error);
         }
         tally::save(store);
+    }
+    if let Err(error) = quota::keep(place, store) {
+        first_failure.get_or_insert(error);
     }
     let collected = gc::collect(store).and_then(|()| function::collect(store));
     match (first_failure, only) {

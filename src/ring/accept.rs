@@ -127,6 +127,7 @@ impl Locked {
         if role == Role::Home {
             state.depth = terms.depth.unwrap_or(state.depth);
             state.max_bytes = terms.max_bytes;
+            state.keep = terms.keep;
             state.moves = terms.moves;
             for entry in &mut state.entries {
                 entry.pinned = delivery.listed.iter().any(|listed| listed.seq == entry.seq && listed.pinned);

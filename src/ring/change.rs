@@ -1,7 +1,9 @@
 //! Changes that an operator asks for: each is one replacement of `ring.json`.
 
 use super::entry::Entry;
+use super::keep::KeepChange;
 use super::selector::{Selected, Selector};
+use super::state::RingState;
 use super::{Locked, index};
 use crate::error::{Error, Kind, Result};
 
@@ -12,6 +14,31 @@ pub enum Pin {
     Pinned,
     /// It may go.
     Unpinned,
+}
+
+/// What is to be changed about the limits of a ring: what is `None` stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitChange {
+    /// The most entries.
+    pub depth: Option<usize>,
+    /// The most bytes, or that there is no such limit.
+    pub max_bytes: Option<Option<u64>>,
+    /// Which entries are kept whatever the depth.
+    pub keep: KeepChange,
+}
+
+impl LimitChange {
+    /// Whether nothing is to be changed.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn apply(self, state: &mut RingState) {
+        state.depth = self.depth.unwrap_or(state.depth);
+        state.max_bytes = self.max_bytes.unwrap_or(state.max_bytes);
+        state.keep = state.keep.changed(self.keep);
+    }
 }
 
 impl Locked {
@@ -52,14 +79,13 @@ impl Locked {
         Ok(entry)
     }
 
-    /// Sets limits, evicts what is over them, and gives the numbers of what left. `None` leaves a limit as it is.
+    /// Sets limits, evicts what is over them, and gives the numbers of what left.
     ///
     /// # Errors
     /// Those of writing and removing.
-    pub fn set_limits(&mut self, depth: Option<usize>, max_bytes: Option<Option<u64>>) -> Result<Vec<u64>> {
+    pub fn set_limits(&mut self, change: LimitChange) -> Result<Vec<u64>> {
         self.check_here("limit")?;
-        self.state.depth = depth.unwrap_or(self.state.depth);
-        self.state.max_bytes = max_bytes.unwrap_or(self.state.max_bytes);
+        change.apply(&mut self.state);
         self.commit()?;
         self.evict()
     }
@@ -68,10 +94,9 @@ impl Locked {
     ///
     /// # Errors
     /// Those of reading the present run.
-    pub fn would_evict(&self, depth: Option<usize>, max_bytes: Option<Option<u64>>) -> Result<Vec<u64>> {
+    pub fn would_evict(&self, change: LimitChange) -> Result<Vec<u64>> {
         let mut state = self.state.clone();
-        state.depth = depth.unwrap_or(state.depth);
-        state.max_bytes = max_bytes.unwrap_or(state.max_bytes);
+        change.apply(&mut state);
         Ok(state.plan_eviction(&self.in_use()?))
     }
 

@@ -15,6 +15,7 @@ use super::Ring;
 use super::elsewhere::Elsewhere;
 use super::entry::{Entry, is_tag_of, timestamp};
 use super::index::OURS;
+use super::keep::Keep;
 use super::offer::{Offer, parse_time};
 use super::state::{LayerRecord, PackRecord, RingState};
 use crate::error::{Context, Error, Kind, Result, quote};
@@ -54,6 +55,8 @@ pub struct Terms {
     pub depth: Option<usize>,
     /// The most bytes.
     pub max_bytes: Option<u64>,
+    /// Which entries are kept whatever the depth.
+    pub keep: Keep,
     /// Where the next run starts.
     pub next: Next,
     /// The number of the newest entry that there ever was.
@@ -137,6 +140,8 @@ pub fn describe(ring: &Ring, state: &RingState) -> Result<Index> {
     say("", Some(ring.name().to_string()));
     say(".depth", Some(state.depth.to_string()));
     say(".max-bytes", state.max_bytes.map(|bytes| bytes.to_string()));
+    let keep = serde_json::to_string(&state.keep).context(|| "write the ring's rules")?;
+    say(".keep", Some(keep).filter(|_| !state.keep.is_nothing()));
     say(".next", Some(state.next.map_or_else(|| BASE.to_owned(), |seq| seq.to_string())));
     say(".last-seq", Some(state.last_seq.to_string()));
     say(".last-exit", state.last_exit.map(timestamp));
@@ -176,14 +181,16 @@ pub fn read_index(bytes: &[u8]) -> Result<(Vec<Listed>, Terms)> {
     let newest = listed.last().map_or(0, |entry| entry.seq);
     let last_seq = number(".last-seq")?.unwrap_or(0).clamp(newest, SEQ_MAX);
     let (max_bytes, moves) = (number(".max-bytes")?, number(".moves")?.unwrap_or(0).min(SEQ_MAX));
-    Ok((listed, Terms { depth, max_bytes, next, last_seq, last_exit, moves }))
+    let keep = index.annotation("run.regen.ring.keep").map(serde_json::from_str).transpose();
+    let keep = keep.map_err(|error| refuse(format!("its rules make no sense: {error}")))?.unwrap_or_default();
+    Ok((listed, Terms { depth, max_bytes, keep, next, last_seq, last_exit, moves }))
 }
 
 /// What a ring that has no index says of itself: the newest entry is where the next run starts.
 #[must_use]
 pub fn terms_without_index(listed: &[Listed]) -> Terms {
     let last_seq = listed.last().map_or(0, |entry| entry.seq);
-    Terms { depth: None, max_bytes: None, next: Next::Unsaid, last_seq, last_exit: None, moves: 0 }
+    Terms { last_seq, ..Terms::default() }
 }
 
 /// The tag in a ring's layout of a base that came along with an entry, by its fingerprint.

@@ -8,6 +8,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use rustix::mount::{UnmountFlags, unmount as unmount_at};
@@ -24,6 +26,10 @@ use crate::sys::process::Identity;
 
 /// What stands in the record where a container's id would.
 const NOBODY: &str = "ring-look";
+
+/// How long to wait for copies of a mount to go.
+const COPIES: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A state that stays as long as this value, or a mount of it.
 #[derive(Debug)]
@@ -174,8 +180,16 @@ pub fn unmount(store: &Store, directory: &Path) -> Result<()> {
         }
         other => other?,
     }
-    // Another mount namespace may have a copy of it still: then a worker forgets it later.
-    if seal::is_held(&run)? { Ok(()) } else { run.remove() }
+    // Mount namespaces that others have just made have a copy of it, as a rule for a moment.
+    let began = Instant::now();
+    while seal::is_held(&run)? {
+        if began.elapsed() > COPIES {
+            // Whoever keeps one keeps the layers; a worker forgets it later.
+            return Ok(());
+        }
+        sleep(PAUSE);
+    }
+    run.remove()
 }
 
 /// The run of the mounted state that has this `st_dev`. Numbers are given anew, but not that of a mount that lives.

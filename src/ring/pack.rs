@@ -195,16 +195,21 @@ impl Locked {
     /// Those of writing and removing; what a crash leaves is collected later.
     pub fn evict(&mut self) -> Result<Vec<u64>> {
         let leaving = self.state.plan_eviction(&self.in_use()?);
+        self.let_go(&leaving)?;
+        Ok(leaving)
+    }
+
+    /// Lets go of entries, with what only they needed.
+    pub(super) fn let_go(&mut self, leaving: &[u64]) -> Result<()> {
         if leaving.is_empty() {
-            return Ok(leaving);
+            return Ok(());
         }
         self.state.entries.retain(|entry| !leaving.contains(&entry.seq));
         self.state.forget_unused_layers();
         self.commit()?;
         metrics::entries_evicted(leaving.len());
         index::write_index(self)?;
-        index::collect_blobs(self)?;
-        Ok(leaving)
+        index::collect_blobs(self)
     }
 
     /// Makes sure that the layers are there, rebuilding those that were lost from their packs.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::entry::{Entry, Outcome};
+use super::keep::{Keep, kept};
 use crate::ids::LayerId;
 
 /// How much a ring may hold.
@@ -43,45 +44,116 @@ pub fn replaces(newest: &Entry, new: &Entry) -> bool {
 /// the newest has not reached the disk, nothing leaves. `sizes` gives the bytes on disk of each layer with its pack.
 ///
 /// What stands beside the main line pushes nothing out of it: it is counted apart, at most as many as of the main line,
-/// and where bytes are missing it leaves first.
+/// and where bytes are missing it leaves first. What a rule of `keep` keeps leaves for bytes only, and after all others; where
+/// there are such rules, the depth is how many of the newest are kept beside.
 #[must_use]
-pub fn plan_eviction(entries: &[Entry], held: Held<'_>, limits: Limits, sizes: &HashMap<LayerId, u64>) -> Vec<u64> {
-    let newest = newest_of(entries, Line::Main);
-    if newest.is_some_and(|newest| !newest.synced) {
-        return Vec::new();
-    }
-    let good = entries.iter().rev().find(|entry| !entry.side && entry.outcome == Outcome::Good);
-    let last_side = newest_of(entries, Line::Side).filter(|entry| !entry.synced);
-    let stays = |entry: &Entry| {
-        let is = |other: Option<&Entry>| other.is_some_and(|other| other.seq == entry.seq);
-        let held = held.next == Some(entry.seq) || held.in_use.contains(&entry.seq);
-        // What is not on disk yet is all that there is of its run, and so is what was before it.
-        entry.pinned || held || is(newest) || is(good) || (entry.side && last_side.is_some())
-    };
+pub fn plan_eviction(
+    entries: &[Entry],
+    held: Held<'_>,
+    limits: Limits,
+    keep: Keep,
+    sizes: &HashMap<LayerId, u64>,
+) -> Vec<u64> {
+    let Some(policy) = Policy::new(entries, held, keep) else { return Vec::new() };
     let mut kept: Vec<&Entry> = entries.iter().collect();
     let mut leaving = Vec::new();
-    while let Some(index) = next_to_leave(&kept, limits, sizes, &stays) {
+    while let Some(index) = policy.next_to_leave(&kept, limits, sizes) {
         leaving.push(kept.remove(index).seq);
     }
     leaving.sort_unstable();
     leaving
 }
 
-/// Which of the kept entries leaves next, if one has to and may.
-fn next_to_leave(
-    kept: &[&Entry],
-    limits: Limits,
+/// An entry that may leave for the sake of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Departure {
+    /// Its number.
+    pub(super) seq: u64,
+    /// The layer at which no entry of the ring that stays longer ends; `None` if there is one.
+    pub(super) layer: Option<LayerId>,
+    /// The most bytes that are free once nobody stands on it any more either.
+    pub(super) bytes: u64,
+}
+
+/// All entries that may leave where bytes are missing, in the order in which they do.
+pub(super) fn plan_departures(
+    entries: &[Entry],
+    held: Held<'_>,
+    keep: Keep,
     sizes: &HashMap<LayerId, u64>,
-    stays: &dyn Fn(&Entry) -> bool,
-) -> Option<usize> {
-    let oldest = |line: Line| kept.iter().position(|entry| line.has(entry) && !stays(entry));
-    let oldest_too_many = |line: Line| {
-        let count = kept.iter().filter(|entry| line.has(entry)).count();
-        if count > limits.depth { oldest(line) } else { None }
-    };
-    let is_too_large = limits.max_bytes.is_some_and(|max| bytes(kept.iter().copied(), sizes) > max);
-    let oldest_too_large = || if is_too_large { oldest(Line::Side).or_else(|| oldest(Line::Main)) } else { None };
-    oldest_too_many(Line::Side).or_else(|| oldest_too_many(Line::Main)).or_else(oldest_too_large)
+) -> Vec<Departure> {
+    let Some(policy) = Policy::new(entries, held, keep) else { return Vec::new() };
+    let mut kept: Vec<&Entry> = entries.iter().collect();
+    let mut departures = Vec::new();
+    while let Some(index) = policy.next_for_bytes(&kept) {
+        let entry = kept.remove(index);
+        let own = entry.layers.last().filter(|layer| !kept.iter().any(|other| other.layers.last() == Some(layer)));
+        let bytes = own.and_then(|layer| sizes.get(layer)).copied().unwrap_or_default();
+        departures.push(Departure { seq: entry.seq, layer: own.cloned(), bytes });
+    }
+    departures
+}
+
+/// Which entries of a ring stay whatever is missing, and which by a rule.
+struct Policy {
+    stays: HashSet<u64>,
+    ruled: HashSet<u64>,
+    keep: Keep,
+}
+
+impl Policy {
+    /// `None` as long as nothing may leave.
+    fn new(entries: &[Entry], held: Held<'_>, keep: Keep) -> Option<Self> {
+        let newest = newest_of(entries, Line::Main);
+        if newest.is_some_and(|newest| !newest.synced) {
+            return None;
+        }
+        let good = entries.iter().rev().find(|entry| !entry.side && entry.outcome == Outcome::Good);
+        let last_side = newest_of(entries, Line::Side).filter(|entry| !entry.synced);
+        let stays = |entry: &&Entry| {
+            let is = |other: Option<&Entry>| other.is_some_and(|other| other.seq == entry.seq);
+            let held = held.next == Some(entry.seq) || held.in_use.contains(&entry.seq);
+            // What is not on disk yet is all that there is of its run, and so is what was before it.
+            entry.pinned || held || is(newest) || is(good) || (entry.side && last_side.is_some())
+        };
+        let stays = entries.iter().filter(stays).map(|entry| entry.seq).collect();
+        Some(Self { stays, ruled: kept(entries, keep), keep })
+    }
+
+    /// The oldest of a line that may leave.
+    fn oldest(&self, kept: &[&Entry], line: Line, ruled: &HashSet<u64>) -> Option<usize> {
+        let may = |entry: &&Entry| line.has(entry) && !self.stays.contains(&entry.seq) && !ruled.contains(&entry.seq);
+        kept.iter().position(may)
+    }
+
+    /// Which of the kept entries leaves next, if one has to and may.
+    fn next_to_leave(&self, kept: &[&Entry], limits: Limits, sizes: &HashMap<LayerId, u64>) -> Option<usize> {
+        let is_too_large = limits.max_bytes.is_some_and(|max| bytes(kept.iter().copied(), sizes) > max);
+        let for_bytes = || if is_too_large { self.next_for_bytes(kept) } else { None };
+        self.next_for_depth(kept, Line::Side, limits.depth)
+            .or_else(|| self.next_for_depth(kept, Line::Main, limits.depth))
+            .or_else(for_bytes)
+    }
+
+    fn next_for_depth(&self, kept: &[&Entry], line: Line, depth: usize) -> Option<usize> {
+        let own: Vec<usize> = (0..kept.len()).filter(|index| line.has(kept[*index])).collect();
+        let too_many = own.len().checked_sub(depth).filter(|count| *count > 0)?;
+        if line == Line::Side || self.keep.is_nothing() {
+            return self.oldest(kept, line, &self.ruled);
+        }
+        // Entries that a rule keeps are no reason for others to leave.
+        let may = |index: &&usize| {
+            let seq = kept[**index].seq;
+            !self.stays.contains(&seq) && !self.ruled.contains(&seq)
+        };
+        own[..too_many].iter().find(may).copied()
+    }
+
+    fn next_for_bytes(&self, kept: &[&Entry]) -> Option<usize> {
+        self.oldest(kept, Line::Side, &self.ruled)
+            .or_else(|| self.oldest(kept, Line::Main, &self.ruled))
+            .or_else(|| self.oldest(kept, Line::Main, &HashSet::new()))
+    }
 }
 
 /// What an entry belongs to.
@@ -122,7 +194,7 @@ mod tests {
     }
 
     fn evict(entries: &[Entry], held: Held<'_>, limits: Limits) -> Vec<u64> {
-        plan_eviction(entries, held, limits, &HashMap::new())
+        plan_eviction(entries, held, limits, Keep::default(), &HashMap::new())
     }
 
     #[test]
@@ -163,9 +235,9 @@ mod tests {
         }
         let sizes = entries.iter().map(|entry| (entry.layers[0].clone(), 10)).collect();
         let limits = |max| Limits { depth: 8, max_bytes: Some(max) };
-        assert!(plan_eviction(&entries, Held::default(), limits(30), &sizes).is_empty());
-        assert_eq!(plan_eviction(&entries, Held::default(), limits(29), &sizes), [1]);
-        assert_eq!(plan_eviction(&entries, Held::default(), limits(1), &sizes), [1, 2]);
+        assert!(plan_eviction(&entries, Held::default(), limits(30), Keep::default(), &sizes).is_empty());
+        assert_eq!(plan_eviction(&entries, Held::default(), limits(29), Keep::default(), &sizes), [1]);
+        assert_eq!(plan_eviction(&entries, Held::default(), limits(1), Keep::default(), &sizes), [1, 2]);
     }
 
     #[test]
@@ -204,8 +276,8 @@ mod tests {
         let entries = apart(vec![entry(1, Outcome::Good), entry(2, Outcome::Good), side(3, Outcome::Good)]);
         let sizes = entries.iter().map(|entry| (entry.layers[0].clone(), 10)).collect();
         let limits = |max| Limits { depth: 8, max_bytes: Some(max) };
-        assert_eq!(plan_eviction(&entries, Held::default(), limits(20), &sizes), [3]);
-        assert_eq!(plan_eviction(&entries, Held::default(), limits(10), &sizes), [1, 3]);
+        assert_eq!(plan_eviction(&entries, Held::default(), limits(20), Keep::default(), &sizes), [3]);
+        assert_eq!(plan_eviction(&entries, Held::default(), limits(10), Keep::default(), &sizes), [1, 3]);
     }
 
     #[test]
@@ -252,10 +324,10 @@ mod tests {
             let limits = Limits { depth, max_bytes: None };
             let held = Held { next: Some(next), in_use: &[used] };
             let main: Vec<_> = entries.iter().filter(|entry| !entry.side).cloned().collect();
-            let mut leaving = plan_eviction(&entries, held, limits, &sizes);
+            let mut leaving = plan_eviction(&entries, held, limits, Keep::default(), &sizes);
             prop_assert!(leaving.is_sorted());
             leaving.retain(|seq| main.iter().any(|entry| entry.seq == *seq));
-            prop_assert_eq!(leaving, plan_eviction(&main, held, limits, &sizes));
+            prop_assert_eq!(leaving, plan_eviction(&main, held, limits, Keep::default(), &sizes));
         }
 
         #[test]
@@ -263,10 +335,10 @@ mod tests {
             (entries, sizes) in rings(), depth in 1..6_usize, max in 0..1000_u64
         ) {
             let limits = Limits { depth, max_bytes: Some(max) };
-            let leaving = plan_eviction(&entries, Held::default(), limits, &sizes);
+            let leaving = plan_eviction(&entries, Held::default(), limits, Keep::default(), &sizes);
             let kept: Vec<_> = entries.iter().filter(|entry| !leaving.contains(&entry.seq)).cloned().collect();
             let left_for_bytes = |entry: &&Entry| !entry.side && leaving.contains(&entry.seq);
-            let by_depth = plan_eviction(&entries, Held::default(), Limits { depth, max_bytes: None }, &sizes);
+            let by_depth = plan_eviction(&entries, Held::default(), Limits { depth, max_bytes: None }, Keep::default(), &sizes);
             let for_bytes = entries.iter().filter(left_for_bytes).any(|entry| !by_depth.contains(&entry.seq));
             let last_side_is_safe = entries.iter().rev().find(|entry| entry.side).is_none_or(|entry| entry.synced);
             if for_bytes && last_side_is_safe {
@@ -281,7 +353,7 @@ mod tests {
             let limits = Limits { depth, max_bytes: Some(max) };
             let in_use = [held];
             let held = Held { next: None, in_use: &in_use };
-            let leaving = plan_eviction(&entries, held, limits, &sizes);
+            let leaving = plan_eviction(&entries, held, limits, Keep::default(), &sizes);
             prop_assert!(!leaving.contains(&in_use[0]));
             let main = |entry: &&Entry| !entry.side;
             let newest = entries.iter().rev().find(main);
@@ -290,7 +362,50 @@ mod tests {
                 prop_assert!(!leaving.contains(&kept.seq), "@{} left", kept.seq);
             }
             let rest: Vec<_> = entries.iter().filter(|entry| !leaving.contains(&entry.seq)).cloned().collect();
-            prop_assert!(plan_eviction(&rest, held, limits, &sizes).is_empty());
+            prop_assert!(plan_eviction(&rest, held, limits, Keep::default(), &sizes).is_empty());
         }
+
+        #[test]
+        fn rules_only_keep_more_and_the_rest_is_as_deep_as_it_is_to_be(
+            (entries, sizes) in rings(), depth in 1..6_usize, last in 0..8_u32, daily in 0..4_u32, max in 0..1000_u64
+        ) {
+            let keep = Keep { last, daily, ..Keep::default() };
+            let by_depth = Limits { depth, max_bytes: None };
+            let leaving = plan_eviction(&entries, Held::default(), by_depth, keep, &sizes);
+            let ruled = kept(&entries, keep);
+            prop_assert!(leaving.iter().all(|seq| !ruled.contains(seq)));
+            let newest: Vec<_> = entries.iter().rev().filter(|entry| !entry.side).take(depth).collect();
+            prop_assert!(keep.is_nothing() || newest.iter().all(|entry| !leaving.contains(&entry.seq)));
+            let rest: Vec<_> = entries.iter().filter(|entry| !leaving.contains(&entry.seq)).cloned().collect();
+            prop_assert!(plan_eviction(&rest, Held::default(), by_depth, keep, &sizes).is_empty());
+            // Bytes go before rules, but not before what never leaves.
+            let limits = Limits { depth, max_bytes: Some(max) };
+            let leaving = plan_eviction(&entries, Held::default(), limits, keep, &sizes);
+            prop_assert!(entries.iter().filter(|entry| entry.pinned).all(|entry| !leaving.contains(&entry.seq)));
+            let departures = plan_departures(&entries, Held::default(), keep, &sizes);
+            prop_assert!(leaving.iter().all(|seq| departures.iter().any(|departure| departure.seq == *seq)));
+        }
+    }
+
+    #[test]
+    fn what_a_rule_keeps_is_no_reason_for_others_to_leave() {
+        let keep = Keep { last: 0, hourly: 0, daily: 3, weekly: 0 };
+        let day = |entry: Entry, days: i64| {
+            let created = entry.created - chrono::TimeDelta::days(days);
+            Entry { created, ..entry }
+        };
+        let mut entries = ring(&[Outcome::Good; 6]);
+        for (entry, days) in entries.iter_mut().zip([2, 2, 1, 0, 0, 0]) {
+            *entry = day(entry.clone(), days);
+        }
+        let leaving = |keep, limits| plan_eviction(&entries, Held::default(), limits, keep, &HashMap::new());
+        assert_eq!(leaving(keep, DEPTH_2), [1, 4]);
+        assert_eq!(leaving(Keep::default(), DEPTH_2), [1, 2, 3, 4]);
+        let entries = apart(entries.clone());
+        let sizes = entries.iter().map(|entry| (entry.layers[0].clone(), 10)).collect();
+        let limits = |max| Limits { depth: 2, max_bytes: Some(max) };
+        let leaving = |max| plan_eviction(&entries, Held::default(), limits(max), keep, &sizes);
+        assert_eq!(leaving(30), [1, 4, 5], "those that no rule keeps leave first");
+        assert_eq!(leaving(20), [1, 2, 4, 5]);
     }
 }

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::elsewhere::Elsewhere;
 use super::entry::{Entry, Reason};
+use super::keep::Keep;
 use super::selector::{Selected, Selector, select};
 use super::side::Side;
 use super::slot::{self, Held, Limits};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, Digest, LayerId};
-use crate::store::format::{ELSEWHERE, Format, SIDES};
+use crate::store::format::{ELSEWHERE, Format, KEEP, SIDES};
 use crate::sys::fs::{Durability, read_capped, replace_file};
 
 pub(super) const NAME: &str = "ring.json";
@@ -29,6 +30,9 @@ pub struct RingState {
     pub depth: usize,
     /// The most bytes on disk of what only this ring needs.
     pub max_bytes: Option<u64>,
+    /// Which entries are kept whatever the depth.
+    #[serde(default, skip_serializing_if = "Keep::is_nothing")]
+    pub keep: Keep,
     /// The number of the newest entry that there ever was.
     pub last_seq: u64,
     /// Where the next run starts; `None` for the bare base.
@@ -130,6 +134,7 @@ impl RingState {
             format: Format::default(),
             depth: limits.depth,
             max_bytes: limits.max_bytes,
+            keep: Keep::default(),
             last_seq: 0,
             next: None,
             run: None,
@@ -173,6 +178,11 @@ impl RingState {
             self.format.require(SIDES);
         } else {
             self.format.release(SIDES);
+        }
+        if self.keep.is_nothing() {
+            self.format.release(KEEP);
+        } else {
+            self.format.require(KEEP);
         }
         match self.elsewhere {
             Some(_) => self.format.require(ELSEWHERE),
@@ -295,7 +305,7 @@ impl RingState {
 
     pub(super) fn plan_eviction(&self, in_use: &[u64]) -> Vec<u64> {
         let held = Held { next: self.next, in_use };
-        slot::plan_eviction(&self.entries, held, self.limits(), &self.sizes())
+        slot::plan_eviction(&self.entries, held, self.limits(), self.keep, &self.sizes())
     }
 
     /// Forgets layers that no entry has any more.

@@ -9,6 +9,7 @@ use crate::command::World;
 use crate::command::op::{How, everywhere};
 use crate::error::{Error, Kind as Reason, Result};
 use crate::operation::Kind;
+use crate::ring::LimitChange;
 use crate::ring::selector::Target;
 
 /// What is said to the daemon.
@@ -74,8 +75,11 @@ fn parameters(world: &World, verb: &Verb) -> Result<Value> {
             json!({"ring": name.to_string(), "entry": selector.to_string()})
         }
         Verb::Set(arguments) => {
-            let (depth, max_bytes) = set::limits(arguments)?;
+            let LimitChange { depth, max_bytes, keep } = set::limits(arguments)?;
             let mut parameters = json!({"ring": arguments.ring, "depth": depth});
+            if !keep.is_nothing() {
+                parameters["keep"] = json!(keep);
+            }
             if let Some(max_bytes) = max_bytes {
                 parameters["max_bytes"] = json!(max_bytes);
             }

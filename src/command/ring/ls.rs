@@ -11,6 +11,8 @@ use crate::ids::{ContainerId, LayerId, Name, RingName};
 use crate::ring::Ring;
 use crate::ring::elsewhere::Elsewhere;
 use crate::ring::entry::timestamp;
+use crate::ring::keep::Keep;
+use crate::ring::quota;
 use crate::store::Run;
 
 #[derive(Debug, Serialize)]
@@ -20,6 +22,9 @@ struct RingView {
     entries: usize,
     depth: usize,
     max_bytes: Option<u64>,
+    /// Which entries are kept whatever the depth; absent if there are no such rules.
+    #[serde(skip_serializing_if = "Keep::is_nothing")]
+    keep: Keep,
     bytes: u64,
     last_exit: Option<String>,
     in_use_by: Option<ContainerId>,
@@ -41,7 +46,18 @@ pub(super) fn run(world: &World, output: Output) -> Result<u8> {
     };
     let views: Vec<_> =
         rings.iter().map(|ring| describe(ring).unwrap_or_else(|error| RingView::damaged(ring, &error))).collect();
-    print(output, &views, || text(world, &views))?;
+    let limit = world.place.config.store.max_bytes.map(|size| size.0);
+    let together = match (store(world)?, limit) {
+        (Some(store), Some(limit)) => Some((quota::used(&store)?, limit)),
+        (None, _) | (_, None) => None,
+    };
+    print(output, &views, || {
+        let mut text = text(world, &views);
+        text.extend(together.map(|(used, limit)| {
+            format!("all rings together: {} of {}\n", view::size(Some(used)), view::size(Some(limit)))
+        }));
+        text
+    })?;
     Ok(u8::from(views.iter().any(|ring| ring.error.is_some())))
 }
 
@@ -61,6 +77,7 @@ fn describe(ring: &Ring) -> Result<RingView> {
         entries: state.entries.len(),
         depth: state.depth,
         max_bytes: state.max_bytes,
+        keep: state.keep,
         bytes: state.bytes(),
         last_exit: state.last_exit.map(timestamp),
         in_use_by,
@@ -78,6 +95,7 @@ impl RingView {
             entries: 0,
             depth: 0,
             max_bytes: None,
+            keep: Keep::default(),
             bytes: 0,
             last_exit: None,
             in_use_by: None,
@@ -101,6 +119,14 @@ fn users(ring: &RingView) -> String {
     if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }
 
+/// The depth, and what is kept beside: `8 +24h +7d`.
+fn depth(ring: &RingView) -> String {
+    let Keep { last, hourly, daily, weekly } = ring.keep;
+    let rules = [(last, ""), (hourly, "h"), (daily, "d"), (weekly, "w")];
+    let rules = rules.iter().filter(|(most, _)| *most > 0).map(|(most, unit)| format!(" +{most}{unit}"));
+    std::iter::once(ring.depth.to_string()).chain(rules).collect()
+}
+
 fn text(world: &World, views: &[RingView]) -> String {
     let head = ["RING", "ENTRIES", "DEPTH", "SIZE", "LIMIT", "LAST EXIT", "IN USE BY"].map(str::to_owned);
     let row = |ring: &RingView| {
@@ -108,7 +134,7 @@ fn text(world: &World, views: &[RingView]) -> String {
         [
             if ring.owner == world.place.owner { ring.name.to_string() } else { full.to_string() },
             ring.entries.to_string(),
-            ring.depth.to_string(),
+            depth(ring),
             view::size(Some(ring.bytes)),
             view::size(ring.max_bytes),
             ring.last_exit.clone().unwrap_or_else(|| "-".into()),

@@ -11,8 +11,9 @@ use crate::operation::Kind;
 use crate::ops::snapshot::Taken;
 use crate::ops::{Place, snapshot, worker};
 use crate::ring::entry::{Entry, Reason};
+use crate::ring::keep::KeepChange;
 use crate::ring::selector::{Selector, Target};
-use crate::ring::{Pin, Ring as OneRing};
+use crate::ring::{LimitChange, Pin, Ring as OneRing};
 use crate::store::Store;
 
 /// Who changes rings.
@@ -22,7 +23,7 @@ use crate::store::Store;
 /// | rollback | `to`: a selector | `ring`, `seq` (null for the base) |
 /// | snapshot | | `ring`, `seq` (null if nothing has changed) |
 /// | pin, unpin | `entry`: a selector | `ring`, `seq` |
-/// | set | `depth`, `max_bytes` (null for no limit) | `ring`, `depth`, `max_bytes`, `evicted` |
+/// | set | `depth`, `max_bytes` (null for no limit), `keep` (`last`, `hourly`, `daily`, `weekly`) | `ring`, these, `evicted` |
 /// | remove | | `ring`, `entries`, `bytes` |
 /// | pack | | `ring`, `packed`; told: `seq`, `done`, `total` bytes |
 #[derive(Debug)]
@@ -44,6 +45,8 @@ struct Limits {
     /// Not said, none, or so many.
     #[serde(default, deserialize_with = "said")]
     max_bytes: Option<Option<u64>>,
+    #[serde(default)]
+    keep: KeepChange,
 }
 
 fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
@@ -131,9 +134,10 @@ impl Ring {
 }
 
 fn set(task: &Task, ring: &OneRing) -> Result<Value> {
-    let Limits { depth, max_bytes } = read(task)?;
+    let Limits { depth, max_bytes, keep } = read(task)?;
     let operation = || format!("set ring '{}'", ring.name());
-    if depth.is_none() && max_bytes.is_none() {
+    let change = LimitChange { depth, max_bytes, keep };
+    if change.is_nothing() {
         return Err(Error::new(Fault::Usage, operation(), "no limit was given"));
     }
     if depth == Some(0) || max_bytes == Some(Some(0)) {
@@ -141,10 +145,15 @@ fn set(task: &Task, ring: &OneRing) -> Result<Value> {
     }
     let mut locked = ring.lock()?;
     task.pass()?;
-    let evicted = locked.set_limits(depth, max_bytes)?;
+    let evicted = locked.set_limits(change)?;
     let state = &locked.state;
     let name = ring.name().to_string();
-    Ok(json!({"ring": name, "depth": state.depth, "max_bytes": state.max_bytes, "evicted": evicted}))
+    let (depth, max_bytes) = (state.depth, state.max_bytes);
+    let mut answer = json!({"ring": name, "depth": depth, "max_bytes": max_bytes, "evicted": evicted});
+    if !state.keep.is_nothing() {
+        answer["keep"] = json!(state.keep);
+    }
+    Ok(answer)
 }
 
 impl Executor for Ring {
