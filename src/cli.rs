@@ -182,6 +182,9 @@ pub enum Command {
     /// Let a container go on if whoever froze it dies (the runtime's own use)
     #[command(hide = true)]
     Waker(handover::Waker),
+    /// Make entries of a container every so often (the runtime's own use)
+    #[command(hide = true)]
+    Snapshots(handover::Snapshots),
     /// Pass a container's ring on to one that is to follow it (the runtime's own use)
     #[command(hide = true, subcommand)]
     Handover(handover::Handover),
@@ -270,6 +273,9 @@ pub struct Run {
     /// Start from an entry that was made over another base
     #[arg(long, requires = "ring")]
     pub rebase: bool,
+    /// Save what it has changed every so often, too: 30s, 5m, 1h30m
+    #[arg(long, value_name = "D", requires = "ring")]
+    pub snapshot_every: Option<String>,
     /// Return only when the new entry is packed
     #[arg(long, conflicts_with = "detach")]
     pub wait_pack: bool,

@@ -1,8 +1,9 @@
-//! `waker` and `handover`: what a ring needs of processes of its own while its container goes on.
+//! `waker`, `snapshots` and `handover`: what a ring needs of processes of its own while its container goes on.
 
 use clap::{Args, Subcommand};
 
 use super::Container;
+use crate::ids::LayerId;
 
 /// `waker`
 #[derive(Debug, Args)]
@@ -10,6 +11,20 @@ pub struct Waker {
     /// The ring
     #[arg(value_name = "RING")]
     pub ring: String,
+}
+
+/// `snapshots`
+#[derive(Debug, Args)]
+pub struct Snapshots {
+    /// The ring
+    #[arg(value_name = "RING")]
+    pub ring: String,
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: LayerId,
+    /// How often, in milliseconds
+    #[arg(value_name = "MS")]
+    pub every: u64,
 }
 
 /// `handover`

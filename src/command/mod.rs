@@ -36,6 +36,7 @@ mod run;
 mod saved;
 mod serve;
 mod service;
+mod snapshots;
 mod spec;
 mod start;
 mod state;
@@ -179,6 +180,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Man(arguments) => man::run(arguments).map(|()| 0),
         Command::Worker => worker::run(&world()?).map(|()| 0),
         Command::Waker(arguments) => waker::run(&world()?, arguments).map(|()| 0),
+        Command::Snapshots(arguments) => snapshots::run(&world()?, arguments).map(|()| 0),
         Command::Handover(arguments) => handover::run(&world()?, arguments).map(|()| 0),
         Command::Keeper(_) => keeper::run().map(|()| 0),
         Command::TemplateKeeper(_) => warm::run().map(|()| 0),

@@ -54,7 +54,12 @@ fn need(command: &Command) -> Need<'_> {
         Command::Run(Run { origin: Origin { bundle, rootfs: None, image: None }, ring: None, .. }) => {
             for_bundle(bundle.as_deref().unwrap_or(std::path::Path::new(".")))
         }
-        Command::Run(_) | Command::Ring(_) | Command::Worker | Command::Waker(_) | Command::Keeper(_) => Need::Own,
+        Command::Run(_)
+        | Command::Ring(_)
+        | Command::Worker
+        | Command::Waker(_)
+        | Command::Snapshots(_)
+        | Command::Keeper(_) => Need::Own,
         Command::TemplateKeeper(_) | Command::TemplateWorker(_) => Need::Own,
         Command::Handover(Handover::Undo { .. }) => Need::Own,
         Command::Handover(Handover::Prepare(of)) => Need::Container(&of.id),

@@ -19,7 +19,7 @@ use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
 use super::request::{Create, Mode, RingRequest, choose, initial_limits};
 use super::warm::wish::{self as clone, Wanted};
-use super::{Place, base, fork, image, notify, worker};
+use super::{Place, base, fork, image, interval, notify, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, LayerId, RingName};
@@ -354,7 +354,9 @@ fn mount_and_create(
     });
     let left = namespace.leave();
     let created = created?;
-    let noted = left.and_then(|()| note_container(run, plan.wish.supervised, &created, device));
+    let noted = left
+        .and_then(|()| note_container(run, plan.wish.supervised, &created, device))
+        .and_then(|()| interval::start(place, plan.wish.ring.as_ref(), run));
     match noted {
         Ok(()) => Ok(created),
         Err(error) => {

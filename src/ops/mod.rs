@@ -35,6 +35,7 @@ mod fork;
 pub mod function;
 pub mod handover;
 mod image;
+pub mod interval;
 pub mod invoke;
 pub mod keep;
 pub mod load;

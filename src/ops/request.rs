@@ -7,6 +7,7 @@ mod member;
 mod template;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use member::Member;
 pub use template::{Need, TemplateRequest, choose_template};
@@ -14,14 +15,16 @@ pub use template::{Need, TemplateRequest, choose_template};
 use crate::config::{self, parse_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Name, RingName};
-use crate::ring::selector::{Selector, Target};
+use crate::ring::selector::{Selector, Target, parse_duration};
 use crate::ring::{Limits, Rebase};
 
 /// Names a ring, with a selector or without, where the configuration says so.
 const VARIABLE: &str = "REGEN_OCI_RING";
 const PREFIX: &str = "run.regen.";
+/// More often, a container would do little else than be copied.
+const EVERY_MIN: Duration = Duration::from_secs(1);
 /// What is known behind [`PREFIX`]; a container of a pod that is called like one of these can't have a ring of another name.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "ring",
     "ring.at",
     "ring.depth",
@@ -29,6 +32,7 @@ const KNOWN: [&str; 10] = [
     "ring.create",
     "ring.mode",
     "ring.rebase",
+    "ring.snapshot-every",
     "template",
     "template.required",
     "function",
@@ -49,6 +53,8 @@ pub struct RingRequest {
     pub create: Create,
     /// Whether an entry that was made over another base is taken.
     pub rebase: Rebase,
+    /// How often an entry is made of the container while it runs; `None` for never.
+    pub snapshot_every: Option<Duration>,
     /// What the container has of the ring.
     pub mode: Mode,
 }
@@ -91,6 +97,7 @@ impl RingRequest {
             create,
             rebase: Rebase::Refused,
             mode: Mode::Exclusive,
+            snapshot_every: None,
         })
     }
 }
@@ -168,6 +175,7 @@ pub fn parse_annotations(
         create: Create::Always,
         rebase: Rebase::Refused,
         mode: Mode::Exclusive,
+        snapshot_every: None,
     };
     for (key, value) in annotations {
         if let Some(name) = key.strip_prefix("run.regen.ring.") {
@@ -254,6 +262,7 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
                 _ => return invalid("it is neither 'always' nor 'never'".into()),
             }
         }
+        "snapshot-every" => request.snapshot_every = Some(parse_every(value)?),
         "rebase" => {
             request.rebase = match value {
                 "always" => Rebase::Allowed,
@@ -288,6 +297,17 @@ pub fn parse_depth(text: &str) -> Result<usize> {
             Err(Error::new(Kind::Invalid, operation, "it is no number from 1 on"))
         }
     }
+}
+
+/// Reads how often snapshots are to be made: `30s`, `5m`, `1h30m`.
+///
+/// # Errors
+/// [`Kind::Invalid`] if it is no duration, or less than a second.
+pub fn parse_every(text: &str) -> Result<Duration> {
+    let refuse = |cause: &str| Error::new(Kind::Invalid, format!("read interval '{}'", text.escape_debug()), cause);
+    let every = parse_duration(text).and_then(|every| every.to_std().ok());
+    let every = every.ok_or_else(|| refuse("it is no duration").next("write one like 30s, 5m or 1h30m"))?;
+    if every < EVERY_MIN { Err(refuse("a second is the least")) } else { Ok(every) }
 }
 
 /// Reads the byte limit of a ring. Zero is none: a ring that always keeps just its newest entry has a depth of 1.
@@ -391,6 +411,7 @@ mod tests {
         assert_eq!(request.selector, Selector::Back(1));
         assert_eq!((request.depth, request.max_bytes), (Some(3), Some(1 << 30)));
         assert_eq!((request.create, request.rebase), (Create::Never, Rebase::Allowed));
+        assert_eq!(request.snapshot_every, Some(Duration::from_secs(90)));
         assert_eq!(request.mode, Mode::Readonly);
     }
 
@@ -412,6 +433,10 @@ mod tests {
             vec![ring, ("run.regen.ring.at", "")],
             vec![ring, ("run.regen.ring.create", "maybe")],
             vec![ring, ("run.regen.ring.rebase", "maybe")],
+            vec![ring, ("run.regen.ring.snapshot-every", "")],
+            vec![ring, ("run.regen.ring.snapshot-every", "0s")],
+            vec![ring, ("run.regen.ring.snapshot-every", "5")],
+            vec![("run.regen.ring.snapshot-every", "5m")],
             vec![ring, ("run.regen.ring.mode", "forks")],
             vec![ring, ("run.regen.ring.depht", "3")],
         ] {

@@ -63,6 +63,8 @@ pub struct Passed {
     pub names: u64,
     /// Those that it made, made anew, or gave other attributes.
     pub changed: u64,
+    /// Those of them of which nothing tells that they changed, but for that it could not be told.
+    pub doubtful: u64,
     /// Bytes of content that it copied; shared ones are none.
     pub bytes: u64,
     /// Bytes of files that it took over and that had changed just before, so that they will be taken over again.

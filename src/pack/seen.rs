@@ -83,6 +83,11 @@ impl Seen {
         (self.inode, kind_of(self.mode)) != (other.inode, kind_of(other.mode))
     }
 
+    /// Whether nothing tells that it changed, not even where it cannot be told.
+    pub(super) fn has_the_facts_of(&self, other: &Self) -> bool {
+        Self { just_now: false, ..*self } == Self { just_now: false, ..*other }
+    }
+
     /// Whether the file may be another than it was when it was seen.
     pub(super) fn shows_a_change(&self, now: &Self) -> bool {
         self.just_now || Self { just_now: false, ..*now } != *self

@@ -231,6 +231,9 @@ impl<'a> Pass<'a> {
             self.clear(&self.path.clone())?;
             is_new = false;
         }
+        if before.old.as_ref().is_some_and(|old| old.seen.has_the_facts_of(&seen)) {
+            self.passed.doubtful += u64::from(is_new);
+        }
         let mut kind = before.old.as_ref().map_or(What::File, |old| old.kind.clone());
         if several && let Some(mut link) = self.links.remove(&stat.st_ino) {
             let linked = self.link(name, stat, is_new, &mut link);
@@ -305,6 +308,8 @@ impl<'a> Pass<'a> {
         let is_new = old.as_ref().is_none_or(|(old, _)| old.shows_a_change(&seen));
         if is_new || self.path.is_empty() {
             self.passed.changed += u64::from(is_new);
+            let same = old.as_ref().is_some_and(|(old, _)| old.has_the_facts_of(&seen));
+            self.passed.doubtful += u64::from(is_new && same);
             self.lead_to(&self.path.clone())?;
             self.place.directory(&self.path, &entry(stat, EntryType::Directory, attributes))?;
             match hides {

@@ -127,7 +127,8 @@ fn parse_time(text: &str) -> Option<DateTime<Utc>> {
 }
 
 /// `90s`, `5m`, `2h`, `1d`, `1w`, and their sums: `1h30m`.
-fn parse_duration(text: &str) -> Option<TimeDelta> {
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     let mut total = TimeDelta::zero();
     let mut rest = text;
     while !rest.is_empty() {

@@ -18,11 +18,13 @@
 //! lock on the ring is held all the while. So whoever gets the lock and reads that, knows that the one who did it is dead, and
 //! lets the container go on. A process that waits for just that is started before ([`crate::ops::snapshot`]).
 
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
+use super::diff::differs_from_snapshot;
 use super::entry::{Ending, Entry, Outcome, Reason};
 use super::former::Former;
 use super::seal::{self, End};
@@ -128,8 +130,9 @@ impl Ring {
     /// A draft of what changed since a former one; `None` if that is nothing.
     fn draft_over(&self, run: &Run, floor: &Floor<'_>, former: (Former, &[u8])) -> Result<Option<Draft>> {
         let mut draft = Draft::begin(self, run, Some(former))?;
-        let changed = draft.follow(self, floor)?;
-        Ok((changed > 0).then_some(draft))
+        let (changed, doubtful) = draft.follow(self, floor)?;
+        let differs = changed > doubtful || changed > 0 && draft.differs(self, run)?;
+        Ok(differs.then_some(draft))
     }
 }
 
@@ -151,20 +154,33 @@ impl Draft {
         Ok(Self { of: of.id().clone(), run, copy, former, fate: Fate::Dropped })
     }
 
-    /// Copies until little is left to copy; how many changes that were.
-    fn follow(&mut self, ring: &Ring, floor: &Floor<'_>) -> Result<u64> {
-        let mut changed = 0;
+    /// Copies until little is left to copy; how many changes that were, and of how many it could not be told.
+    fn follow(&mut self, ring: &Ring, floor: &Floor<'_>) -> Result<(u64, u64)> {
+        let (mut changed, mut doubtful) = (0, 0);
         for _ in 0..PASSES_MAX {
             let began = Instant::now();
             let passed = self.pass(ring, Upper::Living, floor)?;
             changed += passed.changed;
+            doubtful += passed.doubtful;
             if passed.fresh >= WORTH_WAITING {
                 sleep(SETTLED);
             } else if began.elapsed() < LONG_PASS {
                 break;
             }
         }
-        Ok(changed)
+        Ok((changed, doubtful))
+    }
+
+    /// Whether what was copied again is another than what the snapshot before has; `true` where that cannot be told.
+    fn differs(&self, ring: &Ring, of: &Run) -> Result<bool> {
+        let locked = ring.lock()?;
+        let Some(chain) = self.chain(&locked)? else { return Ok(true) };
+        let present = |directories: &Vec<PathBuf>| directories.iter().all(|directory| directory.is_dir());
+        let bases = [&of.record.base_lasting, &of.record.base_directories];
+        let Some(base) = bases.into_iter().find(|base| !base.is_empty() && present(base)) else { return Ok(true) };
+        let before = locked.stack(&chain, base.clone(), "a snapshot")?;
+        let after = locked.stack_below(Some(self.run.upper()), &chain, base.clone(), "what changed since")?;
+        differs_from_snapshot(before, after, self.run.record.class, &[self.run.upper()])
     }
 
     fn pass(&mut self, ring: &Ring, upper: Upper, floor: &Floor<'_>) -> Result<Passed> {
