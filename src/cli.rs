@@ -270,6 +270,9 @@ pub struct Run {
     /// Leave the ring to others: the container goes on in a ring of its own, RING.ID, which begins with that entry
     #[arg(long, requires = "ring")]
     pub fork: bool,
+    /// A bind mount of the container that belongs to the ring, by its path inside (may be given again)
+    #[arg(long, requires = "ring", value_name = "PATH")]
+    pub ring_volume: Vec<String>,
     /// Start from an entry that was made over another base
     #[arg(long, requires = "ring")]
     pub rebase: bool,

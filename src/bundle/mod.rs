@@ -4,6 +4,7 @@
 //! load        DIR/config.json  ──parse, validate──>  Bundle { directory, spec }
 //! process     exec's wishes    ──pure────────────>   a process of its own for a running container
 //! bind        a spec           ──pure────────────>   the same with something of the host's in it
+//! volume      a spec           ──pure────────────>   where its bind mounts come from
 //! template    nothing          ──pure────────────>   the spec of `spec`, and of runs without a bundle
 //! ```
 //!
@@ -13,6 +14,7 @@ pub mod bind;
 pub mod process;
 pub mod template;
 mod validate;
+pub mod volume;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::Process;
 
+use crate::bundle::volume::parse_places;
 use crate::cli;
 use crate::command::world::ring_request;
 use crate::command::{World, create, saved};
@@ -67,6 +68,7 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
     if let Some(ring) = &mut ring {
         ring.rebase = load::rebase(arguments.rebase);
         ring.snapshot_every = arguments.snapshot_every.as_deref().map(parse_every).transpose()?;
+        ring.volumes = parse_places(arguments.ring_volume.iter().map(String::as_str))?;
         if arguments.fork {
             ring.mode = Mode::Fork;
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::{self, Plan, Wish};
 use super::request::RingRequest;
-use super::{Place, base, save, worker};
+use super::{Place, base, save, volume, worker};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, LayerId};
 use crate::image::ImageConfig;
@@ -154,6 +154,7 @@ pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, hol
         worker::start(place)?;
     }
     // The ring stays locked until the run is there, which keeps the layers.
+    let mut volumes = Vec::new();
     let (_ring, layers) = match &plan.upon {
         Upon::Base => (None, Vec::new()),
         Upon::Entry(request) => {
@@ -162,6 +163,7 @@ pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, hol
             let start = locked.find_start(&request.selector, &base, request.rebase)?;
             locked.check_ids(&start, load::id_map(plan.spec.as_ref()).as_deref())?;
             locked.ensure_layers(&start.layers, &format!("container '{}'", plan.wish.id))?;
+            volumes = volume::plan(plan, request, start.entry.and_then(|seq| locked.state.entry(seq)))?;
             (Some(locked), start.layers)
         }
         Upon::Like(other) => (None, layers_of(place, store, other, &base)?),
@@ -187,6 +189,7 @@ pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, hol
             device: None,
             mount_namespace: None,
             mounted_at: None,
+            volumes,
             started: Utc::now(),
         },
     )

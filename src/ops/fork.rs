@@ -43,10 +43,10 @@ pub(super) fn own_ring(store: &Store, plan: &Plan, base: &Base, request: &RingRe
     Ok(own)
 }
 
-/// After a failure: a fork that was made for a container and in which nothing ever ran goes.
+/// After a failure: a ring that was made for a container, as a fork or empty, and in which nothing ever ran goes.
 pub(super) fn discard_unused(store: &Store, name: &RingName) {
     let discarded = Ring::open(store, name).and_then(|ring| ring.lock()?.remove_unused());
     if let Err(error) = discarded.or_else(|error| if error.kind() == Kind::NotFound { Ok(()) } else { Err(error) }) {
-        tracing::warn!("remove the fork '{name}', which was not used: {error}");
+        tracing::warn!("remove the ring '{name}', which was not used: {error}");
     }
 }

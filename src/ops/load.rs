@@ -19,7 +19,7 @@ use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
 use super::request::{Create, Mode, RingRequest, choose, initial_limits};
 use super::warm::wish::{self as clone, Wanted};
-use super::{Place, base, fork, image, interval, notify, worker};
+use super::{Place, base, fork, image, interval, notify, volume, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, LayerId, RingName};
@@ -253,11 +253,7 @@ pub(super) fn check_mount_namespace(spec: Option<&Spec>) -> Result<()> {
 }
 
 fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
-    let base = plan.base.take().unwrap_or_else(|| Base {
-        fingerprint: String::new(),
-        directories: Vec::new(),
-        lasting: Vec::new(),
-    });
+    let base = plan.base.take().unwrap_or_default();
     let mut mount_points = match &plan.spec {
         Some(spec) => mount_points(spec),
         None => mount_points(&template::run(Path::new("/"), &template::RunOptions::default())),
@@ -282,15 +278,14 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
         base,
         id_map: id_map(plan.spec.as_ref()),
         mount_points,
+        volumes: Vec::new(),
         holder,
     };
-    claim_ring(place, store, &request, claim).inspect_err(|_| match request.mode {
-        Mode::Fork => fork::discard_unused(store, &request.ring),
-        Mode::Exclusive | Mode::Readonly => {}
-    })
+    let claimed = claim_ring(place, store, (&request, plan), claim);
+    claimed.inspect_err(|_| fork::discard_unused(store, &request.ring))
 }
 
-fn claim_ring(place: &Place, store: &Store, request: &RingRequest, claim: Claim) -> Result<Run> {
+fn claim_ring(place: &Place, store: &Store, (request, plan): (&RingRequest, &Plan), mut claim: Claim) -> Result<Run> {
     let ring = open_ring(place, store, request)?;
     let mut locked = ring.lock()?;
     locked.settle("use")?;
@@ -301,6 +296,10 @@ fn claim_ring(place: &Place, store: &Store, request: &RingRequest, claim: Claim)
     let start = locked.find_start(&request.selector, &claim.base, request.rebase)?;
     locked.check_ids(&start, claim.id_map.as_deref())?;
     locked.ensure_layers(&start.layers, &format!("container '{}'", claim.container))?;
+    let entry = start.entry.and_then(|seq| locked.state.entry(seq));
+    claim.volumes = volume::plan(plan, request, entry)?;
+    // What appears there is the container's, not an engine's.
+    claim.mount_points.retain(|point| claim.volumes.iter().all(|volume| volume.place != *point));
     let run = locked.claim(claim, start)?;
     // What a fork began with is packed elsewhere, or will be.
     if locked.state.entries.iter().any(|entry| entry.manifest.is_none() && entry.reason != Reason::Fork) {
@@ -340,6 +339,7 @@ fn mount_and_create(
         upper: Some(Upper { directory: run.upper(), work: run.work(), fate: fate(run) }),
         class: run.record.class,
     };
+    let volumes = volume::Prepared::make(store, run, fate(run))?;
     let overlay = Detached::overlay(&stack, &format!("container '{id}'"))?;
     let device = std::fs::metadata(overlay.path()).context(|| format!("look at the root of container '{id}'"))?.dev();
     // One directory serves all containers: what is attached there is seen by nobody but their creators.
@@ -348,6 +348,7 @@ fn mount_and_create(
     let namespace = PrivateNamespace::enter(&mount_point)?;
     let created = overlay.attach(&mount_point).and_then(|()| {
         let mut request = request(store, plan, run, &mount_point)?;
+        request.mounted.extend(volumes.mount()?);
         adjust(&mut request);
         clone::note(plan.template.as_ref(), &mut request)?;
         runtime::create(&place.root, request)

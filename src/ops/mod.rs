@@ -58,6 +58,7 @@ pub mod snapshot;
 pub mod tally;
 pub mod template;
 pub mod transfer;
+mod volume;
 pub mod warm;
 pub mod worker;
 

@@ -7,11 +7,13 @@ mod member;
 mod template;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use member::Member;
 pub use template::{Need, TemplateRequest, choose_template};
 
+use crate::bundle::volume::parse_places;
 use crate::config::{self, parse_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Name, RingName};
@@ -24,7 +26,7 @@ const PREFIX: &str = "run.regen.";
 /// More often, a container would do little else than be copied.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 /// What is known behind [`PREFIX`]; a container of a pod that is called like one of these can't have a ring of another name.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "ring",
     "ring.at",
     "ring.depth",
@@ -33,6 +35,7 @@ const KNOWN: [&str; 11] = [
     "ring.mode",
     "ring.rebase",
     "ring.snapshot-every",
+    "ring.volumes",
     "template",
     "template.required",
     "function",
@@ -57,6 +60,8 @@ pub struct RingRequest {
     pub snapshot_every: Option<Duration>,
     /// What the container has of the ring.
     pub mode: Mode,
+    /// Where it has bind mounts that belong to the ring; sorted, none in another.
+    pub volumes: Vec<PathBuf>,
 }
 
 /// What a container has of the ring from which it starts.
@@ -98,6 +103,7 @@ impl RingRequest {
             rebase: Rebase::Refused,
             mode: Mode::Exclusive,
             snapshot_every: None,
+            volumes: Vec::new(),
         })
     }
 }
@@ -176,6 +182,7 @@ pub fn parse_annotations(
         rebase: Rebase::Refused,
         mode: Mode::Exclusive,
         snapshot_every: None,
+        volumes: Vec::new(),
     };
     for (key, value) in annotations {
         if let Some(name) = key.strip_prefix("run.regen.ring.") {
@@ -270,6 +277,7 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
                 _ => return invalid("it is neither 'always' nor 'never'".into()),
             }
         }
+        "volumes" => request.volumes = parse_places(value.split(','))?,
         "mode" => {
             request.mode = match value {
                 "exclusive" => Mode::Exclusive,

@@ -11,11 +11,11 @@ use super::seal::{self, Sealing};
 use super::selector::{Selected, Selector};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ContainerId, LayerId};
-use crate::store::{Run, RunRecord};
+use crate::store::{Run, RunRecord, Volume};
 use crate::sys::process::{Identity, boot_id};
 
 /// What a ring's chain stands on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// What identifies it: entries are bound to this.
     pub fingerprint: String,
@@ -39,6 +39,8 @@ pub struct Claim {
     pub id_map: Option<String>,
     /// Places that the runtime or engine fills.
     pub mount_points: Vec<PathBuf>,
+    /// Bind mounts that belong to the ring.
+    pub volumes: Vec<Volume>,
     /// The process that answers for it until the container has one.
     pub holder: Identity,
 }
@@ -211,6 +213,7 @@ impl Locked {
             device: None,
             mount_namespace: None,
             mounted_at: None,
+            volumes: claim.volumes,
             started: Utc::now(),
         };
         // Sweeping takes runs that no ring names: it has to wait until this one is named.

@@ -1,6 +1,8 @@
 //! One element of a ring.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -49,6 +51,9 @@ pub struct Entry {
     /// The entry of another ring that the ring began with as its fork, `root/alice@42`; `None` for every other entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<String>,
+    /// Volumes whose changes are in its layers: where the container saw them, and the fingerprints of what they stand on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<PathBuf, String>,
     /// The manifest in the ring's OCI layout; `None` while only sealed.
     pub manifest: Option<Digest>,
 }
@@ -178,6 +183,7 @@ pub(super) mod tests {
             pinned: false,
             side: false,
             forked_from: None,
+            volumes: BTreeMap::new(),
             manifest: None,
         }
     }

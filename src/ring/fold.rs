@@ -88,11 +88,14 @@ impl Ring {
             return Ok(());
         }
         // Only what lies below says which whiteouts are still needed; without that, a chain that grows is the worse evil.
-        let view = self.lock()?.below(group)?;
+        let locked = self.lock()?;
+        let (view, volumes) = (locked.below(group)?, locked.state.volumes());
+        drop(locked);
         if view.is_none() && group.len() < LONG {
             return Ok(());
         }
         let below = view.as_ref().map_or(Below::Unknown, |view| Below::Directory(view.root()));
+        let below = below.but_for(volumes);
         let directories: Vec<_> = group.iter().map(|id| layers.content(id)).collect();
         let stage = merge(&layers, &directories, self.store().class(), &below)?;
         // A power cut may lose it, which the packs make good; one that was torn would be used.

@@ -90,6 +90,7 @@ impl Locked {
     fn state_of_fork(&self, entry: Option<&Entry>, new: NewFork<'_>) -> Result<RingState> {
         let mut state = RingState::new(self.state.limits());
         state.made_for = new.made_for.cloned();
+        state.keep = self.state.keep;
         let Some(entry) = entry else { return Ok(state) };
         for layer in &entry.layers {
             if let Some(record) = self.state.layers.get(layer) {

@@ -24,6 +24,8 @@ const REPLACES: &str = "run.regen.pack.replaces";
 pub(super) const FORKED_FROM: &str = "run.regen.entry.forked-from";
 /// In a manifest: what the entry stands on is not in it.
 pub(super) const DELTA: &str = "run.regen.entry.delta";
+/// In a manifest, before the place of a volume: what that stands on.
+pub(super) const VOLUME: &str = "run.regen.entry.volume.";
 /// The most that a manifest or config of ours takes.
 pub(super) const DOCUMENT_CAP: u64 = 16 * 1024 * 1024;
 /// A blob that nothing refers to may be one that another tool is about to refer to; after a day it is not.
@@ -93,6 +95,9 @@ fn annotations(ring: &Ring, entry: &Entry) -> BTreeMap<String, String> {
     }
     if let Some(from) = &entry.forked_from {
         set(FORKED_FROM, from.clone());
+    }
+    for (place, fingerprint) in &entry.volumes {
+        set(&format!("{VOLUME}{}", place.display()), fingerprint.clone());
     }
     if entry.side {
         set("run.regen.entry.side", "true".into());

@@ -65,6 +65,7 @@ impl Ring {
         locked.ensure_layers(&layers, &subject)?;
         let container: ContainerId = NOBODY.parse()?;
         let record = RunRecord {
+            volumes: Vec::new(),
             version: 1,
             container,
             state_root: state_root.to_owned(),

@@ -25,6 +25,8 @@ pub(super) enum Below {
     Nothing,
     /// What this directory shows.
     Directory(PathBuf),
+    /// That, but for these places in it: volumes, which stand on something else.
+    ButFor(Box<Below>, Vec<PathBuf>),
 }
 
 impl Below {
@@ -35,11 +37,36 @@ impl Below {
             Self::Unknown => Ok(true),
             Self::Nothing => Ok(false),
             Self::Directory(directory) => Ok(look(&directory.join(name))?.is_some()),
+            Self::ButFor(below, _) => below.needs_whiteout(name),
+        }
+    }
+
+    /// The same with places in it of which nobody knows what they stand on.
+    pub(super) fn but_for(self, places: Vec<PathBuf>) -> Self {
+        match places.first() {
+            None => self,
+            Some(_) if places.iter().any(|place| place.as_os_str().is_empty()) => Self::Unknown,
+            Some(_) => Self::ButFor(Box::new(self), places),
+        }
+    }
+
+    /// What is below a directory that hides everything.
+    fn covered(&self) -> Self {
+        match self {
+            Self::ButFor(_, places) => Self::Nothing.but_for(places.clone()),
+            Self::Unknown | Self::Nothing | Self::Directory(_) => Self::Nothing,
         }
     }
 
     fn enter(&self, name: &OsStr) -> Result<Self> {
-        let Self::Directory(directory) = self else { return Ok(self.clone()) };
+        let directory = match self {
+            Self::Directory(directory) => directory,
+            Self::Unknown | Self::Nothing => return Ok(self.clone()),
+            Self::ButFor(below, places) => {
+                let inner = places.iter().filter_map(|place| place.strip_prefix(name).ok()).map(Path::to_owned);
+                return Ok(below.enter(name)?.but_for(inner.collect()));
+            }
+        };
         let inner = directory.join(name);
         let is_directory = look(&inner)?.is_some_and(|metadata| metadata.is_dir());
         Ok(if is_directory { Self::Directory(inner) } else { Self::Nothing })
@@ -56,8 +83,8 @@ pub(super) fn merge(layers: &Layers, directories: &[PathBuf], class: OverlayClas
 /// Makes `target`, an empty directory, show what the pile shows.
 fn fill(pile: &Pile, class: OverlayClass, target: &Path, below: &Below) -> Result<()> {
     let Some((_, top)) = pile.top() else { return Ok(()) };
-    let nothing = Below::Nothing;
-    let below = if pile.closed() == Closed::Yes { &nothing } else { below };
+    let covered = below.covered();
+    let below = if pile.closed() == Closed::Yes { &covered } else { below };
     for name in pile.names()? {
         let to = target.join(&name);
         match pile.child(&name)? {

@@ -1,14 +1,16 @@
 //! An entry as a registry offers it: read from its manifest and its config, which strangers may have written.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 
 use super::entry::{Entry, Reason};
 use super::exchange::Listed;
-use super::index::{DELTA, ENTRY_ID};
+use super::index::{DELTA, ENTRY_ID, VOLUME};
 use super::state::PackRecord;
+use crate::bundle::volume::parse_places;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::Digest;
 use crate::image::config::ImageConfig;
@@ -134,6 +136,7 @@ pub fn read_offer(listed: &Listed, manifest: Vec<u8>, config: &[u8], class: Over
         pinned: listed.pinned,
         side: said("side")? == Some("true"),
         forked_from: said("forked-from")?.map(str::to_owned),
+        volumes: volumes(&document.annotations).map_err(|error| error.during(operation()))?,
         manifest: Some(listed.manifest.clone()),
     };
     let packs = packs(&document, &config).map_err(|error| error.during(operation()))?;
@@ -156,6 +159,17 @@ fn split(entry: Entry, mut packs: Vec<PackRecord>, mut config: ImageConfig, base
     });
     let entry = Entry { parent: None, reason: Reason::Import, manifest: None, ..entry };
     Offer { entry, packs: changes, manifest: None, below: Some(Below { packs, config }) }
+}
+
+fn volumes(annotations: &BTreeMap<String, String>) -> Result<BTreeMap<PathBuf, String>> {
+    let said = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(VOLUME)?, value)));
+    let volumes: BTreeMap<_, _> = said.clone().map(|(place, value)| (PathBuf::from(place), value.clone())).collect();
+    let plain = volumes.values().all(|value| value.len() <= TEXT_MAX && !value.chars().any(char::is_control));
+    let places = parse_places(said.map(|(place, _)| place))?;
+    if plain && places.iter().eq(volumes.keys()) {
+        return Ok(volumes);
+    }
+    Err(Error::new(Kind::Invalid, "read its volumes", "they are not written as a ring writes them"))
 }
 
 fn packs(manifest: &Manifest, config: &ImageConfig) -> Result<Vec<PackRecord>> {

@@ -246,6 +246,7 @@ impl Locked {
             let directories: Vec<_> = stages.iter().map(|stage| stage.directory().to_owned()).collect();
             let view = self.below(std::slice::from_ref(layer))?;
             let below = view.as_ref().map_or(Below::Unknown, |view| Below::Directory(view.root()));
+            let below = below.but_for(self.state.volumes());
             let merged = merge(&layers, &directories, store.class(), &below)?;
             return adopt_synced(&layers, layer, &merged);
         };

@@ -13,6 +13,8 @@
 //!
 //! What is left of a sealed run is collected by the worker: nobody who waits for the end of a container waits for that.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -28,7 +30,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
 use crate::overlay::{self, Fate, Upper};
 use crate::pack;
-use crate::store::{Run, RunRecord, Store};
+use crate::store::{Run, RunRecord, Store, Volume};
 use crate::sys::process::boot_id;
 
 /// The kernel takes mounts of a dead namespace down a little after its last process is reaped. How long to wait for
@@ -147,6 +149,7 @@ pub(super) fn new_entry(locked: &Locked, run: &Run, top: &LayerId, end: &End) ->
         pinned: false,
         side: false,
         forked_from: None,
+        volumes: record.volumes.iter().map(|volume| (volume.place.clone(), volume.fingerprint.clone())).collect(),
         manifest: None,
     })
 }
@@ -218,18 +221,35 @@ pub(super) fn is_held(run: &Run) -> Result<bool> {
         None => run.trial()?,
     };
     let upper = Upper { directory: run.upper(), work, fate: Fate::Kept };
-    overlay::is_held(&upper, &run.empty()?, run.record.class)
+    if overlay::is_held(&upper, &run.empty()?, run.record.class)? {
+        return Ok(true);
+    }
+    for (index, volume) in run.record.volumes.iter().enumerate() {
+        let directory = run.upper().join(volume.inside());
+        let work = match run.record.ring {
+            Some(_) => run.volume_work(index),
+            None => run.trial()?,
+        };
+        // A run that was cut short before it had them has nothing in them.
+        let is_there = directory.is_dir() && work.is_dir();
+        if is_there && overlay::is_held(&Upper { directory, work, fate: Fate::Kept }, &run.empty()?, run.record.class)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the container itself changed anything, as opposed to the stubs under its mounts.
 pub(super) fn has_changes(store: &Store, run: &Run) -> Result<bool> {
-    let RunRecord { mount_points, class, .. } = &run.record;
+    let RunRecord { mount_points, class, volumes, .. } = &run.record;
     let lowers = run.record.lowers(store);
     let lowers: Vec<&Path> = lowers.iter().map(AsRef::as_ref).collect();
     let covers = |path: &Path| lowers.iter().any(|lower| lower.join(path).symlink_metadata().is_ok());
     let ignore = |path: &Path, metadata: &std::fs::Metadata| {
         // What is a change of a directory that was there is nobody's stub.
-        is_stub(mount_points, path, metadata) && !(metadata.is_dir() && covers(path))
+        (is_stub(mount_points, path, metadata) && !(metadata.is_dir() && covers(path)))
+            || volumes.iter().any(|volume| is_prepared(volume, &lowers, path, metadata))
     };
     pack::has_changes_over(&run.upper(), *class, &lowers, &ignore)
 }
@@ -243,6 +263,19 @@ fn is_stub(mount_points: &[std::path::PathBuf], path: &Path, metadata: &std::fs:
             let point = point.strip_prefix("/").unwrap_or(point);
             if metadata.is_dir() { point.starts_with(path) } else { point == path }
         })
+}
+
+/// Whether a directory is that of a volume, or on the way to one, and looks as it did when it was made for the run.
+fn is_prepared(volume: &Volume, lowers: &[&Path], path: &Path, metadata: &std::fs::Metadata) -> bool {
+    if !metadata.is_dir() || !volume.inside().starts_with(path) {
+        return false;
+    }
+    let shown = lowers.iter().find_map(|lower| lower.join(path).symlink_metadata().ok().filter(Metadata::is_dir));
+    let source = volume.source.metadata().ok().filter(|_| volume.inside() == path);
+    let looks = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid());
+    // Where nothing was, it was made as directories are made.
+    let candidates: Vec<_> = [shown, source].into_iter().flatten().collect();
+    candidates.is_empty() || candidates.iter().any(|like| looks(like) == looks(metadata))
 }
 
 #[cfg(test)]

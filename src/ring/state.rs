@@ -1,6 +1,6 @@
 //! `ring.json`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -14,7 +14,7 @@ use super::side::Side;
 use super::slot::{self, Held, Limits};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, Digest, LayerId};
-use crate::store::format::{ELSEWHERE, Format, KEEP, SIDES};
+use crate::store::format::{ELSEWHERE, Format, KEEP, SIDES, VOLUMES};
 use crate::sys::fs::{Durability, read_capped, replace_file};
 
 pub(super) const NAME: &str = "ring.json";
@@ -184,6 +184,12 @@ impl RingState {
         } else {
             self.format.require(KEEP);
         }
+        let entries = self.entries.iter().chain(self.journal.as_ref().map(|journal| &journal.entry));
+        if entries.into_iter().any(|entry| !entry.volumes.is_empty()) {
+            self.format.require(VOLUMES);
+        } else {
+            self.format.release(VOLUMES);
+        }
         match self.elsewhere {
             Some(_) => self.format.require(ELSEWHERE),
             None => self.format.release(ELSEWHERE),
@@ -293,6 +299,12 @@ impl RingState {
         let sizes = self.sizes();
         let added = entry.layers.last().and_then(|layer| sizes.get(layer)).copied().unwrap_or_default();
         Some((added, slot::bytes(std::iter::once(entry), &sizes)))
+    }
+
+    /// Where its entries have volumes, below the root.
+    pub(super) fn volumes(&self) -> Vec<PathBuf> {
+        let places: BTreeSet<_> = self.entries.iter().flat_map(|entry| entry.volumes.keys()).collect();
+        places.into_iter().map(|place| place.strip_prefix("/").unwrap_or(place).to_owned()).collect()
     }
 
     /// The directories of a base, if all of them are still there.

@@ -18,6 +18,8 @@ pub const SIDES: &str = "sides";
 pub const ELSEWHERE: &str = "elsewhere";
 /// A ring has rules by which entries are kept: who does not know them would evict those, and forget the rules.
 pub const KEEP: &str = "keep";
+/// An entry has changes of volumes: who does not know that would show the container what they stand on instead.
+pub const VOLUMES: &str = "volumes";
 const CAP: u64 = 64 * 1024;
 
 /// Version and features of something on disk. Features in a list that this regen does not know mean: `compatible`,
@@ -87,7 +89,7 @@ impl Format {
             return newer(format!("it has format version {}, this regen knows {VERSION}", self.version));
         }
         let mut unknown = self.incompatible.clone();
-        unknown.retain(|feature| ![USER_CLASS, SIDES, ELSEWHERE, KEEP].contains(&feature.as_str()));
+        unknown.retain(|feature| ![USER_CLASS, SIDES, ELSEWHERE, KEEP, VOLUMES].contains(&feature.as_str()));
         unknown.extend(self.read_only_compatible.iter().cloned());
         if !unknown.is_empty() {
             return newer(format!("it uses features that this regen does not know: {}", unknown.join(", ")));

@@ -41,7 +41,7 @@ use crate::sys::xattr::OverlayClass;
 pub use file_system::{check as check_file_system, nearest};
 pub use image::ImageRecord;
 pub use layer::{Layers, Stage};
-pub use run::{Run, RunRecord};
+pub use run::{Run, RunRecord, Volume, copy_root_attributes};
 
 /// How overlay attributes are spelled by somebody like us: `trusted.` ones are for root of the initial user namespace.
 fn own_class() -> OverlayClass {

@@ -61,8 +61,30 @@ pub struct RunRecord {
     /// the kernel tells by it whether the mount is still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mounted_at: Option<PathBuf>,
+    /// Bind mounts whose changes are in the upper, too, at the place where the container sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
     /// When the run was claimed.
     pub started: DateTime<Utc>,
+}
+
+/// A bind mount that belongs to a ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Where the container sees it, absolute.
+    pub place: PathBuf,
+    /// The directory of the host's that it stands on, and that is never written.
+    pub source: PathBuf,
+    /// What identifies that: entries are bound to it.
+    pub fingerprint: String,
+}
+
+impl Volume {
+    /// Where it is below the root of an upper or a layer.
+    #[must_use]
+    pub fn inside(&self) -> &Path {
+        self.place.strip_prefix("/").unwrap_or(&self.place)
+    }
 }
 
 /// A directory `STORE/runs/ID` with its record.
@@ -163,6 +185,12 @@ impl Run {
         self.directory.join("work")
     }
 
+    /// The kernel's scratch space for the volume of that number.
+    #[must_use]
+    pub fn volume_work(&self, index: usize) -> PathBuf {
+        self.directory.join(format!("work-{index}"))
+    }
+
     /// An empty directory beside the upper, made if it is not there, for a trial mount to stand on.
     ///
     /// # Errors
@@ -238,8 +266,11 @@ impl RunRecord {
     }
 }
 
-/// Makes a new upper's root look like the root that it covers.
-fn copy_root_attributes(from: &Path, to: &Path) -> Result<()> {
+/// Makes a directory of a new upper, its root as a rule, look like the one that it covers.
+///
+/// # Errors
+/// Those of reading one and changing the other.
+pub fn copy_root_attributes(from: &Path, to: &Path) -> Result<()> {
     let foreign = ["trusted.overlay.", "user.overlay.", "security.selinux"];
     copy_attributes(from, to, |name| !foreign.iter().any(|prefix| name.starts_with(prefix)))
 }

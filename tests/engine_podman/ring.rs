@@ -81,3 +81,18 @@ fn a_second_container_of_podman_is_refused_with_the_name_of_the_first() {
     podman.call(&["rm", "--force", "--time", "30", &name]).success();
     assert_eq!(podman.run(&ALICE, &["cat", "/root/copied"]).success().stdout(), "copied\n");
 }
+
+#[test]
+fn a_volume_of_podman_belongs_to_the_ring_if_an_annotation_says_so() {
+    let world = World::new("pv");
+    let podman = Podman::new(&world);
+    let source = podman.path("volume");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("f"), "source\n").unwrap();
+    let mount = format!("{}:/data", source.display());
+    let flags = [&ALICE[..], &["--annotation", "run.regen.ring.volumes=/data", "--volume", &mount]].concat();
+    podman.run(&flags, &["sh", "-c", "cat /data/f; echo mine > /data/f; echo root > /root/f"]).success();
+    assert_eq!(podman.run(&flags, &["cat", "/data/f", "/root/f"]).success().stdout(), "mine\nroot\n");
+    assert_eq!(podman.log("alice").len(), 1);
+    assert_eq!(std::fs::read_to_string(source.join("f")).unwrap(), "source\n");
+}

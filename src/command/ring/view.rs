@@ -1,5 +1,8 @@
 //! Entries as they are shown. The names of the JSON fields are fixed.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use crate::config::human_bytes;
@@ -36,6 +39,9 @@ pub(super) struct EntryView {
     /// The entry of another ring that this one is the fork of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<String>,
+    /// Volumes whose changes it has, and what they stand on.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<PathBuf, String>,
     pub pinned: bool,
     /// Whether the next run starts here.
     pub next: bool,
@@ -62,6 +68,7 @@ impl EntryView {
             total_bytes: bytes.map(|(_, total)| total),
             layers: entry.layers.clone(),
             forked_from: entry.forked_from.clone(),
+            volumes: entry.volumes.clone(),
             pinned: entry.pinned,
             next: ring.next == Some(entry.seq),
             side: entry.side,
