@@ -17,6 +17,27 @@ fn a_killed_snapshot_leaves_its_container_running() {
 }
 
 #[test]
+fn a_killed_snapshot_over_another_one_leaves_both_as_they_should_be() {
+    let arm = |world: &World, id: &str| {
+        running(world, id);
+        world.ring(&["snapshot", RING]).success();
+        world.regen(&["exec", id, "sh", "-c", "echo 4 >> /state"]).success();
+    };
+    let command = |_: &World, _: &str| words(&["ring", "snapshot", RING]);
+    let check = |world: &World| {
+        let snapshots = world.log(RING).into_iter().rev().filter(|entry| entry["reason"] == "snapshot");
+        let states = snapshots.map(|entry| {
+            let shown = world.ring(&["cat", &format!("{RING}@{}", entry["seq"]), "/state"]);
+            shown.success().stdout().split_whitespace().collect::<Vec<_>>().join(" ")
+        });
+        let states: Vec<_> = states.collect();
+        assert!(states == ["1 2 3"] || states == ["1 2 3", "1 2 3 4"], "{states:?}");
+    };
+    let allowed = &["1 2 3 4"];
+    Phase { name: "snapshot over another", arm, command, next: Next::GoesOn, allowed, check, ..PLAIN }.check();
+}
+
+#[test]
 fn a_killed_hand_over_loses_nothing_of_the_old_container() {
     let command = |_: &World, id: &str| words(&["handover", "prepare", id]);
     let next = Next::GoesOn;
