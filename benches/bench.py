@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import fold, fork, look, ops, parts, pod, report, restart, runtime, snapshot, warm
+from measure import fold, fork, look, ops, parts, pod, push, report, restart, runtime, snapshot, warm
 from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
@@ -24,6 +24,7 @@ PARTS = {
     "fork": (fork.fork, 1000, True),
     "look": (look.look, 3, True),
     "snapshot": (snapshot.snapshot, 7, True),
+    "push": (push.push, 12, True),
     "pod": (pod.pod, 40, False),
     "hot-restart": (restart.hot_restart, 3, False),
     "warm": (warm.warm, 40, False),

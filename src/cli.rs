@@ -179,6 +179,9 @@ pub enum Command {
     /// Pack what was sealed (the runtime's own use)
     #[command(hide = true)]
     Worker,
+    /// Send what was packed where the configuration says (the runtime's own use)
+    #[command(hide = true)]
+    Sender,
     /// Let a container go on if whoever froze it dies (the runtime's own use)
     #[command(hide = true)]
     Waker(handover::Waker),

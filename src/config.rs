@@ -59,6 +59,10 @@ pub struct Ring {
     pub highest_max_bytes: Option<Size>,
     /// Whether a variable of the container's process may name its ring: whoever writes an image may set it.
     pub from_environment: bool,
+    /// Where each new entry is sent to in the background, `docker://HOST[:PORT]/PREFIX`; nowhere if not set.
+    pub auto_push: Option<String>,
+    /// Whether that registry has to prove who it is.
+    pub auto_push_tls_verify: bool,
 }
 
 /// `[image]`: images that are unpacked.
@@ -119,7 +123,15 @@ impl Default for Store {
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { depth: 8, max_bytes: None, max_depth: 1000, highest_max_bytes: None, from_environment: false }
+        Self {
+            depth: 8,
+            max_bytes: None,
+            max_depth: 1000,
+            highest_max_bytes: None,
+            from_environment: false,
+            auto_push: None,
+            auto_push_tls_verify: true,
+        }
     }
 }
 
@@ -196,6 +208,10 @@ impl Config {
             && own.0 > highest.0
         {
             return refuse("ring.max-bytes", "it is over ring.highest-max-bytes".to_owned());
+        }
+        let prefix = self.ring.auto_push.as_deref().map(|text| text.strip_prefix("docker://").unwrap_or_default());
+        if prefix.is_some_and(|prefix| !prefix.contains('/') || prefix.ends_with('/')) {
+            return refuse("ring.auto-push", "it is not of the form docker://HOST[:PORT]/PREFIX".to_owned());
         }
         self.cluster.check().or_else(|(key, cause)| refuse(key, cause.to_owned()))
     }
@@ -353,7 +369,8 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "[store]\nmin-free = '10GiB'\n[ring]\ndepth = 3\nmax-bytes = '2G'\nmax-depth = 20\n\
-                    highest-max-bytes = 4294967296\nfrom-environment = true\n[image]\nmax-layer-bytes = '1 GiB'\n\
+                    highest-max-bytes = 4294967296\nfrom-environment = true\n\
+                    auto-push = 'docker://r.example/rings'\nauto-push-tls-verify = false\n[image]\nmax-layer-bytes = '1 GiB'\n\
                     [metrics]\nlisten = 'tcp://[::1]:9464'\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.store.min_free, Floor::Bytes(10 << 30));
@@ -365,6 +382,8 @@ mod tests {
                 max_depth: 20,
                 highest_max_bytes: Some(Size(4 << 30)),
                 from_environment: true,
+                auto_push: Some("docker://r.example/rings".to_owned()),
+                auto_push_tls_verify: false,
             }
         );
         assert_eq!(config.image.max_layer_bytes, Size(1 << 30));
@@ -400,6 +419,8 @@ mod tests {
             ("[ring]\ndepth = 0\n", ["ring.depth", "between 1"]),
             ("[ring]\ndepth = 9\nmax-depth = 8\n", ["ring.depth", "8"]),
             ("[ring]\nmax-bytes = '2G'\nhighest-max-bytes = '1G'", ["ring.max-bytes", "highest"]),
+            ("[ring]\nauto-push = 'r.example/rings'", ["ring.auto-push", "docker://HOST"]),
+            ("[ring]\nauto-push = 'docker://r.example'", ["ring.auto-push", "PREFIX"]),
             ("[ring]\nmax-bytes = '2 furlongs'", ["line 2", "furlongs"]),
             ("[store]\nmin-free = '101%'\n", ["line 2", "101%"]),
             ("[store]\nmin-free = true\n", ["line 2", "512MiB"]),

@@ -34,6 +34,7 @@ mod ring;
 mod rootless;
 mod run;
 mod saved;
+mod sender;
 mod serve;
 mod service;
 mod snapshots;
@@ -179,6 +180,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Completions(arguments) => completions::run(*arguments).map(|()| 0),
         Command::Man(arguments) => man::run(arguments).map(|()| 0),
         Command::Worker => worker::run(&world()?).map(|()| 0),
+        Command::Sender => sender::run(&world()?).map(|()| 0),
         Command::Waker(arguments) => waker::run(&world()?, arguments).map(|()| 0),
         Command::Snapshots(arguments) => snapshots::run(&world()?, arguments).map(|()| 0),
         Command::Handover(arguments) => handover::run(&world()?, arguments).map(|()| 0),

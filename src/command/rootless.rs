@@ -57,6 +57,7 @@ fn need(command: &Command) -> Need<'_> {
         Command::Run(_)
         | Command::Ring(_)
         | Command::Worker
+        | Command::Sender
         | Command::Waker(_)
         | Command::Snapshots(_)
         | Command::Keeper(_) => Need::Own,

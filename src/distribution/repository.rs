@@ -46,8 +46,8 @@ pub struct Document {
     pub digest: Digest,
 }
 
-/// A repository of a registry.
-#[derive(Debug)]
+/// A repository of a registry. A copy asks on a connection of its own.
+#[derive(Debug, Clone)]
 pub struct Repository {
     transport: Transport,
     reference: Reference,

@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, WWW_AUTHENTICATE};
+use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use ureq::http::{Method, Request, Response, StatusCode};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, SendBody};
@@ -21,6 +21,8 @@ use crate::error::{Context, Error, Kind, Result, quote};
 /// How often a request is made that fails in passing.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A registry that asks for a longer pause is asked again sooner, and at last given up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long one read or write may stand still. A registry that was sent a large blob looks at all of it before it answers.
 const STILL: Duration = Duration::from_secs(30);
@@ -72,7 +74,7 @@ pub(super) struct Call<'a> {
 }
 
 /// The way to a registry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Transport {
     agent: Agent,
     base: String,
@@ -142,7 +144,10 @@ impl Transport {
                 }
                 Ok(response) if !is_passing(response.status()) => return Ok(response),
                 Ok(response) if last => return Err(refusal(call.operation, response)),
-                Ok(_) => {}
+                Ok(response) => {
+                    sleep(asked_pause(response.headers()).max(pause(attempt)));
+                    continue;
+                }
                 Err(error) if last || !may_pass(&error) => return Err(broken(call.operation, &error)),
                 Err(error) => tracing::debug!("{}: {error}; again", call.operation),
             }
@@ -373,6 +378,12 @@ pub(super) fn pause(attempt: u32) -> Duration {
     FIRST_PAUSE * 2_u32.pow(attempt.saturating_sub(1).min(5))
 }
 
+/// How long a registry that has too much to do wants to be left alone, as far as that is worth waiting for.
+fn asked_pause(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_PAUSE)
+}
+
 /// How often what fails in passing is tried.
 pub(super) fn attempts() -> u32 {
     ATTEMPTS
@@ -389,4 +400,22 @@ pub(super) fn percent(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use ureq::http::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_registry_is_left_alone_for_as_long_as_it_asks_but_not_for_ever() {
+        let asks = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+            asked_pause(&headers).as_secs()
+        };
+        assert_eq!(["0", "7", " 7 ", "86400", "-1", "soon", ""].map(asks), [0, 7, 7, 60, 0, 0, 0]);
+        assert_eq!(asked_pause(&HeaderMap::new()), Duration::ZERO);
+    }
 }

@@ -15,6 +15,7 @@
 //! tally   drain ── add                            what short-lived processes have counted
 //! ring_move give ── take                             a ring goes to another node by a registry
 //! ownership claim ── keep ── watch                   which node has a ring, where several share a registry
+//! sender  is it behind ── push ── note             a ring goes where the configuration says, in a process of its own
 //! worker  sync ── pack ── evict ── fold ── collect what takes time, in a process of its own
 //! keep    order ── make ── watch ── end            an instance of a service, in a process of its own
 //! service plan ── start ── serve ── drain          which instance serves: the daemon's part
@@ -53,6 +54,7 @@ mod quota;
 pub mod request;
 pub mod ring_move;
 pub mod save;
+pub mod sender;
 pub mod service;
 pub mod snapshot;
 pub mod tally;

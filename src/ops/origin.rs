@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -17,14 +18,14 @@ use crate::image::reference::ImageSource;
 const BUFFER: usize = 1 << 18;
 
 /// What documents and blobs are asked of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Origin {
     /// A repository of a registry.
     Registry(Repository),
     /// A directory in OCI layout.
     Layout(Layout, Index),
     /// A tar file of one.
-    Archive(Archive),
+    Archive(Arc<Archive>),
 }
 
 impl Origin {
@@ -37,7 +38,7 @@ impl Origin {
                 let index = layout.index()?;
                 Ok(Self::Layout(layout, index))
             }
-            Location::Image(ImageSource::Archive { file, .. }) => Archive::open(file).map(Self::Archive),
+            Location::Image(ImageSource::Archive { file, .. }) => Ok(Self::Archive(Arc::new(Archive::open(file)?))),
         }
     }
 

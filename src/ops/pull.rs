@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::image::{self, Foreign};
 use super::origin::Origin;
 use super::push::Registry;
-use super::transfer::{Location, Moved, Transfer};
+use super::transfer::{Location, Moved, Transfer, in_pairs};
 use super::{Place, base, worker};
 use crate::distribution::{Blob, Document, Trust};
 use crate::error::{Context, Error, Kind, Result};
@@ -273,17 +273,17 @@ impl Fetch<'_, '_> {
         }
         self.total = needed.iter().try_fold(0_u64, |sum, pack| sum.checked_add(pack.bytes)).unwrap_or(u64::MAX);
         check_space(place, ring, self.total)?;
-        let what = format!("pulling {}", ring.name());
-        for pack in needed {
-            let mut stage = self.layout.stage_blob()?;
+        let (what, total, tell, layout) =
+            (format!("pulling {}", ring.name()), self.total, &mut *self.tell, &self.layout);
+        let fetch = |origin: &mut Origin, pack: &PackRecord, told: &dyn Fn(u64)| {
+            let mut stage = layout.stage_blob()?;
             let blob = Blob { digest: pack.digest.clone(), size: pack.bytes };
-            let (before, total, tell) = (self.moved.bytes, self.total, &mut *self.tell);
-            let mut told = |bytes| tell(&Transfer { what: what.clone(), done: before + bytes, total });
-            self.origin.blob(&blob, stage.file(), &mut told)?;
-            stage.commit(&pack.digest)?;
-            self.moved.blobs += 1;
-            self.moved.bytes += pack.bytes;
-        }
+            origin.blob(&blob, stage.file(), &mut |bytes| told(bytes))?;
+            stage.commit(&pack.digest)
+        };
+        in_pairs(self.origin, &needed, fetch, &mut |done| tell(&Transfer { what: what.clone(), done, total }))?;
+        self.moved.blobs += needed.len() as u64;
+        self.moved.bytes += self.total;
         Ok(())
     }
 }

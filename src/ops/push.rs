@@ -1,7 +1,7 @@
 //! A ring, or one of its entries, goes to a registry.
 //!
 //! ```text
-//! pack what is only sealed ── for each entry: its blobs, then its manifest under its tag ── the ring's index
+//! pack what is only sealed ── blobs, two at a time ── for each entry its manifest under its tag ── the ring's index
 //! ```
 //!
 //! Blobs come before what names them, and the index last: a push that is cut short leaves entries that are whole, and the
@@ -10,13 +10,13 @@
 use std::collections::HashSet;
 
 use super::Place;
-use super::transfer::{Moved, Transfer, blob_of};
+use super::transfer::{Moved, Transfer, blob_of, in_pairs};
 use super::worker::{self, Report};
-use crate::distribution::{Blob, Reference, Repository, Trust};
+use crate::distribution::{Reference, Repository, Trust};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::Digest;
 use crate::image::layout::{Layout, digest_of};
-use crate::image::manifest::{MANIFEST_MAX, MANIFEST_TYPE, Manifest};
+use crate::image::manifest::{Descriptor, MANIFEST_MAX, MANIFEST_TYPE, Manifest};
 use crate::ring::Ring;
 use crate::ring::entry::Entry;
 use crate::ring::exchange::{RING_TAG, RING_TYPE, describe};
@@ -133,13 +133,8 @@ fn send_as_it_is(
     let repository = Repository::open(to.reference, to.trust)?;
     let layout = Layout::open(ring.directory())?;
     let what = format!("pushing {}", ring.name());
-    let total = bytes_of(&state, &wanted);
-    let mut sender = Sender { repository, layout, there: HashSet::new(), moved: Moved::default(), what, total };
-    let mut pushed = Pushed::default();
-    for (entry, tag) in wanted {
-        let digest = sender.send_entry(&entry, &tag, watch.transfer)?;
-        pushed.entries.push(Sent { seq: entry.seq, tag, digest, base: entry.base.clone() });
-    }
+    let mut sender = Sender { repository, layout, there: HashSet::new(), moved: Moved::default(), what };
+    let mut pushed = Pushed { entries: sender.send_entries(&wanted, watch.transfer)?, ..Pushed::default() };
     if *selection == Selection::Ring {
         pushed.index = Some(sender.send_index(ring, &state)?);
     }
@@ -173,63 +168,71 @@ fn select(state: &RingState, selection: &Selection, to: &Reference) -> Result<Ve
     }
 }
 
-/// The bytes of all packs of some entries, each counted once.
-fn bytes_of(state: &RingState, wanted: &[(Entry, String)]) -> u64 {
-    let layers = wanted.iter().flat_map(|(entry, _)| &entry.layers).collect::<HashSet<_>>();
-    let packs = layers.iter().filter_map(|layer| state.layers.get(layer)).flat_map(|record| &record.packs);
-    packs.map(|pack| (&pack.digest, pack.bytes)).collect::<HashSet<_>>().iter().map(|(_, bytes)| bytes).sum()
-}
-
 /// A push under way.
 struct Sender {
     repository: Repository,
     layout: Layout,
-    /// Blobs that are known to be in the registry.
+    /// Blobs that are known to be in the registry, or about to be.
     there: HashSet<Digest>,
     moved: Moved,
     what: String,
-    total: u64,
+}
+
+/// An entry that is to be in the registry.
+struct Parcel {
+    sent: Sent,
+    /// Its manifest, if that is not there yet.
+    manifest: Option<Vec<u8>>,
 }
 
 impl Sender {
-    fn send_entry(&mut self, entry: &Entry, tag: &str, tell: &mut dyn FnMut(&Transfer)) -> Result<Digest> {
+    /// All blobs first, two at a time, then the manifests, the oldest first.
+    fn send_entries(&mut self, wanted: &[(Entry, String)], tell: &mut dyn FnMut(&Transfer)) -> Result<Vec<Sent>> {
+        let mut missing = Vec::new();
+        let mut parcels = Vec::new();
+        for (entry, tag) in wanted {
+            parcels.push(self.look_for(entry, tag, &mut missing)?);
+        }
+        let total = missing.iter().map(|descriptor| descriptor.size).sum();
+        let (what, layout) = (self.what.clone(), &self.layout);
+        let send = |repository: &mut Repository, descriptor: &Descriptor, told: &dyn Fn(u64)| {
+            repository.send_blob(&blob_of(descriptor)?, &layout.open_blob(descriptor)?, told)
+        };
+        in_pairs(&self.repository, &missing, send, &mut |done| tell(&Transfer { what: what.clone(), done, total }))?;
+        self.moved.blobs += missing.len() as u64;
+        self.moved.bytes += total;
+        for Parcel { sent, manifest } in &parcels {
+            if let Some(manifest) = manifest {
+                self.repository.send_manifest(&sent.tag, MANIFEST_TYPE, manifest)?;
+            }
+        }
+        Ok(parcels.into_iter().map(|parcel| parcel.sent).collect())
+    }
+
+    /// Finds out what of an entry is there, and notes the blobs that are not.
+    fn look_for(&mut self, entry: &Entry, tag: &str, missing: &mut Vec<Descriptor>) -> Result<Parcel> {
         let unpacked =
             || Error::new(Kind::Busy, format!("read entry @{}", entry.seq), "it is not packed yet").next("try again");
         let digest = entry.manifest.clone().ok_or_else(unpacked)?;
         let text = self.layout.read_blob(&digest, MANIFEST_MAX)?;
         let manifest = Manifest::parse(&text)?;
-        if self.repository.manifest_digest(tag)?.as_ref() == Some(&digest) {
-            // A registry takes a manifest only once it has the blobs that it names.
-            for descriptor in manifest.layers.iter().chain([&manifest.config]) {
-                self.note_present(descriptor.digest()?);
-            }
-            return Ok(digest);
-        }
+        let there = self.repository.manifest_digest(tag)?.as_ref() == Some(&digest);
         for descriptor in manifest.layers.iter().chain([&manifest.config]) {
-            let blob = blob_of(descriptor)?;
-            if self.there.contains(&blob.digest) {
-                continue;
+            let digest = descriptor.digest()?;
+            // A registry takes a manifest only once it has the blobs that it names.
+            if there {
+                self.note_present(digest);
+            } else if !self.there.contains(&digest) {
+                if self.repository.has_blob(&digest)? {
+                    self.note_present(digest);
+                } else {
+                    self.there.insert(digest);
+                    missing.push(descriptor.clone());
+                }
             }
-            if self.repository.has_blob(&blob.digest)? {
-                self.note_present(blob.digest);
-                continue;
-            }
-            let file = self.layout.open_blob(descriptor)?;
-            self.send_blob(&blob, &file, tell)?;
         }
-        self.repository.send_manifest(tag, MANIFEST_TYPE, &text)?;
-        Ok(digest)
-    }
-
-    fn send_blob(&mut self, blob: &Blob, file: &std::fs::File, tell: &mut dyn FnMut(&Transfer)) -> Result<()> {
-        let (what, before, total) = (self.what.clone(), self.moved.bytes, self.total.max(self.moved.bytes + blob.size));
-        let tell = std::cell::RefCell::new(tell);
-        let sent = |bytes| (tell.borrow_mut())(&Transfer { what: what.clone(), done: before + bytes, total });
-        self.repository.send_blob(blob, file, &sent)?;
-        self.moved.blobs += 1;
-        self.moved.bytes += blob.size;
-        self.there.insert(blob.digest.clone());
-        Ok(())
+        let sent = Sent { seq: entry.seq, tag: tag.to_owned(), digest, base: entry.base.clone() };
+        Ok(Parcel { sent, manifest: Some(text).filter(|_| !there) })
     }
 
     fn note_present(&mut self, digest: Digest) {

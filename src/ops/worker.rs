@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Place, function, quota, tally};
+use super::{Place, function, quota, sender, tally};
 use crate::error::{Context, Result};
 use crate::ids::RingName;
 use crate::ring::{PackOptions, Progress, Ring, gc};
@@ -46,7 +46,7 @@ pub struct Report {
 /// # Errors
 /// Those of fork and exec; what was sealed is then packed by a later worker.
 pub fn start(place: &Place) -> Result<()> {
-    spawn_self(&arguments(place))
+    spawn_self(&arguments(place, VERB))
 }
 
 /// The same for who has just made something for a worker to do: one that waits to be the next has not looked yet.
@@ -68,15 +68,16 @@ pub fn start_if_none_waits(place: &Place) -> Result<()> {
 pub fn start_apart(place: &Place) -> Result<()> {
     // The worker does not look at its end.
     let (_ours, theirs) = Channel::pair()?;
-    spawn_self_with(theirs, &arguments(place))
+    spawn_self_with(theirs, &arguments(place, VERB))
 }
 
-fn arguments(place: &Place) -> Vec<OsString> {
+/// The command line of a process of ours that works in the background for a store.
+pub(super) fn arguments(place: &Place, verb: &str) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["--store".into(), place.store.clone().into()];
     if let Some(file) = &place.config_file {
         arguments.extend(["--config".into(), file.clone().into()]);
     }
-    arguments.push(VERB.into());
+    arguments.push(verb.into());
     arguments
 }
 
@@ -88,7 +89,7 @@ pub fn work(place: &Place) -> Result<()> {
     leave_cgroups();
     let Some(store) = Store::open_existing(&place.store)? else { return Ok(()) };
     let Some(next) = Lock::try_take(&store.worker_next_lock(), Sharing::Exclusive)? else { return Ok(()) };
-    let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
+    let lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
     drop(next);
     let mut last = Instant::now();
     let mut report = |report: &Report| {
@@ -100,7 +101,10 @@ pub fn work(place: &Place) -> Result<()> {
     };
     let result = pack_all(place, &store, None, &mut report);
     forget_report(&store);
-    result
+    drop(lock);
+    // What was packed is worth sending also where something else could not be.
+    let started = sender::start_if_due(place, &store);
+    result.and(started)
 }
 
 /// Packs in this process, after a worker that is already at it; one ring, or all of them.

@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod auto;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod hostile;
 mod liar;
 mod travel;
+mod trouble;
 
 use std::fs;
 use std::process::Command;

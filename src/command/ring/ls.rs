@@ -8,6 +8,7 @@ use crate::command::World;
 use crate::command::table::table;
 use crate::error::{Error, Result};
 use crate::ids::{ContainerId, LayerId, Name, RingName};
+use crate::ops::sender;
 use crate::ring::Ring;
 use crate::ring::elsewhere::Elsewhere;
 use crate::ring::entry::timestamp;
@@ -33,6 +34,12 @@ struct RingView {
     /// Why no run starts from it here.
     #[serde(skip_serializing_if = "Option::is_none")]
     elsewhere: Option<Elsewhere>,
+    /// Entries that are not yet where the configuration wants a copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind: Option<usize>,
+    /// Why they could not be sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind_error: Option<String>,
     /// Why it cannot be read; everything else is then empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -44,8 +51,10 @@ pub(super) fn run(world: &World, output: Output) -> Result<u8> {
         Some(store) => Ring::list(&store)?,
         None => Vec::new(),
     };
-    let views: Vec<_> =
-        rings.iter().map(|ring| describe(ring).unwrap_or_else(|error| RingView::damaged(ring, &error))).collect();
+    let views: Vec<_> = rings
+        .iter()
+        .map(|ring| describe(world, ring).unwrap_or_else(|error| RingView::damaged(ring, &error)))
+        .collect();
     let limit = world.place.config.store.max_bytes.map(|size| size.0);
     let together = match (store(world)?, limit) {
         (Some(store), Some(limit)) => Some((quota::used(&store)?, limit)),
@@ -61,8 +70,9 @@ pub(super) fn run(world: &World, output: Output) -> Result<u8> {
     Ok(u8::from(views.iter().any(|ring| ring.error.is_some())))
 }
 
-fn describe(ring: &Ring) -> Result<RingView> {
+fn describe(world: &World, ring: &Ring) -> Result<RingView> {
     let state = ring.read()?;
+    let behind = sender::behind(ring, &state, &world.place.config.ring)?;
     let living = |id: &LayerId| -> Result<Option<ContainerId>> {
         match Run::load(ring.store(), id)? {
             Some(run) if run.record.living_holder()?.is_some() => Ok(Some(run.record.container)),
@@ -83,6 +93,8 @@ fn describe(ring: &Ring) -> Result<RingView> {
         in_use_by,
         beside: beside.into_iter().flatten().collect(),
         elsewhere: state.elsewhere.clone(),
+        behind: behind.as_ref().map(|behind| behind.entries),
+        behind_error: behind.and_then(|behind| behind.error),
         error: None,
     })
 }
@@ -101,6 +113,8 @@ impl RingView {
             in_use_by: None,
             beside: Vec::new(),
             elsewhere: None,
+            behind: None,
+            behind_error: None,
             error: Some(error.to_string()),
         }
     }
@@ -142,6 +156,10 @@ fn text(world: &World, views: &[RingView]) -> String {
         ]
     };
     let mut text = table(&std::iter::once(head).chain(views.iter().map(row)).collect::<Vec<_>>());
+    for ring in views.iter().filter(|ring| ring.behind.is_some_and(|behind| behind > 0)) {
+        let why = ring.behind_error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        text.push_str(&format!("{}: {} entries are still to be sent{why}\n", ring.name, ring.behind.unwrap_or(0)));
+    }
     text.extend(views.iter().filter_map(|ring| ring.error.as_ref()).map(|error| format!("{error}\n")));
     text
 }
