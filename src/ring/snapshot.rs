@@ -8,7 +8,7 @@
 //! note       what the copy holds is written down beside the upper
 //! ```
 //!
-//! **The next snapshot of a run is what changed since the one before** ([`super::former`] tells): its layer lies over the
+//! **The next snapshot of a run is what changed since the one before** (`former` tells): its layer lies over the
 //! layers of that one. Where that cannot be told or said, it is a copy of the whole upper, over what the run started from.
 //!
 //! The copy lies where the upper of a run would, so a crash leaves a run that nobody names and that is swept, or one that the
