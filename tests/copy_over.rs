@@ -7,7 +7,7 @@ mod tree;
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -155,11 +155,9 @@ fn a_write_through_a_mapping_after_a_copy_is_in_the_next_one() {
     let put = |byte: u8| unsafe { place.write_volatile(byte) };
     put(b'1');
     sleep(SURE);
-    let times = || path.metadata().map(|found| (found.mtime(), found.mtime_nsec(), found.ctime_nsec())).unwrap();
-    let before = times();
     series.copy();
+    // The times tell only if somebody has made the page clean meanwhile.
     put(b'2');
-    assert_eq!(times(), before, "the times do not tell");
     series.copy();
     assert_eq!(fs::read(series.copies[1].join("mapped")).unwrap()[4100], b'2');
     // Copied while it lived, and then only once more.

@@ -47,6 +47,7 @@ pub(super) fn own_ring(store: &Store, plan: &Plan, base: &Base, request: &RingRe
 pub(super) fn discard_unused(store: &Store, name: &RingName) {
     let discarded = Ring::open(store, name).and_then(|ring| ring.lock()?.remove_unused());
     if let Err(error) = discarded.or_else(|error| if error.kind() == Kind::NotFound { Ok(()) } else { Err(error) }) {
-        tracing::warn!("remove the ring '{name}', which was not used: {error}");
+        // One that cannot be read was not made just now, and is told of; an empty one does no harm.
+        tracing::debug!("remove the ring '{name}', which was not used: {error}");
     }
 }

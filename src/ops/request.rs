@@ -412,6 +412,7 @@ mod tests {
             ("run.regen.ring.create", "never"),
             ("run.regen.ring.rebase", "always"),
             ("run.regen.ring.mode", "readonly"),
+            ("run.regen.ring.snapshot-every", "90s"),
             ("run.regen.entry.seq", "7"),
         ]);
         let request = request.unwrap().unwrap();

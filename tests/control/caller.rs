@@ -37,6 +37,14 @@ impl Caller {
         self.stream.write_all(format!("{call}\0").as_bytes()).unwrap();
     }
 
+    /// The answer's parameters; `None` if the other end goes away instead.
+    pub fn attempt(&mut self, call: &Value) -> Option<Value> {
+        self.stream.write_all(format!("{call}\0").as_bytes()).ok()?;
+        let answer = self.receive()?;
+        assert!(answer.get("error").is_none(), "{answer}");
+        Some(answer["parameters"].clone())
+    }
+
     /// The next answer; `None` once the other end is closed.
     pub fn receive(&mut self) -> Option<Value> {
         loop {

@@ -40,8 +40,13 @@ impl Daemon {
     fn pid_by_call(&self) -> Option<i32> {
         // A socket that a dead daemon has left refuses.
         let stream = std::os::unix::net::UnixStream::connect(self.root.join("run.regen.Control")).ok()?;
-        let pid = Caller::over(stream).call(&status())["pid"].as_i64()?;
+        let pid = Caller::over(stream).attempt(&status())?["pid"].as_i64()?;
         i32::try_from(pid).ok()
+    }
+
+    /// When it began; `None` if it is just about to begin anew.
+    pub fn started(&self) -> Option<Value> {
+        Some(self.connect().attempt(&status())?["started"].clone())
     }
 
     pub fn pid(&self) -> i32 {
