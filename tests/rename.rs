@@ -115,6 +115,7 @@ fn what_a_renamed_container_changes_is_saved_under_its_ring() {
     };
     name::note(&place, &new.parse().unwrap()).unwrap();
     assert!(world.regen(&["ring", "ls"]).success().stdout().contains(&new));
+    world.regen(&["exec", &new, "touch", "/etc/more"]).success();
     world.regen(&["ring", "snapshot", "mine"]).success();
     world.delete(&new);
     let log: Value = serde_json::from_str(world.regen(&["ring", "log", "mine", "--json"]).success().stdout()).unwrap();
