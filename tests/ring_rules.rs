@@ -310,7 +310,7 @@ fn an_entry_that_a_power_cut_may_have_torn_is_never_chosen_silently() {
     for target in ["alice", "alice@latest", "alice@-0"] {
         let output = world.run_in(target, "true");
         output.fails_with(1, "files in it may be torn");
-        assert!(output.stderr().contains("'--ring root/alice@2'") && output.stderr().contains("--to @1"));
+        assert!(output.stderr().contains("say 'root/alice@2'") && output.stderr().contains("--to @1"));
     }
     assert!(world.ring(&["log", "alice"]).success().stdout().contains("maybe torn"));
     assert!(world.ring(&["verify", "alice"]).code(1).stdout().contains("entry @2"));
