@@ -109,9 +109,18 @@ def _store_on(rig, kind):
         try:
             yield point
         finally:
-            subprocess.run(["umount", point], check=True)
+            _unmount(point)
     finally:
         image.unlink()
+
+
+def _unmount(point):
+    # A worker may still be at its end.
+    for _ in range(300):
+        if subprocess.run(["umount", point], check=False, stderr=subprocess.DEVNULL).returncode == 0:
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{point} is still in use")
 
 
 def _begin_anew(file):
