@@ -324,16 +324,6 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A base that the random steps change, rename and delete from.
-fn fill_base(root: &Path) {
-    for name in ["a", "dir", "dir/b"] {
-        fs::create_dir(root.join(name)).unwrap();
-        fs::write(root.join(name).join("a"), name).unwrap();
-    }
-    fs::write(root.join("b"), b"base").unwrap();
-    symlink("b", root.join("a/b")).unwrap();
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -358,7 +348,7 @@ proptest! {
     ) {
         let mut pair = Pair::new();
         let (base, work) = (tempfile::tempdir().unwrap(), pair.home.path().join("work"));
-        fill_base(base.path());
+        step::fill_base(base.path());
         fs::create_dir(&work).unwrap();
         let overlay = Overlay::writable(&pair.layer(), &work, &[base.path()], OverlayClass::Trusted);
         // A program that mounts overlays itself may note things of its own here: those are dropped.

@@ -211,16 +211,6 @@ fn what_regen_did_not_write_is_not_taken_for_what_is_known() {
     assert!(open(&[known, vec![0]].concat()).is_err());
 }
 
-/// A base that the random steps change, rename and delete from.
-fn fill_base(root: &Path) {
-    for name in ["a", "dir", "dir/b"] {
-        fs::create_dir(root.join(name)).unwrap();
-        fs::write(root.join(name).join("a"), name).unwrap();
-    }
-    fs::write(root.join("b"), b"base").unwrap();
-    symlink("b", root.join("a/b")).unwrap();
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -229,7 +219,7 @@ proptest! {
         rounds in proptest::collection::vec((step::steps(), step::steps(), any::<bool>()), 2..5)
     ) {
         let mut series = Series::new();
-        fill_base(&series.at("base"));
+        step::fill_base(&series.at("base"));
         // A program that mounts overlays itself may note things of its own here: those are dropped.
         let own = |steps: Vec<Step>| -> Vec<Step> {
             steps.into_iter().filter(|step| !matches!(step, Step::Opaque(_))).collect()

@@ -13,7 +13,6 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -240,29 +239,11 @@ fn is_old(functions: &Layers, id: &LayerId) -> bool {
 
 /// What some mount shows, in whatever mount namespace.
 fn used(functions: &Layers) -> Result<HashSet<LayerId>> {
-    let operation = || "look which functions are in use";
-    let (mut used, mut namespaces) = (HashSet::new(), HashSet::new());
-    for entry in fs::read_dir("/proc").context(operation)? {
-        let process = entry.context(operation)?.path();
-        // One that ends just now uses nothing.
-        let Ok(namespace) = fs::metadata(process.join("ns/mnt")) else { continue };
-        if !namespaces.insert(namespace.ino()) {
-            continue;
-        }
-        let Ok(table) = fs::read_to_string(process.join("mountinfo")) else { continue };
-        for mount in mount_table::parse(&table) {
-            used.extend(shown(functions, Path::new(&mount.root)));
-        }
+    let mut used = HashSet::new();
+    for table in mount_table::read_all()? {
+        used.extend(mount_table::parse(&table?).filter_map(|mount| functions.shown_by(&mount.root)));
     }
     Ok(used)
-}
-
-/// Which function a mount of this directory of its file system shows.
-fn shown(functions: &Layers, root: &Path) -> Option<LayerId> {
-    let mut names = root.components().rev().map(|component| component.as_os_str());
-    let (content, id, directory) = (names.next()?, names.next()?, names.next()?);
-    let ours = content == "diff" && Some(directory) == functions.directory().file_name();
-    ours.then(|| id.to_str()?.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -275,10 +256,10 @@ mod tests {
         let id = "ab".repeat(32);
         // The file system may begin anywhere above.
         for root in [format!("/var/lib/regen/functions/{id}/diff"), format!("/functions/{id}/diff")] {
-            assert_eq!(shown(&functions, Path::new(&root)).unwrap().as_str(), id, "{root}");
+            assert_eq!(functions.shown_by(Path::new(&root)).unwrap().as_str(), id, "{root}");
         }
         for root in ["/", "/functions", "/layers/ab/diff", &format!("/functions/{id}"), "/functions/x/diff"] {
-            assert_eq!(shown(&functions, Path::new(root)), None, "{root}");
+            assert_eq!(functions.shown_by(Path::new(root)), None, "{root}");
         }
     }
 

@@ -2,16 +2,15 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::warm::FUNCTION_INSIDE;
 use super::{Place, function};
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::ids::LayerId;
 use crate::ring::prune::{Garbage, find};
 use crate::ring::{Ring, gc};
-use crate::store::{Run, Store};
+use crate::store::{Layers, Run, Store};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::mount_table;
 
@@ -72,17 +71,18 @@ fn unused_images(place: &Place, store: &Store) -> Result<Images> {
     if has_templates(&place.store.join("templates")) {
         return Ok(Images::Kept("there are templates, which may stand on them"));
     }
-    let Some(mut needed) = mounted()? else {
+    let layers = store.layers();
+    let Some(mut needed) = mounted(&layers)? else {
         return Ok(Images::Kept("a clone's function is mounted, which may be of them"));
     };
     for ring in Ring::list(store)? {
         let bases = ring.read()?.bases;
-        needed.extend(bases.values().flatten().filter_map(|directory| layer_at(directory)));
+        needed.extend(bases.values().flatten().filter_map(|directory| layers.shown_by(directory)));
     }
     for id in Run::list(store)? {
         let Some(run) = Run::load(store, &id)? else { continue };
         let directories = run.record.base_directories.iter().chain(&run.record.base_lasting);
-        needed.extend(directories.filter_map(|directory| layer_at(directory)));
+        needed.extend(directories.filter_map(|directory| layers.shown_by(directory)));
         needed.extend(run.record.layers);
     }
     let unused = store.layers().list()?.into_iter().filter(|id| id.is_image() && !needed.contains(id)).collect();
@@ -96,32 +96,17 @@ fn has_templates(directory: &Path) -> bool {
 
 /// The layers that are mounted as they are, in whatever mount namespace; `None` if several are stacked in a clone, where
 /// nobody sees which.
-fn mounted() -> Result<Option<HashSet<LayerId>>> {
-    let operation = || "look which images are in use";
-    let (mut used, mut namespaces) = (HashSet::new(), HashSet::new());
-    for entry in fs::read_dir("/proc").context(operation)? {
-        let process = entry.context(operation)?.path();
-        // One that ends just now uses nothing.
-        let Ok(namespace) = fs::metadata(process.join("ns/mnt")) else { continue };
-        if !namespaces.insert(namespace.ino()) {
-            continue;
-        }
-        let Ok(table) = fs::read_to_string(process.join("mountinfo")) else { continue };
-        for mount in mount_table::parse(&table) {
+fn mounted(layers: &Layers) -> Result<Option<HashSet<LayerId>>> {
+    let mut used = HashSet::new();
+    for table in mount_table::read_all()? {
+        for mount in mount_table::parse(&table?) {
             if mount.kind == "overlay" && mount.point == Path::new(FUNCTION_INSIDE) {
                 return Ok(None);
             }
-            used.extend(layer_at(&mount.root));
+            used.extend(layers.shown_by(&mount.root));
         }
     }
     Ok(Some(used))
-}
-
-/// The layer whose content a directory is.
-fn layer_at(directory: &Path) -> Option<LayerId> {
-    let mut names = directory.components().rev().map(|component| component.as_os_str());
-    let (content, id, layers) = (names.next()?, names.next()?, names.next()?);
-    (content == "diff" && layers == "layers").then(|| id.to_str()?.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -130,12 +115,13 @@ mod tests {
 
     #[test]
     fn a_layer_is_known_by_its_directory() {
+        let layers = Layers::new("/var/lib/regen/layers".into());
         let id = "ab".repeat(32);
         for directory in [format!("/var/lib/regen/layers/{id}/diff"), format!("/layers/{id}/diff")] {
-            assert_eq!(layer_at(Path::new(&directory)).unwrap().as_str(), id);
+            assert_eq!(layers.shown_by(Path::new(&directory)).unwrap().as_str(), id);
         }
         for other in ["/", "/layers/x/diff", "/srv/root", &format!("/functions/{id}/diff"), &format!("/layers/{id}")] {
-            assert_eq!(layer_at(Path::new(other)), None, "{other}");
+            assert_eq!(layers.shown_by(Path::new(other)), None, "{other}");
         }
     }
 }

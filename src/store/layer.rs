@@ -33,6 +33,15 @@ impl Layers {
         self.directory.join(id.as_str()).join("diff")
     }
 
+    /// The layer whose content a directory is. Its path may begin anywhere above this directory, as in a mount table.
+    #[must_use]
+    pub fn shown_by(&self, directory: &Path) -> Option<LayerId> {
+        let mut names = directory.components().rev().map(|component| component.as_os_str());
+        let (content, id, parent) = (names.next()?, names.next()?, names.next()?);
+        let ours = content == "diff" && Some(parent) == self.directory.file_name();
+        ours.then(|| id.to_str()?.parse().ok()).flatten()
+    }
+
     /// Whether the content of a layer is there.
     #[must_use]
     pub fn has(&self, id: &LayerId) -> bool {

@@ -1,7 +1,10 @@
 //! The mount table of a process (proc_pid_mountinfo(5)), read in one way for everybody who looks something up in it.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::error::{Context, Result};
@@ -25,6 +28,24 @@ pub struct Mount<'a> {
 /// Those of reading it.
 pub fn read() -> Result<String> {
     std::fs::read_to_string("/proc/self/mountinfo").context(|| "read the mount table")
+}
+
+/// The texts of the tables of all mount namespaces in which a process is, each once, for [`parse`].
+///
+/// # Errors
+/// Those of reading /proc; a process that ends meanwhile has none.
+pub fn read_all() -> Result<impl Iterator<Item = Result<String>>> {
+    let operation = || "look into all mount namespaces";
+    let mut namespaces = HashSet::new();
+    let mut table_of = move |process: PathBuf| {
+        let namespace = fs::metadata(process.join("ns/mnt")).ok()?;
+        namespaces.insert(namespace.ino()).then(|| fs::read_to_string(process.join("mountinfo")).ok()).flatten()
+    };
+    let processes = fs::read_dir("/proc").context(operation)?;
+    Ok(processes.filter_map(move |entry| match entry.context(operation) {
+        Ok(entry) => table_of(entry.path()).map(Ok),
+        Err(error) => Some(Err(error)),
+    }))
 }
 
 /// The mounts of a table, in its order: of several at one place, the last is the one that is seen. A line that makes no

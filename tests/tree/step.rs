@@ -11,6 +11,16 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, makedev, mknodat, utimensat};
 
+/// A base that the steps change, rename and delete from.
+pub fn fill_base(root: &Path) {
+    for name in ["a", "dir", "dir/b"] {
+        fs::create_dir(root.join(name)).unwrap();
+        fs::write(root.join(name).join("a"), name).unwrap();
+    }
+    fs::write(root.join("b"), b"base").unwrap();
+    symlink("b", root.join("a/b")).unwrap();
+}
+
 /// Indices of names, from the root down.
 type Place = Vec<usize>;
 
