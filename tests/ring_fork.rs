@@ -5,7 +5,7 @@
 mod harness;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use harness::ring::names;
@@ -50,7 +50,7 @@ fn a_fork_begins_with_an_entry_and_goes_its_own_way() {
     let forked = world.ring_json(&["fork", "alice@2", "bob"]);
     let (seq, reason, parent) = (&forked["seq"], &forked["reason"], &forked["parent"]);
     assert_eq!((seq, reason, parent), (&json!(1), &json!("fork"), &Value::Null));
-    assert_eq!((&forked["state"], &forked["forked_from"]), (&json!("sealed"), &json!("root/alice@2")));
+    assert_eq!((&forked["state"], &forked["forked_from"]), (&json!("packed"), &json!("root/alice@2")));
     assert_eq!(world.layers_of("bob"), world.layers_of("alice@2"));
     assert_eq!(world.lines_found("bob"), "1 2");
     world.run_in("bob", "echo bob >> /tmp/f").success();
@@ -81,8 +81,9 @@ fn a_fork_copies_no_byte() {
     world.pack();
     world.ring(&["fork", "alice", "bob"]).success();
     let packs = fs::read_dir(world.ring_directory("bob").join("blobs/sha256")).unwrap();
-    let links: Vec<_> = packs.map(|pack| pack.unwrap().metadata().unwrap().nlink()).collect();
-    assert_eq!(links, [2, 2, 2], "the packs of three layers, under a second name each");
+    let mut links: Vec<_> = packs.map(|pack| pack.unwrap().metadata().unwrap().nlink()).collect();
+    links.sort_unstable();
+    assert_eq!(links, [1, 1, 2, 2, 2], "manifest and config; the packs of three layers, under a second name each");
     // What is only sealed when it is forked is packed once.
     world.run_in("alice", "echo 4 >> /tmp/f").success();
     world.ring(&["fork", "alice", "carol"]).success();
@@ -94,6 +95,141 @@ fn a_fork_copies_no_byte() {
     let inode = |ring: &str| fs::metadata(world.ring_directory(ring).join("blobs/sha256").join(&hex)).unwrap().ino();
     assert_eq!(inode("alice"), inode("carol"));
     world.ring(&["verify"]).success();
+}
+
+#[test]
+fn a_fork_of_what_is_packed_is_packed_and_one_of_what_is_sealed_will_be() {
+    let world = World::new("packed");
+    alice(&world);
+    world.pack();
+    world.ring(&["set", "alice", "--depth", "5", "--max-bytes", "1GiB", "--keep-hourly", "24"]).success();
+    world.ring(&["fork", "alice@2", "bob"]).success();
+    let layout = world.ring_directory("bob");
+    let (digest, tag) = {
+        let shown = world.ring_json(&["show", "bob@1"]);
+        (shown["digest"].as_str().unwrap().to_owned(), shown["id"].clone())
+    };
+    let listed = world.ring_file("bob", "index.json")["manifests"][0].clone();
+    assert_eq!(listed["digest"].as_str().unwrap(), digest);
+    assert_eq!(listed["annotations"]["org.opencontainers.image.ref.name"], tag);
+    // The same to the last byte as what a worker writes.
+    let (index, manifest) = ("index.json".to_owned(), format!("blobs/sha256/{}", digest.replace("sha256:", "")));
+    let before = [&index, &manifest].map(|name| fs::read_to_string(layout.join(name)).unwrap());
+    fs::remove_file(layout.join(&manifest)).unwrap();
+    world.edit_ring_file("bob", &index, |index| index["manifests"] = json!([]));
+    world.edit_ring_file("bob", "ring.json", |state| state["entries"][0]["manifest"] = Value::Null);
+    world.pack();
+    assert_eq!([&index, &manifest].map(|name| fs::read_to_string(layout.join(name)).unwrap()), before);
+    // What holds for one holds for the other.
+    for rule in ["depth", "max_bytes", "keep", "incompatible"] {
+        assert_eq!(world.ring_file("bob", "ring.json")[rule], world.ring_file("alice", "ring.json")[rule], "{rule}");
+    }
+    assert_eq!(world.ring_file("bob", "ring.json")["keep"]["hourly"], 24);
+
+    world.run_in("alice", "echo 4 >> /tmp/f").success();
+    world.ring(&["fork", "alice", "carol"]).success();
+    // A worker comes.
+    eventually("it is packed", || world.ring_json(&["show", "carol@1"])["state"] == "packed");
+    world.pack();
+    world.ring(&["verify"]).success();
+}
+
+/// Makes a fork one that the machine went down after: its files but `ring.json` may be gone or torn.
+fn cut_power(world: &World, ring: &str) {
+    let here = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    world.edit_ring_file(ring, "ring.json", |state| {
+        assert_eq!(state["unflushed"], here.trim());
+        state["unflushed"] = json!("another boot");
+    });
+}
+
+#[test]
+fn what_a_power_cut_took_from_beside_a_forks_state_is_made_anew() {
+    let world = World::new("power");
+    alice(&world);
+    world.pack();
+    for lost in ["index.json", "oci-layout", "blobs", "manifest", "config"] {
+        world.ring(&["fork", "alice@2", "bob"]).success();
+        let (directory, before) = (world.ring_directory("bob"), world.ring_file("bob", "index.json"));
+        let blobs = world.blobs("bob");
+        let place = |digest: &Value| format!("blobs/sha256/{}", digest.as_str().unwrap().replace("sha256:", ""));
+        let manifest = place(&before["manifests"][0]["digest"]);
+        let config = place(&world.ring_file("bob", &manifest)["config"]["digest"]);
+        match lost {
+            "index.json" => fs::write(directory.join(lost), "").unwrap(),
+            "oci-layout" => fs::remove_file(directory.join(lost)).unwrap(),
+            "manifest" => fs::write(directory.join(manifest), [0; 100]).unwrap(),
+            "config" => fs::write(directory.join(config), "").unwrap(),
+            _ => fs::remove_dir_all(directory.join("blobs")).unwrap(),
+        }
+        world.ring(&["verify"]).code(1);
+        cut_power(&world, "bob");
+        world.ring(&["verify"]).success();
+        assert_eq!(world.blobs("bob"), blobs, "without {lost}");
+        assert_eq!(world.ring_file("bob", "index.json"), before);
+        assert_eq!(world.ring_file("bob", "ring.json")["unflushed"], Value::Null);
+        assert_eq!(world.lines_found("bob"), "1 2");
+        world.ring(&["rm", "bob"]).success();
+    }
+    // Where the ring that it came from is gone as well, it is packed anew.
+    world.ring(&["fork", "alice@2", "bob"]).success();
+    world.ring(&["rm", "alice"]).success();
+    fs::remove_dir_all(world.ring_directory("bob").join("blobs")).unwrap();
+    cut_power(&world, "bob");
+    world.ring(&["recover"]).success();
+    world.pack();
+    assert_eq!(world.ring_json(&["show", "bob@1"])["state"], "packed");
+    world.ring(&["verify"]).success();
+    for layer in world.layers() {
+        fs::remove_dir_all(world.store().join("layers").join(layer)).unwrap();
+    }
+    assert_eq!(world.lines_found("bob"), "1 2");
+}
+
+#[test]
+fn a_fork_that_a_worker_has_flushed_is_not_looked_at_after_a_power_cut() {
+    let world = World::new("flushed");
+    alice(&world);
+    world.pack();
+    world.ring(&["fork", "alice", "bob"]).success();
+    world.run_in("bob", "echo more >> /tmp/f").success();
+    world.pack();
+    assert_eq!(world.ring_file("bob", "ring.json")["unflushed"], Value::Null);
+}
+
+#[test]
+fn a_worker_passes_over_rings_of_which_nothing_has_changed() {
+    let world = World::new("seen");
+    alice(&world);
+    world.pack();
+    world.ring(&["fork", "alice", "idle"]).success();
+    let seen = || fs::read_to_string(world.store().join("worker.seen")).unwrap_or_default();
+    eventually("nothing is left to do", || {
+        world.regen(&["worker"]).success();
+        ["alice", "idle"].iter().all(|name| seen().contains(&format!("root/{name}")))
+    });
+    // Whoever looks at it, fails.
+    let index = world.ring_directory("idle").join("index.json");
+    let whole = fs::read(&index).unwrap();
+    fs::write(&index, "").unwrap();
+    world.regen(&["worker"]).success();
+    world.run_in("alice", "echo 4 >> /tmp/f").success();
+    eventually("the other one is packed", || world.ring_json(&["show", "alice@4"])["state"] == "packed");
+    world.regen(&["worker"]).success();
+    world.ring(&["pack"]).fails_with(1, "index.json");
+    fs::write(&index, whole).unwrap();
+    world.pack();
+    // Anything that changes there is seen.
+    eventually("it is passed over again", || {
+        world.regen(&["worker"]).success();
+        seen().contains("root/idle")
+    });
+    fs::write(&index, "").unwrap();
+    fs::set_permissions(world.ring_directory("idle").join("ring.json"), fs::Permissions::from_mode(0o600)).unwrap();
+    world.regen(&["worker"]).fails_with(1, "index.json");
+    assert!(!seen().contains("root/idle"));
+    world.ring(&["recover"]).success();
+    world.pack();
 }
 
 #[test]

@@ -1,11 +1,12 @@
 """Forks: a new ring from an entry, against a copy of the same files by hard links, which is what one does without."""
 
+import os
 import shutil
 import subprocess
 import time
 
 from .parts import CHAIN, make_chain
-from .report import Series, absolute, ratio
+from .report import Series, absolute, difference, ratio
 from .rig import timed
 
 SMALL = "fork-small"
@@ -20,16 +21,22 @@ def fork(rig, rounds):
     rig.regen_run("ring", "pack")
     version = Series("regen --version")
     small, big = Series("fork, 1 file"), Series("fork, 20,000 files, 2 GiB")
+    cpu = Series("fork, 1 file: processor time")
+    floor = Series("a small file written, synced and renamed, its directory synced")
     links = Series("cp -al, 20,000 files, 2 GiB")
-    room = Series("room that a fork takes before it is packed", "KiB")
+    room = Series("room that a fork takes", "KiB")
     whole = Series("1,000 forks one after another, as far as they were made", "s")
     began, between = time.monotonic(), 0.0
     for round_ in range(rounds):
-        small.add(rig.time_regen("ring", "fork", SMALL, f"small-{round_}").whole)
+        run = rig.time_regen("ring", "fork", SMALL, f"small-{round_}")
+        small.add(run.whole)
+        cpu.add(run.cpu)
         if round_ % EVERY:
             continue
         pause = time.monotonic()
-        version.add(timed([rig.regen, "--version"]).whole)
+        for _ in range(10):
+            version.add(timed([rig.regen, "--version"]).whole)
+            floor.add(_sync(rig.store / "rings/root"))
         big.add(rig.time_regen("ring", "fork", CHAIN, f"big-{round_}").whole)
         room.add(_own_room(rig, f"big-{round_}"))
         target = rig.top / "linked"
@@ -41,11 +48,29 @@ def fork(rig, rounds):
     checks = [
         absolute("fork: 1,000 of them", whole, 3.0),
         absolute("fork: 2 GiB", big, 5.0),
+        absolute("fork: 1 file", small, 5.0),
         ratio("fork: 2 GiB / 1 file", big, small, 1.5),
+        difference("fork: 1 file, beyond process start", small, version),
         ratio("fork: regen / cp -al", big, links),
         absolute("fork: room", room, 64.0),
     ]
-    return [version, small, big, links, room, whole], checks
+    return [version, floor, small, cpu, big, links, room, whole], checks
+
+
+def _sync(directory):
+    """What the disk alone takes for a new file that is to survive a power cut."""
+    began = time.monotonic()
+    file = os.open(directory / ".tmp-bench", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.write(file, bytes(1024))
+    os.fsync(file)
+    os.close(file)
+    os.rename(directory / ".tmp-bench", directory / ".bench")
+    opened = os.open(directory, os.O_RDONLY)
+    os.fsync(opened)
+    took = time.monotonic() - began
+    os.close(opened)
+    os.unlink(directory / ".bench")
+    return took * 1e3
 
 
 def _own_room(rig, ring):

@@ -16,12 +16,14 @@ from pathlib import Path
 
 @dataclass
 class Run:
-    """One command: milliseconds from its start to its first byte of output and to its end, and its peak memory."""
+    """One command: milliseconds from its start to its first byte of output and to its end, what it took of the processors,
+    and its peak memory."""
 
     first: float
     whole: float
     peak_mib: float
     ended: float
+    cpu: float
 
 
 class Rig:
@@ -100,7 +102,8 @@ def timed(command):
     os.close(null)
     if status != 0:
         raise SystemExit(f"{' '.join(command)}: wait status {status}: {output!r}")
-    return Run((first - started) * 1e3, (ended - started) * 1e3, usage.ru_maxrss / 1024, ended)
+    cpu = (usage.ru_utime + usage.ru_stime) * 1e3
+    return Run((first - started) * 1e3, (ended - started) * 1e3, usage.ru_maxrss / 1024, ended, cpu)
 
 
 class EntryWatch:

@@ -212,16 +212,18 @@ impl Layout {
     /// # Errors
     /// Those of readdir and unlink.
     pub fn sweep_temporary(&self) -> Result<()> {
+        let mut swept = false;
         for directory in [&self.directory, &self.blob_directory()] {
             for name in self.file_names(directory)? {
                 let path = directory.join(&name);
                 // Whoever writes a blob holds a lock on its temporary file.
                 if name.starts_with(TEMPORARY_PREFIX) && !is_held(&path)? {
                     remove(&path)?;
+                    swept = true;
                 }
             }
         }
-        sync_directory(&self.blob_directory())
+        if swept { sync_directory(&self.blob_directory()) } else { Ok(()) }
     }
 
     fn blob_directory(&self) -> PathBuf {

@@ -54,6 +54,7 @@ mod quota;
 pub mod request;
 pub mod ring_move;
 pub mod save;
+mod seen;
 pub mod sender;
 pub mod service;
 pub mod snapshot;

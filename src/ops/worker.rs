@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::seen::{self, Seen};
 use super::{Place, function, quota, sender, tally};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::ids::RingName;
 use crate::ring::{PackOptions, Progress, Ring, gc};
 use crate::store::Store;
@@ -27,6 +28,17 @@ use crate::sys::mount_table;
 pub const VERB: &str = "worker";
 const PROGRESS: &str = "worker.json";
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Which rings are looked at.
+#[derive(Debug, Clone, Copy)]
+enum Scope<'a> {
+    /// Those of which anything has changed since a worker looked at them.
+    Changed,
+    /// All of them.
+    All,
+    /// This one.
+    One(&'a RingName),
+}
 
 /// How far the worker is, for whoever watches it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +111,7 @@ pub fn work(place: &Place) -> Result<()> {
             let _ = write_report(&store, report);
         }
     };
-    let result = pack_all(place, &store, None, &mut report);
+    let result = pack_all(place, &store, Scope::Changed, &mut report);
     forget_report(&store);
     drop(lock);
     // What was packed is worth sending also where something else could not be.
@@ -121,7 +133,7 @@ pub fn pack_now(place: &Place, store: &Store, only: Option<&RingName>, report: &
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    let result = pack_all(place, store, only, report);
+    let result = pack_all(place, store, only.map_or(Scope::All, Scope::One), report);
     drop(lock);
     result
 }
@@ -160,33 +172,54 @@ fn forget_report(store: &Store) {
 }
 
 /// The caller has the worker lock.
-fn pack_all(place: &Place, store: &Store, only: Option<&RingName>, report: &mut dyn FnMut(&Report)) -> Result<()> {
+fn pack_all(place: &Place, store: &Store, scope: Scope<'_>, report: &mut dyn FnMut(&Report)) -> Result<()> {
     forget_report(store);
     tally::sweep(store);
-    let rings = match only {
-        Some(name) => vec![Ring::open(store, name)?],
-        None => Ring::list(store)?,
+    seen::sweep(store);
+    let mut first_failure = match scope {
+        Scope::One(name) => pack_ring(place, &Ring::open(store, name)?, report).err(),
+        Scope::Changed => pack_rings(place, store, Seen::load(store)?, report)?,
+        Scope::All => pack_rings(place, store, Seen::nothing()?, report)?,
     };
-    let mut first_failure = None;
-    for ring in rings {
-        if let Err(error) = pack_ring(place, &ring, report) {
-            first_failure.get_or_insert(error);
-        }
-        tally::save(store);
-    }
+    tally::save(store);
     if let Err(error) = quota::keep(place, store) {
         first_failure.get_or_insert(error);
     }
     let collected = gc::collect(store).and_then(|()| function::collect(store));
-    match (first_failure, only) {
+    match (first_failure, scope) {
         (Some(error), _) => Err(error),
-        (None, None) => collected,
+        (None, Scope::Changed | Scope::All) => collected,
         // Another ring that cannot be read keeps its layers from being collected; this one is packed all the same.
-        (None, Some(_)) => collected.or_else(|error| {
+        (None, Scope::One(_)) => collected.or_else(|error| {
             tracing::warn!("collect: {error}");
             Ok(())
         }),
     }
+}
+
+/// Packs all rings but those that were seen to need nothing; gives the first failure.
+fn pack_rings(place: &Place, store: &Store, mut seen: Seen, report: &mut dyn FnMut(&Report)) -> Result<Option<Error>> {
+    let rings = Ring::list(store)?;
+    let mut first_failure = None;
+    for ring in &rings {
+        let before = seen::look(ring);
+        if before.is_some_and(|now| seen.has(ring, &now)) {
+            continue;
+        }
+        match pack_ring(place, ring, report) {
+            Ok(()) => seen.note(ring, before),
+            Err(error) => {
+                seen.note(ring, None);
+                first_failure.get_or_insert(error);
+            }
+        }
+        tally::save(store);
+    }
+    // Without it the next worker looks at all of them.
+    if let Err(error) = seen.save(store, &rings) {
+        tracing::debug!("{error}");
+    }
+    Ok(first_failure)
 }
 
 fn pack_ring(place: &Place, ring: &Ring, report: &mut dyn FnMut(&Report)) -> Result<()> {

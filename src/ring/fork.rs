@@ -5,11 +5,14 @@
 //!
 //! ```text
 //! source locked, collection kept out
-//! rings/OWNER/.tmp-ID/{lock,blobs,oci-layout,index.json,ring.json} ── to disk ── rename to rings/OWNER/NAME ── to disk
+//! rings/OWNER/.tmp-ID/{lock,blobs,oci-layout,index.json} ── ring.json ── to disk ── rename to rings/OWNER/NAME ── to disk
 //! ```
 //!
-//! The manifest tells the ring and the number of its entry, so the fork has one of its own, which the worker writes: until
-//! then its entry is only sealed.
+//! Only `ring.json` is waited for, and the two directories that lead to it: the layers are on disk already, and all else can
+//! be made anew from these ([`super::mend`]).
+//!
+//! The manifest tells the ring and the number of its entry, so the fork has one of its own. If the source is packed, it is
+//! written here; else the worker does that, and until then the entry is only sealed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,16 +24,21 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Outcome, Reason, tag};
+use super::index;
 use super::selector::{Selected, Selector};
 use super::state::{self, LayerRecord, RingState};
 use super::{Locked, Ring, remove_leftover};
 use crate::error::{Context, Error, Kind, Result, quote};
-use crate::ids::{ContainerId, LayerId, RingName};
-use crate::image::layout::Layout;
+use crate::ids::{ContainerId, Digest, LayerId, RingName};
+use crate::image::layout::{Layout, digest_of};
 use crate::image::manifest::Index;
 use crate::store::{Store, make_directory};
-use crate::sys::fs::{TEMPORARY_PREFIX, random_id, start_writeback, sync_directory};
+use crate::sys::fs::{TEMPORARY_PREFIX, random_id, sync_directory};
 use crate::sys::lock::{Lock, Sharing};
+use crate::sys::process::boot_id;
+
+/// Where a ring's blobs are, below its directory.
+const BLOBS: &str = "blobs/sha256";
 
 /// The ring that a fork becomes.
 #[derive(Debug, Clone, Copy)]
@@ -79,10 +87,9 @@ impl Locked {
         }
         // Whoever collects reads all rings at one moment: this one is there then, or its source keeps the layers.
         let _lock = store.lock_against_collection()?;
-        let mut state = self.state_of_fork(entry, new).context(operation)?;
+        let state = self.state_of_fork(entry, new).context(operation)?;
         let mut stage = Stage::create(&fork).context(operation)?;
-        self.link_packs(&state, &stage.directory).context(operation)?;
-        stage.write(&mut state, self.ring()).context(operation)?;
+        stage.fill(state, self.ring(), &fork).context(operation)?;
         stage.commit(&fork, operation)?;
         Ok(fork)
     }
@@ -91,6 +98,7 @@ impl Locked {
         let mut state = RingState::new(self.state.limits());
         state.made_for = new.made_for.cloned();
         state.keep = self.state.keep;
+        state.unflushed = Some(boot_id()?);
         let Some(entry) = entry else { return Ok(state) };
         for layer in &entry.layers {
             if let Some(record) = self.state.layers.get(layer) {
@@ -107,16 +115,6 @@ impl Locked {
         state.entries.push(first_entry(entry, self.ring().name()));
         (state.last_seq, state.next) = (1, Some(1));
         Ok(state)
-    }
-
-    fn link_packs(&self, state: &RingState, to: &Path) -> Result<()> {
-        let blobs = to.join("blobs/sha256");
-        make_directory(&blobs)?;
-        let layout = Layout::open(self.ring().directory())?;
-        for pack in state.layers.values().flat_map(|record| &record.packs) {
-            link(&layout.blob_path(&pack.digest), &blobs.join(pack.digest.hex()))?;
-        }
-        Ok(())
     }
 }
 
@@ -136,7 +134,7 @@ impl Ring {
         for pack in &record.packs {
             link(&from.blob_path(&pack.digest), &to.blob_path(&pack.digest))?;
         }
-        sync_directory(&self.directory().join("blobs/sha256"))?;
+        sync_directory(&self.directory().join(BLOBS))?;
         Ok(Some(LayerRecord { folded_from: Vec::new(), ..record.clone() }))
     }
 }
@@ -193,7 +191,7 @@ fn taken(name: &RingName, operation: String) -> Error {
 }
 
 /// One more name for a blob. Files have a limit to that: 65,000 on ext4.
-fn link(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn link(from: &Path, to: &Path) -> Result<()> {
     let operation = || format!("link {}", quote(from));
     match fs::hard_link(from, to) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -238,28 +236,57 @@ impl Stage {
         }
     }
 
-    /// Writes all files, and then waits for all of them together: most of it is one commit of the file system's journal.
-    fn write(&self, state: &mut RingState, source: &Ring) -> Result<()> {
+    /// Writes all files, and waits for the one that everything else can be made of.
+    fn fill(&self, mut state: RingState, source: &Ring, ring: &Ring) -> Result<()> {
+        for blobs in ["blobs", BLOBS] {
+            self.make_directory(blobs)?;
+        }
+        let packs = source.directory().join(BLOBS);
+        for pack in state.layers.values().flat_map(|record| &record.packs) {
+            let name = pack.digest.hex();
+            link(&packs.join(&name), &self.directory.join(BLOBS).join(&name))?;
+        }
         // Never changed, only replaced: one file serves both.
         link(&source.directory().join("oci-layout"), &self.directory.join("oci-layout"))?;
-        let index = self.write_file("index.json", &Index::default().to_json()?)?;
-        let state = self.write_file(state::NAME, &state.text()?)?;
-        let sync = |file: &File| file.sync_all().context(|| format!("sync {}", quote(&self.directory)));
-        sync(&state)?;
-        sync(&index)?;
-        for directory in ["blobs/sha256", "blobs", "."] {
-            sync_directory(&self.directory.join(directory))?;
-        }
-        Ok(())
+        let index = self.write_manifest(&mut state, ring)?;
+        self.write_file("index.json", &index.to_json()?)?;
+        let file = self.write_file(state::NAME, &state.text()?)?;
+        file.sync_all().context(|| format!("sync {}", quote(&self.directory)))?;
+        sync_directory(&self.directory)
     }
 
+    /// The manifest of its entry, if all its layers are packed, and the index that lists it.
+    fn write_manifest(&self, state: &mut RingState, ring: &Ring) -> Result<Index> {
+        let mut index = Index::default();
+        let Some(entry) = state.entries.first().cloned() else { return Ok(index) };
+        if !entry.layers.iter().all(|layer| state.layers.contains_key(layer)) {
+            return Ok(index);
+        }
+        let mut put = |content: &[u8]| self.write_blob(content);
+        let manifest = index::put_manifest(ring, state, &entry, &mut put)?;
+        index.set(index::describe_entry(&entry, &manifest)?);
+        state.entries[0].manifest = Some(manifest.0);
+        Ok(index)
+    }
+
+    fn write_blob(&self, content: &[u8]) -> Result<(Digest, u64)> {
+        let digest = digest_of(content);
+        self.write_file(&format!("{BLOBS}/{}", digest.hex()), content)?;
+        Ok((digest, content.len() as u64))
+    }
+
+    fn make_directory(&self, name: &str) -> Result<()> {
+        let path = self.directory.join(name);
+        fs::DirBuilder::new().mode(0o700).create(&path).context(|| format!("create {}", quote(&path)))
+    }
+
+    /// Nobody but us knows of the directory, so a file may appear in parts.
     fn write_file(&self, name: &str, content: &[u8]) -> Result<File> {
         let path = self.directory.join(name);
         let operation = || format!("write {}", quote(&path));
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context(operation)?;
         file.write_all(content).context(operation)?;
-        start_writeback(&file)?;
         Ok(file)
     }
 

@@ -27,12 +27,29 @@ pub fn collect(store: &Store) -> Result<()> {
 /// The layers that runs left and that nothing names any more, once the runs in the directories `gone` are gone.
 pub(super) fn unneeded_layers(store: &Store, gone: &[PathBuf]) -> Result<Vec<LayerId>> {
     // Before the roots are read: see the store's rule.
-    let mut layers: Vec<_> = store.layers().list()?.into_iter().filter(|id| !id.is_image()).collect();
+    let mut layers: HashSet<_> = store.layers().list()?.into_iter().filter(|id| !id.is_image()).collect();
     // A fork names what its source names: whoever makes one is kept out for as long as both could be missed.
     let lock = store.lock_for_collection()?;
-    let needed = roots(store, gone)?;
+    let is_gone = |id: &LayerId| gone.contains(&store.runs().join(id.as_str()));
+    for id in Run::list(store)?.into_iter().filter(|id| !is_gone(id)) {
+        if let Some(run) = Run::load(store, &id)? {
+            for layer in &run.record.layers {
+                layers.remove(layer);
+            }
+        }
+    }
+    for ring in Ring::list(store)? {
+        // With thousands of forks the first few name all that there is.
+        if layers.is_empty() {
+            break;
+        }
+        for layer in named_by(&ring.read()?) {
+            layers.remove(layer);
+        }
+    }
     drop(lock);
-    layers.retain(|layer| !needed.contains(layer));
+    let mut layers: Vec<_> = layers.into_iter().collect();
+    layers.sort_unstable();
     Ok(layers)
 }
 
@@ -53,50 +70,56 @@ pub fn finds_dead_scratch(store: &Store) -> Result<bool> {
     Ok(false)
 }
 
-/// Every layer that something names.
-fn roots(store: &Store, gone: &[PathBuf]) -> Result<HashSet<LayerId>> {
-    let mut needed = HashSet::new();
-    for ring in Ring::list(store)? {
-        let state = ring.read()?;
-        needed.extend(named_by(&state));
-    }
-    let is_gone = |id: &LayerId| gone.contains(&store.runs().join(id.as_str()));
-    for id in Run::list(store)?.into_iter().filter(|id| !is_gone(id)) {
-        if let Some(run) = Run::load(store, &id)? {
-            needed.extend(run.record.layers);
-        }
-    }
-    Ok(needed)
-}
-
-fn named_by(state: &RingState) -> impl Iterator<Item = LayerId> {
+/// What a ring stands on.
+fn named_by(state: &RingState) -> impl Iterator<Item = &LayerId> {
     let journal = state.journal.iter().map(|journal| &journal.entry);
-    state.entries.iter().chain(journal).flat_map(|entry| entry.layers.clone())
+    state.entries.iter().chain(journal).flat_map(|entry| &entry.layers)
 }
 
 /// The directories of runs that no ring names and that nobody lives on.
 pub(super) fn dead_runs(store: &Store) -> Result<Vec<PathBuf>> {
     // Nobody claims a ring while this is held, so a run that no ring names will not be named later.
     let lock = store.lock_for_collection()?;
+    let mut unnamed = Vec::new();
+    for id in Run::list(store)? {
+        let run = Run::load(store, &id)?;
+        // One that cannot be loaded was cut short before its record was written, or while it was removed.
+        let lives = match &run {
+            Some(run) => !run.is_over() && run.record.living_holder()?.is_some(),
+            None => false,
+        };
+        if !lives {
+            unnamed.push((id, run));
+        }
+    }
+    // Only where there is anything: in a store of many rings most of the time goes here.
+    if !unnamed.is_empty() {
+        let named = named_runs(store)?;
+        unnamed.retain(|(id, _)| !named.contains(id));
+    }
+    let mut dead = Vec::new();
+    for (id, run) in unnamed {
+        let is_held = match &run {
+            // Whoever sealed it had no time to clear up.
+            Some(run) if run.is_over() => false,
+            Some(run) => super::seal::is_held(run)?,
+            None => false,
+        };
+        if !is_held {
+            dead.push(store.runs().join(id.as_str()));
+        }
+    }
+    drop(lock);
+    Ok(dead)
+}
+
+/// The runs that have a ring, are beside its main line, or are becoming an entry.
+fn named_runs(store: &Store) -> Result<HashSet<LayerId>> {
     let mut named = HashSet::new();
     for ring in Ring::list(store)? {
         let state = ring.read()?;
         named.extend(state.runs().cloned());
         named.extend(state.journal.and_then(|journal| journal.entry.layers.last().cloned()));
     }
-    let mut dead = Vec::new();
-    for id in Run::list(store)?.into_iter().filter(|id| !named.contains(id)) {
-        match Run::load(store, &id)? {
-            // Cut short before its record was written, or while it was removed.
-            None => dead.push(store.runs().join(id.as_str())),
-            // Whoever sealed it had no time to clear up.
-            Some(run) if run.is_over() => dead.push(store.runs().join(id.as_str())),
-            Some(run) if run.record.living_holder()?.is_none() && !super::seal::is_held(&run)? => {
-                dead.push(store.runs().join(id.as_str()));
-            }
-            Some(_) => {}
-        }
-    }
-    drop(lock);
-    Ok(dead)
+    Ok(named)
 }

@@ -35,6 +35,14 @@ const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 ///
 /// What must stay true of the entry is in the manifest's annotations: copying drops those of the index.
 pub(super) fn write_manifest(layout: &Layout, ring: &Ring, state: &RingState, entry: &Entry) -> Result<Digest> {
+    Ok(put_manifest(ring, state, entry, &mut |content| layout.put_blob(content))?.0)
+}
+
+/// Makes a blob of a document, and gives its digest and size.
+type Put<'a> = dyn FnMut(&[u8]) -> Result<(Digest, u64)> + 'a;
+
+/// The same with `put` for what makes a blob of a document; the manifest's digest and size.
+pub(super) fn put_manifest(ring: &Ring, state: &RingState, entry: &Entry, put: &mut Put<'_>) -> Result<(Digest, u64)> {
     let packs = packs_of(state, entry)?;
     let comment = format!("ring {}, entry {}, {}", ring.name(), entry.seq, entry.reason);
     let created = timestamp(entry.created);
@@ -42,10 +50,10 @@ pub(super) fn write_manifest(layout: &Layout, ring: &Ring, state: &RingState, en
         .iter()
         .map(|pack| NewLayer { diff_id: pack.diff_id.clone(), created: created.clone(), comment: comment.clone() })
         .collect();
-    let config = layout.put_blob(&config_for(None, &history, &created).to_json()?)?;
+    let config = put(&config_for(None, &history, &created).to_json()?)?;
     let layers = packs.iter().map(|pack| describe_pack(state, pack)).collect::<Result<_>>()?;
     let manifest = manifest_for(&config, layers, annotations(ring, entry));
-    Ok(layout.put_blob(&manifest.to_json()?)?.0)
+    put(&manifest.to_json()?)
 }
 
 fn describe_pack(state: &RingState, pack: &PackRecord) -> Result<Descriptor> {
@@ -138,7 +146,12 @@ pub(super) fn repair(locked: &Locked) -> Result<()> {
 fn descriptor(layout: &Layout, entry: &Entry, manifest: &Digest) -> Result<Descriptor> {
     let path = layout.blob_path(manifest);
     let size = std::fs::metadata(&path).context(|| format!("look at the manifest of entry @{}", entry.seq))?.len();
-    let mut descriptor = index_entry(&(manifest.clone(), size), &entry.id)?;
+    describe_entry(entry, &(manifest.clone(), size))
+}
+
+/// What `index.json` says of a packed entry.
+pub(super) fn describe_entry(entry: &Entry, manifest: &(Digest, u64)) -> Result<Descriptor> {
+    let mut descriptor = index_entry(manifest, &entry.id)?;
     descriptor.annotations.insert(OURS.to_owned(), entry.seq.to_string());
     Ok(descriptor)
 }
@@ -250,6 +263,12 @@ fn is_old(layout: &Layout, digest: &Digest) -> Result<bool> {
     let age = SystemTime::now().duration_since(modified.context(operation)?);
     // A time in the future is no reason to delete.
     Ok(age.is_ok_and(|age| age > ORPHAN_AGE))
+}
+
+/// Whether a manifest of ours and the config that it names are what their digests say.
+pub(super) fn is_whole(layout: &Layout, digest: &Digest) -> bool {
+    let config = read_manifest(layout, digest).and_then(|manifest| manifest.config.digest());
+    config.is_ok_and(|config| layout.read_blob(&config, DOCUMENT_CAP).is_ok())
 }
 
 /// Reads a manifest of ours, its digest checked.

@@ -32,6 +32,7 @@ mod holder;
 mod index;
 pub mod keep;
 pub mod look;
+mod mend;
 mod merge;
 pub mod offer;
 mod pack;
@@ -229,6 +230,7 @@ impl Ring {
         let lock = self.wait_lock()?;
         let mut locked = Locked { ring: self.clone(), state: self.read()?, _lock: lock };
         snapshot::thaw_left(&mut locked)?;
+        locked.mend()?;
         seal::finish(&mut locked)?;
         Ok(locked)
     }

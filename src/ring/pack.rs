@@ -94,6 +94,8 @@ impl Ring {
         for entry in locked.state.entries.iter_mut().filter(|entry| before.contains(&entry.seq)) {
             entry.synced = true;
         }
+        // What was left to the kernel when the ring was made is older than any of them.
+        locked.state.unflushed = None;
         locked.commit()
     }
 

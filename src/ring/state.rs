@@ -56,6 +56,9 @@ pub struct RingState {
     pub moves: u64,
     /// When the newest run ended, also if it changed nothing.
     pub last_exit: Option<DateTime<Utc>>,
+    /// The boot in which files beside this one were made that nobody has flushed since; `None` if all of them are on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unflushed: Option<String>,
     /// A seal that has begun; it is finished by whoever locks the ring next.
     pub journal: Option<Journal>,
     /// The entries by number.
@@ -144,6 +147,7 @@ impl RingState {
             made_for: None,
             moves: 0,
             last_exit: None,
+            unflushed: None,
             journal: None,
             entries: Vec::new(),
             bases: BTreeMap::new(),
@@ -238,6 +242,12 @@ impl RingState {
     #[must_use]
     pub fn newest(&self) -> Option<&Entry> {
         self.entries.iter().rev().find(|entry| !entry.side)
+    }
+
+    /// Whether a worker has nothing to do for its entries: all are packed and known to be on disk.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.entries.iter().all(|entry| entry.synced && entry.manifest.is_some())
     }
 
     /// The runs that it names, with the ring or beside its main line.

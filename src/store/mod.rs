@@ -6,6 +6,7 @@
 //! ├── store.lock             shared while something new is being referred to, exclusive while something is collected
 //! ├── images.lock            shared while an image is unpacked that nobody stands on yet, exclusive while such go
 //! ├── worker.lock, worker.next   one worker packs, one waits (see the ring's worker)
+//! ├── worker.seen            which rings the last worker had nothing to do for
 //! ├── worker.log             what the last worker that failed failed at
 //! ├── layers/ID/diff/        a sealed upper or an unpacked image layer; appears whole, never changes
 //! ├── images/               how unpacked images are run, and where their blobs were

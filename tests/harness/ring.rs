@@ -165,7 +165,7 @@ fn words(text: &str) -> String {
 fn picture_without_locks(directory: &Path) -> BTreeMap<PathBuf, String> {
     let lock = |path: &Path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.ends_with("lock") || ["worker.next", "worker.json", "metrics.json"].contains(&name.as_str())
+        name.ends_with("lock") || ["worker.next", "worker.json", "worker.seen", "metrics.json"].contains(&name.as_str())
     };
     let mut all = picture(directory);
     all.retain(|path, _| !lock(path));

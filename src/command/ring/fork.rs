@@ -18,9 +18,11 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<()> {
     let entry = locked.find_fork(&selector)?;
     let fork = locked.fork_from(Some(&entry), NewFork { name: &name, made_for: None })?;
     drop(locked);
-    // It writes the manifest; what is only sealed it packs.
-    worker::start_if_none_waits(&world.place)?;
     let state = fork.read()?;
+    // What is packed already needs no worker, but for whom it is to be sent to.
+    if !state.is_packed() || world.place.config.ring.auto_push.is_some() {
+        worker::start_if_none_waits(&world.place)?;
+    }
     let view = state.newest().map(|entry| EntryView::new(&state, entry));
     print(arguments.output, &view, || format!("{name}: begins with {source}@{}\n", entry.seq))
 }
