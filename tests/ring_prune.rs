@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
 use harness::image::{Form, Layout, Tar};
+use harness::ring::names;
 use harness::{World, eventually};
 use serde_json::{Value, json};
 
@@ -130,4 +131,97 @@ impl World {
         eventually("it is dead", || self.status(&id) == "stopped");
         id
     }
+}
+
+/// Makes a ring one that was used last so many days ago.
+fn age(world: &World, ring: &str, days: i64) {
+    let then = (chrono::Utc::now() - chrono::TimeDelta::days(days)).to_rfc3339();
+    world.edit_ring_file(ring, "ring.json", |state| {
+        for entry in state["entries"].as_array_mut().unwrap() {
+            entry["created"] = json!(then);
+        }
+        state["last_exit"] = json!(then);
+    });
+}
+
+#[test]
+fn forks_of_containers_go_that_are_out_of_use() {
+    let world = World::new("forks");
+    world.run_in("alice", "echo 1 > /tmp/f").success();
+    world.pack();
+    let fork = |id: &str, script: &str| {
+        let rootfs = world.rootfs_text();
+        let arguments = ["run", "--rootfs", &rootfs, "--ring", "alice", "--fork", id, "--", "sh", "-c", script];
+        world.regen(&arguments).success();
+        format!("alice.{id}")
+    };
+    let [old, new, pinned] =
+        ["old", "new", "pinned"].map(|name| fork(&world.id(name), "head -c 50000 /dev/zero > /tmp/g"));
+    world.ring(&["pin", &pinned]).success();
+    world.ring(&["fork", "alice", "bob"]).success();
+    world.pack();
+    for ring in ["alice", "bob", &old, &pinned] {
+        age(&world, ring, 9);
+    }
+    age(&world, &new, 5);
+    let layer = world.layers_of(&old).pop().unwrap();
+    let rings = || names(&world.store().join("rings/root"));
+    let before = rings();
+
+    assert_eq!(world.ring_json(&["prune"]), json!([]));
+    assert_eq!(world.ring_json(&["prune", "--forks"]), json!([]), "something was changed in each");
+    assert_eq!(world.ring_json(&["prune", "--forks", "--older-than", "10d"]), json!([]));
+    let week = ["prune", "--forks", "--older-than", "1w"];
+    let would = world.ring_json(&[&week[..], &["--dry-run"]].concat());
+    let told: Vec<_> = would.as_array().unwrap().iter().map(|garbage| (&garbage["kind"], &garbage["name"])).collect();
+    assert_eq!(told, [(&json!("fork"), &json!(format!("root/{old}"))), (&json!("layer"), &json!(layer))]);
+    assert_eq!(rings(), before);
+    let line = world.ring(&week).success().stdout().to_owned();
+    assert!(line.starts_with("1 fork, 1 layer: ") && line.ends_with(" freed\n"), "{line}");
+    assert_eq!(rings(), before.iter().filter(|name| **name != old).cloned().collect::<Vec<_>>());
+    assert!(!world.layers().contains(&layer));
+    assert_eq!(world.lines_found("alice"), "1");
+    world.ring(&["verify"]).success();
+}
+
+#[test]
+fn the_fork_of_a_run_that_was_killed_and_changed_nothing_goes() {
+    let world = World::new("killed");
+    world.run_in("alice", "echo 1 > /tmp/f").success();
+    world.pack();
+    let start = |name: &str, script: &str| {
+        let (id, rootfs) = (world.id(name), world.rootfs_text());
+        let script = format!("{script}; exec sleep 1000");
+        let command = ["run", "-d", "--rootfs", &rootfs, "--ring", "alice", "--fork", &id, "--", "sh", "-c", &script];
+        world.regen(&command).success();
+        id
+    };
+    let (idle, writer) = (start("idle", "true"), start("writer", "echo 2 > /tmp/f"));
+    eventually("it has written", || world.lines_in(&writer) == "2");
+    let forks = || world.ring_json(&["prune", "--forks", "--older-than", "0s", "--dry-run"]);
+    assert_eq!(forks(), json!([]), "both run");
+    for id in [&idle, &writer] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(world.pid(id)), nix::sys::signal::Signal::SIGKILL).unwrap();
+        eventually("it is dead", || world.status(id) == "stopped");
+    }
+    assert_eq!(
+        counts(&forks()).get("fork").map(|fork| fork.0),
+        Some(1),
+        "what the other one has written is no entry yet"
+    );
+    world.ring(&["prune", "--forks"]).success();
+    assert_eq!(names(&world.store().join("rings/root")), ["alice".to_owned(), format!("alice.{writer}")]);
+    for id in [&idle, &writer] {
+        world.delete(id);
+    }
+    assert_eq!(world.lines_found(&format!("alice.{writer}")), "2");
+    world.pack();
+    assert_eq!(names(&world.store().join("runs")), [""; 0]);
+}
+
+#[test]
+fn an_age_that_is_none_is_refused() {
+    let world = World::new("age");
+    world.ring(&["prune", "--older-than", "1d"]).fails_with(2, "--forks");
+    world.ring(&["prune", "--forks", "--older-than", "often"]).fails_with(2, "read age 'often'");
 }

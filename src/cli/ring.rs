@@ -442,11 +442,17 @@ pub struct Keep {
 }
 
 /// `ring prune`
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Args)]
 pub struct Prune {
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// Also remove the rings that 'run --fork' made and in which nothing was changed
+    #[arg(long)]
+    pub forks: bool,
+    /// With --forks: also those in which nothing ran for so long: 12h, 7d
+    #[arg(long, value_name = "AGE", requires = "forks")]
+    pub older_than: Option<String>,
     /// How.
     #[command(flatten)]
     pub output: Output,

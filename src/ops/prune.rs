@@ -8,8 +8,8 @@ use super::warm::FUNCTION_INSIDE;
 use super::{Place, function};
 use crate::error::Result;
 use crate::ids::LayerId;
-use crate::ring::prune::{Garbage, find};
-use crate::ring::{Ring, gc};
+use crate::ring::prune::{Garbage, Sort, find};
+use crate::ring::{Disuse, Ring, gc};
 use crate::store::{Layers, Run, Store};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::mount_table;
@@ -40,21 +40,26 @@ enum Images {
     Kept(&'static str),
 }
 
-/// Collects what nothing needs: layers, blobs, layers of images, what is left of dead runs and of what was cut short.
+/// Collects what nothing needs: layers, blobs, layers of images, what is left of dead runs and of what was cut short; and
+/// those `forks` of containers that are out of use, if any are meant.
 ///
 /// # Errors
 /// Those of reading the store and of removing. If a ring cannot be read, nothing goes.
-pub fn prune(place: &Place, store: &Store, doing: Doing) -> Result<Pruned> {
+pub fn prune(place: &Place, store: &Store, forks: Option<Disuse>, doing: Doing) -> Result<Pruned> {
     let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
     let (images, kept) = match unused_images(place, store)? {
         Images::Unused(unused, lock) => (Some((unused, lock)), None),
         Images::Kept(why) => (None, Some(why)),
     };
     let unused = images.as_ref().map_or(&[][..], |(unused, _)| unused);
-    let garbage = find(store, unused)?;
+    let disused = forks.map(|forks| forks.find(store)).transpose()?.unwrap_or_default();
+    let mut garbage = find(store, unused, &disused)?;
     match doing {
         Doing::Look => {}
         Doing::Remove => {
+            if let Some(forks) = forks {
+                remove_forks(forks, &disused, &mut garbage)?;
+            }
             Ring::list(store)?.iter().try_for_each(Ring::collect_blobs)?;
             gc::collect(store)?;
             function::collect(store)?;
@@ -62,6 +67,17 @@ pub fn prune(place: &Place, store: &Store, doing: Doing) -> Result<Pruned> {
         }
     }
     Ok(Pruned { garbage, kept })
+}
+
+/// What somebody has come to use since it was found stays, and is not told of.
+fn remove_forks(forks: Disuse, disused: &[Ring], garbage: &mut Vec<Garbage>) -> Result<()> {
+    for ring in disused {
+        if !forks.remove(ring)? {
+            let name = ring.name().to_string();
+            garbage.retain(|garbage| garbage.kind != Sort::Fork || garbage.name != name);
+        }
+    }
+    Ok(())
 }
 
 /// The layers of images on which nothing stands. Templates name theirs in files of their own, and stand on them also while no

@@ -17,15 +17,16 @@ pub fn collect(store: &Store) -> Result<()> {
     for directory in dead_runs(store)? {
         remove_leftover(&directory)?;
     }
-    for layer in unneeded_layers(store, &[])? {
+    for layer in unneeded_layers(store, &[], &[])? {
         store.layers().remove(&layer)?;
     }
     store.layers().sweep()?;
     Ring::sweep(store)
 }
 
-/// The layers that runs left and that nothing names any more, once the runs in the directories `gone` are gone.
-pub(super) fn unneeded_layers(store: &Store, gone: &[PathBuf]) -> Result<Vec<LayerId>> {
+/// The layers that runs left and that nothing names any more, once the runs in the directories `gone` are gone, and the rings
+/// `without`.
+pub(super) fn unneeded_layers(store: &Store, gone: &[PathBuf], without: &[Ring]) -> Result<Vec<LayerId>> {
     // Before the roots are read: see the store's rule.
     let mut layers: HashSet<_> = store.layers().list()?.into_iter().filter(|id| !id.is_image()).collect();
     // A fork names what its source names: whoever makes one is kept out for as long as both could be missed.
@@ -42,6 +43,9 @@ pub(super) fn unneeded_layers(store: &Store, gone: &[PathBuf]) -> Result<Vec<Lay
         // With thousands of forks the first few name all that there is.
         if layers.is_empty() {
             break;
+        }
+        if without.iter().any(|other| other.name() == ring.name()) {
+            continue;
         }
         for layer in named_by(&ring.read()?) {
             layers.remove(layer);

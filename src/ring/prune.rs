@@ -37,19 +37,24 @@ pub enum Sort {
     Run,
     /// Something that was being made or removed by who is dead.
     Leftover,
+    /// A ring that a container was given as a fork, and that nobody uses any more.
+    Fork,
 }
 
-/// Lists what nothing needs, `images` among it, which the caller knows to be unused. Nothing is removed.
+/// Lists what nothing needs, `images` and `forks` among it, which the caller knows to be unused, and what only those forks need.
+/// Nothing is removed.
 ///
 /// # Errors
 /// Those of reading the store. If a ring cannot be read there is no list: what it names would be on it.
-pub fn find(store: &Store, images: &[LayerId]) -> Result<Vec<Garbage>> {
+pub fn find(store: &Store, images: &[LayerId], forks: &[Ring]) -> Result<Vec<Garbage>> {
     let mut found: Vec<(Sort, String, PathBuf)> = Vec::new();
     let layer = |sort: Sort, id: &LayerId| (sort, id.to_string(), store.layers().directory().join(id.as_str()));
     let runs = gc::dead_runs(store)?;
-    found.extend(gc::unneeded_layers(store, &runs)?.iter().map(|id| layer(Sort::Layer, id)));
+    found.extend(forks.iter().map(|ring| (Sort::Fork, ring.name().to_string(), ring.directory().to_owned())));
+    found.extend(gc::unneeded_layers(store, &runs, forks)?.iter().map(|id| layer(Sort::Layer, id)));
     found.extend(images.iter().map(|id| layer(Sort::ImageLayer, id)));
-    for ring in Ring::list(store)? {
+    let stays = |ring: &Ring| forks.iter().all(|fork| fork.name() != ring.name());
+    for ring in Ring::list(store)?.into_iter().filter(stays) {
         let locked = ring.lock()?;
         let unneeded = index::Unneeded::find(&locked)?;
         let path = |digest: &_| unneeded.layout.blob_path(digest);

@@ -1,14 +1,19 @@
 //! `ring prune`: collects what nothing needs.
 
+use chrono::TimeDelta;
+
 use super::{print, store};
 use crate::cli::ring::Prune as Arguments;
 use crate::command::World;
 use crate::config::human_bytes;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ops::prune::{Doing, Pruned, prune};
+use crate::ring::Disuse;
 use crate::ring::prune::{Garbage, Sort};
+use crate::ring::selector::parse_duration;
 
-const SORTS: [(Sort, &str, &str); 5] = [
+const SORTS: [(Sort, &str, &str); 6] = [
+    (Sort::Fork, "fork", "forks"),
     (Sort::Layer, "layer", "layers"),
     (Sort::ImageLayer, "image layer", "image layers"),
     (Sort::Blob, "blob", "blobs"),
@@ -19,11 +24,20 @@ const SORTS: [(Sort, &str, &str); 5] = [
 /// An array of what goes; people get a line with how many there are of each sort.
 pub(super) fn run(world: &World, arguments: &Arguments) -> Result<()> {
     let doing = if arguments.dry_run { Doing::Look } else { Doing::Remove };
+    let older_than = arguments.older_than.as_deref().map(parse_age).transpose()?;
+    let forks = arguments.forks.then_some(Disuse { older_than });
     let pruned = match store(world)? {
-        Some(store) => prune(&world.place, &store, doing)?,
+        Some(store) => prune(&world.place, &store, forks, doing)?,
         None => Pruned::default(),
     };
     print(arguments.output, &pruned.garbage, || text(&pruned, doing))
+}
+
+fn parse_age(text: &str) -> Result<TimeDelta> {
+    parse_duration(text).ok_or_else(|| {
+        let operation = format!("read age '{}'", text.escape_debug());
+        Error::new(Kind::Usage, operation, "it is no duration").next("write one like 12h, 7d or 2w")
+    })
 }
 
 fn text(pruned: &Pruned, doing: Doing) -> String {
