@@ -3,6 +3,8 @@
 //! Every key has a default, so the file may be absent. A key that regen does not know is an error: a limit that is
 //! silently not in force is worse than a command that does not start.
 
+mod size;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Kind, Result, quote};
+
+pub use size::{Floor, Size, human_bytes, parse_bytes};
 
 /// The file that is read unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/regen/config.toml";
@@ -53,6 +57,14 @@ pub struct Ring {
     pub depth: u32,
     /// Bytes on disk of a new ring, unlimited if not set.
     pub max_bytes: Option<Size>,
+    /// How many of the newest entries a new ring keeps whatever the depth.
+    pub keep_last: u32,
+    /// The same for the newest of each of so many hours.
+    pub keep_hourly: u32,
+    /// Of each of so many days.
+    pub keep_daily: u32,
+    /// Of each of so many weeks.
+    pub keep_weekly: u32,
     /// The highest depth that an annotation may ask for.
     pub max_depth: u32,
     /// The highest byte limit that an annotation may ask for, unlimited if not set.
@@ -126,6 +138,10 @@ impl Default for Ring {
         Self {
             depth: 8,
             max_bytes: None,
+            keep_last: 0,
+            keep_hourly: 0,
+            keep_daily: 0,
+            keep_weekly: 0,
             max_depth: 1000,
             highest_max_bytes: None,
             from_environment: false,
@@ -240,120 +256,6 @@ impl Cluster {
     }
 }
 
-/// A number of bytes, written as a number or as `512MiB`, `2G`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "Written")]
-pub struct Size(pub u64);
-
-/// How much of a file system is to stay free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
-pub enum Floor {
-    /// A share of its size, 0 to 100.
-    Percent(u8),
-    /// A number of bytes.
-    Bytes(u64),
-}
-
-impl Floor {
-    /// The bytes that stay free on a file system of `total` bytes.
-    #[must_use]
-    pub fn bytes(self, total: u64) -> u64 {
-        match self {
-            Self::Percent(percent) => total / 100 * u64::from(percent),
-            Self::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-/// A quantity as a file may write it.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a number of bytes, or text like \"512MiB\"")]
-enum Written {
-    Number(u64),
-    Text(String),
-}
-
-impl TryFrom<Written> for Size {
-    type Error = Error;
-
-    fn try_from(written: Written) -> Result<Self> {
-        match written {
-            Written::Number(bytes) => Ok(Self(bytes)),
-            Written::Text(text) => parse_bytes(&text).map(Self),
-        }
-    }
-}
-
-impl TryFrom<Written> for Floor {
-    type Error = Error;
-
-    fn try_from(written: Written) -> Result<Self> {
-        let text = match written {
-            Written::Number(bytes) => return Ok(Self::Bytes(bytes)),
-            Written::Text(text) => text,
-        };
-        let Some(percent) = text.trim().strip_suffix('%') else { return parse_bytes(&text).map(Self::Bytes) };
-        match percent.trim_end().parse() {
-            Ok(percent @ 0..=100) => Ok(Self::Percent(percent)),
-            _ => Err(Error::new(Kind::Invalid, read_size(&text), "a share is between 0% and 100%")),
-        }
-    }
-}
-
-/// Reads a number of bytes: `4096`, `512MiB`, `1.5GiB`, `2G`. K, M, G and T are powers of 1024, with or without `iB` or `B`,
-/// in any case.
-///
-/// # Errors
-/// [`Kind::Invalid`] if it is something else, or more than a file system can have.
-pub fn parse_bytes(text: &str) -> Result<u64> {
-    let refuse =
-        || Err(Error::new(Kind::Invalid, read_size(text), "it is no number of bytes").next("write 512MiB or 10GiB"));
-    let trimmed = text.trim();
-    let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
-    let (number, unit) = trimmed.split_at(end);
-    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return refuse(),
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    // Nine digits of a fraction are more than anybody means, and keep the sum below exact.
-    let (Ok(whole), Ok(digits)) = (whole.parse::<u64>(), fraction.parse::<u32>()) else { return refuse() };
-    if fraction.len() > 9 || (shift == 0 && digits != 0) {
-        return refuse();
-    }
-    let scale = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(0));
-    let bytes = (u128::from(whole) << shift) + (u128::from(digits) << shift) / scale;
-    u64::try_from(bytes).or_else(|_| refuse())
-}
-
-fn read_size(text: &str) -> String {
-    format!("read size '{}'", text.escape_debug())
-}
-
-/// A number of bytes for people: `1.5 MiB`.
-#[must_use]
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    // Tenths, rounded; what rounds up to 1024 of a unit is 1.0 of the next.
-    let mut power = 1;
-    loop {
-        let unit = 1_u128 << (10 * power);
-        let tenths = (u128::from(bytes) * 10 + unit / 2) / unit;
-        if tenths < 10_240 || power == UNITS.len() {
-            return format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power - 1]);
-        }
-        power += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,6 +271,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "[store]\nmin-free = '10GiB'\n[ring]\ndepth = 3\nmax-bytes = '2G'\nmax-depth = 20\n\
+                    keep-last = 1\nkeep-hourly = 2\nkeep-daily = 3\nkeep-weekly = 4\n\
                     highest-max-bytes = 4294967296\nfrom-environment = true\n\
                     auto-push = 'docker://r.example/rings'\nauto-push-tls-verify = false\n[image]\nmax-layer-bytes = '1 GiB'\n\
                     [metrics]\nlisten = 'tcp://[::1]:9464'\n";
@@ -379,6 +282,10 @@ mod tests {
             Ring {
                 depth: 3,
                 max_bytes: Some(Size(2 << 30)),
+                keep_last: 1,
+                keep_hourly: 2,
+                keep_daily: 3,
+                keep_weekly: 4,
                 max_depth: 20,
                 highest_max_bytes: Some(Size(4 << 30)),
                 from_environment: true,

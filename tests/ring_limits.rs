@@ -78,6 +78,42 @@ fn a_depth_that_is_left_out_is_the_rings_own() {
 }
 
 #[test]
+fn a_ring_has_the_rules_of_the_configuration_and_of_whoever_runs_in_it() {
+    let world = World::new("rules");
+    let file = world.base().join("rules.toml");
+    fs::write(&file, "[ring]\nkeep-hourly = 24\nkeep-weekly = 4\nmax-depth = 50\n").unwrap();
+    let run = |script: &str, annotations: Value| {
+        let bundle = world.bundle(|spec| {
+            spec["process"]["args"] = json!(["sh", "-c", script]);
+            spec["annotations"] = annotations.clone();
+        });
+        world.regen(&["--config", file.to_str().unwrap(), "run", "--bundle", bundle.text(), &world.fresh_id()])
+    };
+    let rules = || world.ring_file("alice", "ring.json")["keep"].clone();
+    run("echo 1 > /tmp/f", json!({"run.regen.ring": "alice", "run.regen.ring.keep": "daily=7,weekly=0"})).success();
+    assert_eq!(rules(), json!({"last": 0, "hourly": 24, "daily": 7, "weekly": 0}));
+    // What is not said stays, whatever the configuration says of new rings.
+    run("echo 2 > /tmp/f", json!({"run.regen.ring": "alice", "run.regen.ring.keep": "last=3"})).success();
+    let kept = json!({"last": 3, "hourly": 24, "daily": 7, "weekly": 0});
+    assert_eq!(rules(), kept);
+    run("echo 3 > /tmp/f", json!({"run.regen.ring": "alice"})).success();
+    assert_eq!((rules(), world.seqs("alice")), (kept, vec![3, 2, 1]));
+    for (wrong, cause) in [
+        ("hourly=51", "the administrator allows 50 of a kind at most"),
+        ("yearly=1", "there is no rule 'yearly'"),
+        ("hourly", "a rule is NAME=N"),
+        ("hourly=1,hourly=2", "'hourly' is there twice"),
+    ] {
+        let annotations = json!({"run.regen.ring": "bob", "run.regen.ring.keep": wrong});
+        let refused = run("true", annotations);
+        refused.fails_with(1, cause);
+        assert!(refused.stderr().contains("run.regen.ring.keep"), "{}", refused.stderr());
+    }
+    assert!(!world.ring_directory("bob").exists());
+    world.pack();
+}
+
+#[test]
 fn shrinking_evicts_and_a_dry_run_only_says_what_it_would_do() {
     let world = World::new("shrink");
     for n in 1..=4 {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
-use super::request::{Create, Mode, RingRequest, choose, initial_limits};
+use super::request::{Create, Mode, RingRequest, choose, initial_keep, initial_limits};
 use super::warm::wish::{self as clone, Wanted};
 use super::{Place, base, fork, image, interval, notify, volume, worker};
 use crate::bundle::{Bundle, template};
@@ -289,10 +289,7 @@ fn claim_ring(place: &Place, store: &Store, (request, plan): (&RingRequest, &Pla
     let ring = open_ring(place, store, request)?;
     let mut locked = ring.lock()?;
     locked.settle("use")?;
-    if request.depth.is_some() || request.max_bytes.is_some() {
-        locked.state.depth = request.depth.unwrap_or(locked.state.depth);
-        locked.state.max_bytes = request.max_bytes.or(locked.state.max_bytes);
-    }
+    request.limit(&mut locked.state);
     let start = locked.find_start(&request.selector, &claim.base, request.rebase)?;
     locked.check_ids(&start, claim.id_map.as_deref())?;
     locked.ensure_layers(&start.layers, &format!("container '{}'", claim.container))?;
@@ -310,7 +307,11 @@ fn claim_ring(place: &Place, store: &Store, (request, plan): (&RingRequest, &Pla
 
 fn open_ring(place: &Place, store: &Store, request: &RingRequest) -> Result<Ring> {
     match request.create {
-        Create::Always => Ring::open_or_create(store, &request.ring, initial_limits(request, &place.config.ring)),
+        Create::Always => {
+            let defaults = &place.config.ring;
+            let (limits, keep) = (initial_limits(request, defaults), initial_keep(request, defaults));
+            Ring::open_or_create(store, &request.ring, limits, keep)
+        }
         Create::Never => Ring::open(store, &request.ring),
     }
 }

@@ -3,6 +3,7 @@
 //! Annotations are written by whoever writes a pod; who *owns* a ring is therefore taken from what the engine says,
 //! and how much they may ask for is limited by the administrator.
 
+mod limit;
 mod member;
 mod template;
 
@@ -10,27 +11,28 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use limit::{initial_keep, initial_limits, parse_depth, parse_every, parse_max_bytes};
 use member::Member;
 pub use template::{Need, TemplateRequest, choose_template};
 
 use crate::bundle::volume::parse_places;
-use crate::config::{self, parse_bytes};
+use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Name, RingName};
-use crate::ring::selector::{Selector, Target, parse_duration};
-use crate::ring::{Limits, Rebase};
+use crate::ring::Rebase;
+use crate::ring::keep::KeepChange;
+use crate::ring::selector::{Selector, Target};
 
 /// Names a ring, with a selector or without, where the configuration says so.
 const VARIABLE: &str = "REGEN_OCI_RING";
 const PREFIX: &str = "run.regen.";
-/// More often, a container would do little else than be copied.
-const EVERY_MIN: Duration = Duration::from_secs(1);
 /// What is known behind [`PREFIX`]; a container of a pod that is called like one of these can't have a ring of another name.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "ring",
     "ring.at",
     "ring.depth",
     "ring.max-bytes",
+    "ring.keep",
     "ring.create",
     "ring.mode",
     "ring.rebase",
@@ -52,6 +54,8 @@ pub struct RingRequest {
     pub depth: Option<usize>,
     /// The byte limit it is to have; `None` leaves it as it is.
     pub max_bytes: Option<u64>,
+    /// The rules by which it is to keep entries; what is not said stays as it is.
+    pub keep: KeepChange,
     /// Whether a ring that is not there is made.
     pub create: Create,
     /// Whether an entry that was made over another base is taken.
@@ -99,6 +103,7 @@ impl RingRequest {
             selector,
             depth: None,
             max_bytes: None,
+            keep: KeepChange::default(),
             create,
             rebase: Rebase::Refused,
             mode: Mode::Exclusive,
@@ -178,6 +183,7 @@ pub fn parse_annotations(
         selector: Selector::Unsaid,
         depth: None,
         max_bytes: None,
+        keep: KeepChange::default(),
         create: Create::Always,
         rebase: Rebase::Refused,
         mode: Mode::Exclusive,
@@ -262,6 +268,12 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
             }
             request.max_bytes = Some(bytes);
         }
+        "keep" => {
+            request.keep = value.parse()?;
+            if request.keep.most() > limits.max_depth {
+                return invalid(format!("the administrator allows {} of a kind at most", limits.max_depth));
+            }
+        }
         "create" => {
             request.create = match value {
                 "always" => Create::Always,
@@ -290,57 +302,6 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
         _ => {}
     }
     Ok(())
-}
-
-/// Reads the depth of a ring: at least one entry.
-///
-/// # Errors
-/// [`Kind::Invalid`] if it is not a number from 1 on.
-pub fn parse_depth(text: &str) -> Result<usize> {
-    match text.parse() {
-        Ok(0) => Err(Error::new(Kind::Invalid, "read depth '0'", "a ring has at least one entry")),
-        Ok(depth) => Ok(depth),
-        Err(_) => {
-            let operation = format!("read depth '{}'", text.escape_debug());
-            Err(Error::new(Kind::Invalid, operation, "it is no number from 1 on"))
-        }
-    }
-}
-
-/// Reads how often snapshots are to be made: `30s`, `5m`, `1h30m`.
-///
-/// # Errors
-/// [`Kind::Invalid`] if it is no duration, or less than a second.
-pub fn parse_every(text: &str) -> Result<Duration> {
-    let refuse = |cause: &str| Error::new(Kind::Invalid, format!("read interval '{}'", text.escape_debug()), cause);
-    let every = parse_duration(text).and_then(|every| every.to_std().ok());
-    let every = every.ok_or_else(|| refuse("it is no duration").next("write one like 30s, 5m or 1h30m"))?;
-    if every < EVERY_MIN { Err(refuse("a second is the least")) } else { Ok(every) }
-}
-
-/// Reads the byte limit of a ring. Zero is none: a ring that always keeps just its newest entry has a depth of 1.
-///
-/// # Errors
-/// [`Kind::Invalid`] if it is no size above zero.
-pub fn parse_max_bytes(text: &str) -> Result<u64> {
-    match parse_bytes(text)? {
-        0 => Err(Error::new(
-            Kind::Invalid,
-            format!("read byte limit '{}'", text.escape_debug()),
-            "it would keep nothing",
-        )
-        .next("use 'none' for no limit, or --depth 1 for one entry")),
-        bytes => Ok(bytes),
-    }
-}
-
-/// The limits that a new ring has.
-#[must_use]
-pub fn initial_limits(request: &RingRequest, defaults: &config::Ring) -> Limits {
-    Limits {
-        depth: request.depth.unwrap_or(defaults.depth as usize),
-        max_bytes: request.max_bytes.or(defaults.max_bytes.map(|size| size.0)),
-    }
 }
 
 #[cfg(test)]
@@ -408,6 +369,7 @@ mod tests {
             ("run.regen.ring", "alice"),
             ("run.regen.ring.at", "@-1"),
             ("run.regen.ring.depth", "3"),
+            ("run.regen.ring.keep", "daily=7,hourly=24"),
             ("run.regen.ring.max-bytes", "1GiB"),
             ("run.regen.ring.create", "never"),
             ("run.regen.ring.rebase", "always"),
@@ -419,6 +381,7 @@ mod tests {
         assert_eq!(request.ring.to_string(), "root/alice");
         assert_eq!(request.selector, Selector::Back(1));
         assert_eq!((request.depth, request.max_bytes), (Some(3), Some(1 << 30)));
+        assert_eq!(request.keep, KeepChange { hourly: Some(24), daily: Some(7), ..KeepChange::default() });
         assert_eq!((request.create, request.rebase), (Create::Never, Rebase::Allowed));
         assert_eq!(request.snapshot_every, Some(Duration::from_secs(90)));
         assert_eq!(request.mode, Mode::Readonly);
@@ -435,6 +398,8 @@ mod tests {
             vec![ring, ("run.regen.ring.depth", "0")],
             vec![ring, ("run.regen.ring.depth", "")],
             vec![ring, ("run.regen.ring.depth", "1000000")],
+            vec![ring, ("run.regen.ring.keep", "hourly=1000000")],
+            vec![ring, ("run.regen.ring.keep", "yearly=1")],
             vec![ring, ("run.regen.ring.max-bytes", "many")],
             vec![ring, ("run.regen.ring.max-bytes", "0")],
             vec![("run.regen.ring.depth", "3")],

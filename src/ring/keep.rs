@@ -1,11 +1,13 @@
 //! Which entries are kept whatever the depth, because they are the last of an hour, a day or a week. Pure.
 
 use std::collections::HashSet;
+use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
+use crate::error::{Error, Kind, Result};
 
 /// How many are kept of each sort; 0 for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,7 +44,9 @@ impl Keep {
         *self == Self::default()
     }
 
-    pub(super) fn changed(self, change: KeepChange) -> Self {
+    /// The rules after a change.
+    #[must_use]
+    pub fn changed(self, change: KeepChange) -> Self {
         Self {
             last: change.last.unwrap_or(self.last),
             hourly: change.hourly.unwrap_or(self.hourly),
@@ -57,6 +61,42 @@ impl KeepChange {
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl KeepChange {
+    /// The highest number in it.
+    #[must_use]
+    pub fn most(&self) -> u32 {
+        [self.last, self.hourly, self.daily, self.weekly].into_iter().flatten().max().unwrap_or(0)
+    }
+}
+
+impl FromStr for KeepChange {
+    type Err = Error;
+
+    /// `last=10,hourly=24,daily=7,weekly=4`, each of them once or not at all.
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |cause: String| {
+            Error::new(Kind::Invalid, format!("read rules '{}'", text.escape_debug()), cause)
+                .next("write some of last=N,hourly=N,daily=N,weekly=N")
+        };
+        let mut change = Self::default();
+        for rule in text.split(',') {
+            let (name, number) = rule.split_once('=').ok_or_else(|| refuse("a rule is NAME=N".into()))?;
+            let place = match name {
+                "last" => &mut change.last,
+                "hourly" => &mut change.hourly,
+                "daily" => &mut change.daily,
+                "weekly" => &mut change.weekly,
+                _ => return Err(refuse(format!("there is no rule '{}'", name.escape_debug()))),
+            };
+            let number = number.parse().map_err(|_| refuse(format!("'{}' is no number", number.escape_debug())))?;
+            if place.replace(number).is_some() {
+                return Err(refuse(format!("'{name}' is there twice")));
+            }
+        }
+        Ok(change)
     }
 }
 
@@ -123,6 +163,28 @@ mod tests {
         assert_eq!(seqs(&entries, Keep { daily: 3, ..NOTHING }), [2, 5, 7]);
         assert_eq!(seqs(&entries, Keep { weekly: 2, ..NOTHING }), [5, 7]);
         assert_eq!(seqs(&entries, Keep { last: 1, hourly: 2, daily: 3, weekly: 9 }), [1, 2, 5, 7]);
+    }
+
+    #[test]
+    fn rules_are_written_as_names_with_numbers() {
+        let read = |text: &str| text.parse::<KeepChange>();
+        let all = KeepChange { last: Some(10), hourly: Some(24), daily: Some(7), weekly: Some(0) };
+        assert_eq!(read("last=10,hourly=24,daily=7,weekly=0").unwrap(), all);
+        assert_eq!(read("weekly=4").unwrap(), KeepChange { weekly: Some(4), ..KeepChange::default() });
+        assert_eq!(all.most(), 24);
+        for bad in [
+            "",
+            "last",
+            "last=",
+            "last=-1",
+            "last=1,",
+            "yearly=1",
+            "last=1,last=1",
+            "last=1 ,daily=2",
+            "last=1;daily=2",
+        ] {
+            assert!(read(bad).is_err(), "{bad:?} was taken");
+        }
     }
 
     #[test]

@@ -62,6 +62,7 @@ use crate::sys::lock::{Lock, Sharing};
 
 use elsewhere::Elsewhere;
 use entry::Reason;
+use keep::Keep;
 
 pub use change::{LimitChange, Pin};
 pub use claim::{Base, Claim, Rebase, Start};
@@ -106,12 +107,14 @@ impl Ring {
         Err(error.next("'regen ring ls' lists the rings"))
     }
 
-    /// Finds a ring, or makes an empty one with `limits`.
+    /// Finds a ring, or makes an empty one with `limits` and the rules `keep`.
     ///
     /// # Errors
     /// Those of making directories and files; [`Kind::Damaged`] if only the packs of a ring of that name are there.
-    pub fn open_or_create(store: &Store, name: &RingName, limits: Limits) -> Result<Self> {
-        Self::open_or_make(store, name, RingState::new(limits))
+    pub fn open_or_create(store: &Store, name: &RingName, limits: Limits, keep: Keep) -> Result<Self> {
+        let mut first = RingState::new(limits);
+        first.keep = keep;
+        Self::open_or_make(store, name, first)
     }
 
     /// The same for a ring that is about to come from somewhere: until that is done, no run starts from it.

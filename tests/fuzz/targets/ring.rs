@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use regen::ids::RingName;
+use regen::ring::keep::Keep;
 use regen::ring::selector::Selector;
 use regen::ring::{Limits, Pin, Ring, gc};
 use regen::store::Store;
@@ -28,7 +29,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     WORLD.with(|world| {
         let world = world.get_or_init(World::new);
         let name: RingName = RingName { owner: "root".parse().unwrap(), name: "alice".parse().unwrap() };
-        let ring = Ring::open_or_create(&world.store, &name, Limits { depth: 8, max_bytes: None }).unwrap();
+        let ring = Ring::open_or_create(&world.store, &name, Limits { depth: 8, max_bytes: None }, Keep::default()).unwrap();
         let file = if which % 4 == 3 { "index.json" } else { "ring.json" };
         fs::write(ring.directory().join(file), text).unwrap();
         use_it(world, &ring);
