@@ -4,7 +4,7 @@
 //! Reference   docker://HOST[:PORT]/REPOSITORY[:TAG], as a user writes it
 //! Credential  what containers' auth.json knows for it
 //! Transport   one request: scheme, token, redirects, and again what may pass
-//! Repository  blobs and manifests: looked for, sent, fetched
+//! Repository  blobs and manifests: looked for, sent, fetched; what broke off goes on
 //! ```
 //!
 //! A registry is foreign. Every body has a size that is known or capped before it is read, what is fetched by digest is
@@ -13,10 +13,13 @@
 
 mod challenge;
 mod credential;
+mod download;
 mod reference;
 mod repository;
 mod transport;
+mod upload;
 
 pub use reference::Reference;
 pub use repository::{Blob, Document, Repository};
 pub use transport::Trust;
+pub use upload::PIECES_FROM;

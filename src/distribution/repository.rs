@@ -1,14 +1,11 @@
 //! What a registry keeps under one name: blobs, and manifests by tag or digest.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::thread::sleep;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use ureq::Body;
-use ureq::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LINK, LOCATION, RANGE};
+use ureq::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LINK};
 use ureq::http::{Method, Response, StatusCode};
 
 use super::reference::Reference;
@@ -21,7 +18,6 @@ const MANIFEST_CAP: u64 = 4 << 20;
 const TAGS_CAP: u64 = 8 << 20;
 /// A list of tags that has no end is not read to it.
 const TAGS_MAX: usize = 100_000;
-const BUFFER: usize = 128 * 1024;
 const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -49,15 +45,10 @@ pub struct Document {
 /// A repository of a registry. A copy asks on a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    transport: Transport,
-    reference: Reference,
-}
-
-/// What became of one try to fetch a blob.
-enum Fetched {
-    Whole,
-    /// The transfer broke off; it can go on.
-    Broken(Error),
+    pub(super) transport: Transport,
+    pub(super) reference: Reference,
+    /// Others of the same registry that may have what is sent.
+    pub(super) relatives: Vec<String>,
 }
 
 impl Repository {
@@ -66,7 +57,23 @@ impl Repository {
     /// # Errors
     /// [`Kind::System`] if the registry does not answer, those of reading credentials.
     pub fn open(reference: &Reference, trust: Trust) -> Result<Self> {
-        Ok(Self { transport: Transport::open(reference, trust)?, reference: reference.clone() })
+        let transport = Transport::open(reference, trust)?;
+        Ok(Self { transport, reference: reference.clone(), relatives: Vec::new() })
+    }
+
+    /// Which it is, whatever tag it was opened with: `HOST/REPOSITORY`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.reference.host(), self.reference.repository())
+    }
+
+    /// What is sent may be there already, in another repository: if that is of the same registry, it is taken from there.
+    pub fn may_take_from(&mut self, other: &Reference) {
+        let is_other = other.repository() != self.reference.repository();
+        if other.host() == self.reference.host() && is_other {
+            self.transport.reads_also(other.repository());
+            self.relatives.push(other.repository().to_owned());
+        }
     }
 
     /// Whether a blob is there.
@@ -95,84 +102,6 @@ impl Repository {
         }
     }
 
-    /// Sends a blob. `tell` is told how many bytes have left.
-    ///
-    /// # Errors
-    /// As [`Repository::has_blob`]; [`Kind::State`] if the registry does not want it.
-    pub fn send_blob(&mut self, blob: &Blob, file: &File, tell: &dyn Fn(u64)) -> Result<()> {
-        let operation = format!("send blob {} to '{}'", blob.digest, self.reference);
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let location = self.begin_upload(&operation)?;
-            let separator = if location.contains('?') { '&' } else { '?' };
-            let target = format!("{location}{separator}digest={}", transport::percent(&blob.digest.to_string()));
-            let sent = self.transport.call(&Call {
-                operation: &operation,
-                method: Method::PUT,
-                target: &target,
-                headers: vec![(CONTENT_TYPE, "application/octet-stream".to_owned())],
-                payload: Payload::File(file, blob.size, tell),
-                repeat: Repeat::Never,
-            });
-            match sent {
-                Ok(response) if response.status() == StatusCode::CREATED => return Ok(()),
-                Ok(response) => return Err(transport::refusal(&operation, response)),
-                // What is left of a broken upload is the registry's to clear away.
-                Err(error) if attempt >= transport::attempts() || error.kind() == Kind::Unsupported => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    tracing::debug!("{error}; again");
-                    sleep(transport::pause(attempt));
-                }
-            }
-        }
-    }
-
-    fn begin_upload(&mut self, operation: &str) -> Result<String> {
-        let target = self.path("blobs/uploads/");
-        let response = self.transport.call(&Call {
-            operation,
-            method: Method::POST,
-            target: &target,
-            headers: Vec::new(),
-            payload: Payload::Text(&[]),
-            repeat: Repeat::Safe,
-        })?;
-        if response.status() != StatusCode::ACCEPTED {
-            return Err(transport::refusal(operation, response));
-        }
-        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let location =
-            location.ok_or_else(|| Error::new(Kind::Invalid, operation, "the registry does not say where"))?;
-        self.transport.own_target(operation, location)
-    }
-
-    /// Fetches a blob into an empty file; a transfer that breaks off goes on where it was. `tell` is told how many bytes
-    /// are there.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Damaged`] if it is not what its digest and size say. The file then holds anything.
-    pub fn fetch_blob(&mut self, blob: &Blob, file: &mut File, tell: &mut dyn FnMut(u64)) -> Result<()> {
-        let operation = format!("fetch blob {} from '{}'", blob.digest, self.reference);
-        let mut arrival = Arrival { file, hasher: Sha256::new(), done: 0 };
-        let mut attempt = 0;
-        while let Fetched::Broken(error) = self.fetch_rest(&operation, blob, &mut arrival, tell)? {
-            attempt += 1;
-            if attempt >= transport::attempts() {
-                return Err(error);
-            }
-            tracing::debug!("{error}; again from byte {}", arrival.done);
-            sleep(transport::pause(attempt));
-        }
-        let found = Digest::from_bytes(arrival.hasher.finalize().into());
-        if found == blob.digest {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Damaged, operation, format!("what the registry sends has digest {found}")))
-    }
-
     /// Fetches a blob that is a short text.
     ///
     /// # Errors
@@ -182,7 +111,7 @@ impl Repository {
         let target = self.path(&format!("blobs/{}", blob.digest));
         let mut response = self.get(&operation, &target)?;
         if response.status() != StatusCode::OK {
-            return Err(transport::refusal(&operation, response));
+            return Err(self.transport.refusal(&operation, response));
         }
         let bytes = transport::read_capped(&mut response, blob.size).context(|| operation.clone())?;
         let found = Digest::from_bytes(Sha256::digest(&bytes).into());
@@ -191,53 +120,6 @@ impl Repository {
         }
         let cause = format!("what the registry sends has {} bytes and digest {found}", bytes.len());
         Err(Error::new(Kind::Damaged, operation, cause))
-    }
-
-    fn fetch_rest(
-        &mut self,
-        operation: &str,
-        blob: &Blob,
-        arrival: &mut Arrival<'_>,
-        tell: &mut dyn FnMut(u64),
-    ) -> Result<Fetched> {
-        let target = self.path(&format!("blobs/{}", blob.digest));
-        let mut headers = Vec::new();
-        if arrival.done > 0 {
-            headers.push((RANGE, format!("bytes={}-", arrival.done)));
-        }
-        let response = self.transport.call(&Call {
-            operation,
-            method: Method::GET,
-            target: &target,
-            headers,
-            payload: Payload::Nothing,
-            repeat: Repeat::Safe,
-        })?;
-        match response.status() {
-            StatusCode::OK => arrival.restart().context(|| operation)?,
-            StatusCode::PARTIAL_CONTENT if arrival.done > 0 => {}
-            _ => return Err(transport::refusal(operation, response)),
-        }
-        let mut reader = response.into_body().into_with_config().limit(u64::MAX).reader();
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let length = match reader.read(&mut buffer) {
-                Ok(0) if arrival.done == blob.size => return Ok(Fetched::Whole),
-                Ok(0) => {
-                    let cause = format!("it ends after {} of {} bytes", arrival.done, blob.size);
-                    return Ok(Fetched::Broken(Error::new(Kind::Damaged, operation, cause)));
-                }
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(Fetched::Broken(Error::new(Kind::System, operation, error.to_string()))),
-            };
-            if arrival.done + length as u64 > blob.size {
-                let cause = format!("the registry sends more than its {} bytes", blob.size);
-                return Err(Error::new(Kind::Damaged, operation, cause));
-            }
-            arrival.take(&buffer[..length]).context(|| operation)?;
-            tell(arrival.done);
-        }
     }
 
     /// Fetches a manifest or an index by tag or digest; `None` if there is none.
@@ -251,7 +133,7 @@ impl Repository {
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(None),
-            _ => return Err(transport::refusal(&operation, response)),
+            _ => return Err(self.transport.refusal(&operation, response)),
         }
         let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
@@ -278,7 +160,11 @@ impl Repository {
             payload: Payload::Text(bytes),
             repeat: Repeat::Safe,
         })?;
-        if response.status() == StatusCode::CREATED { Ok(()) } else { Err(transport::refusal(&operation, response)) }
+        if response.status() == StatusCode::CREATED {
+            Ok(())
+        } else {
+            Err(self.transport.refusal(&operation, response))
+        }
     }
 
     /// All tags of the repository, as the registry spells them; none if there is no such repository.
@@ -298,7 +184,7 @@ impl Repository {
             match response.status() {
                 StatusCode::OK => {}
                 StatusCode::NOT_FOUND => break,
-                _ => return Err(transport::refusal(&operation, response)),
+                _ => return Err(self.transport.refusal(&operation, response)),
             }
             let next = response.headers().get(LINK).and_then(|value| value.to_str().ok()).and_then(next_page);
             let next = next.map(|next| self.transport.own_target(&operation, &next)).transpose()?;
@@ -327,7 +213,7 @@ impl Repository {
         match response.status() {
             StatusCode::OK => Ok(Some(response)),
             StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(transport::refusal(operation, response)),
+            _ => Err(self.transport.refusal(operation, response)),
         }
     }
 
@@ -342,32 +228,8 @@ impl Repository {
         })
     }
 
-    fn path(&self, rest: &str) -> String {
+    pub(super) fn path(&self, rest: &str) -> String {
         format!("/v2/{}/{rest}", self.reference.repository())
-    }
-}
-
-/// A blob on its way into a file.
-struct Arrival<'a> {
-    file: &'a mut File,
-    hasher: Sha256,
-    done: u64,
-}
-
-impl Arrival<'_> {
-    fn restart(&mut self) -> std::io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.hasher = Sha256::new();
-        self.done = 0;
-        Ok(())
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.hasher.update(bytes);
-        self.done += bytes.len() as u64;
-        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! One request to a registry: over which scheme, with which token, and again where that may help.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -57,8 +57,19 @@ pub(super) enum Repeat {
 pub(super) enum Payload<'a> {
     Nothing,
     Text(&'a [u8]),
-    /// All of a file, which has so many bytes. Who asks is told how many have left.
-    File(&'a File, u64, &'a dyn Fn(u64)),
+    /// A part of a file.
+    Part(Part<'a>),
+}
+
+/// A part of a file that goes out.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub file: &'a File,
+    /// Where it begins.
+    pub from: u64,
+    pub length: u64,
+    /// Told up to where the file has left.
+    pub tell: &'a dyn Fn(u64),
 }
 
 /// A request.
@@ -79,8 +90,8 @@ pub(super) struct Transport {
     agent: Agent,
     base: String,
     host: String,
-    /// `repository:NAME:pull,push`
-    scope: String,
+    /// `repository:NAME:pull,push`, and others that are read.
+    scopes: Vec<String>,
     credential: Option<Credential>,
     /// The header that the registry asked for, once it has.
     authorization: Option<String>,
@@ -97,23 +108,37 @@ impl Transport {
             agent: agent(reference.host(), trust)?,
             base: format!("https://{authority}"),
             host: reference.host().to_owned(),
-            scope: format!("repository:{}:pull,push", reference.repository()),
+            scopes: vec![format!("repository:{}:pull,push", reference.repository())],
             credential: credential::find(reference.host(), reference.repository())?,
             authorization: None,
         };
         let operation = format!("reach registry '{}'", reference.host());
         match (transport.knock(), trust) {
             (Ok(()), _) => Ok(transport),
-            (Err(error), Trust::Verified) => {
-                let next = "for a registry without TLS, give '--tls-verify=false'";
-                Err(broken(&operation, &error).next(next))
-            }
+            (Err(error), Trust::Verified) => Err(transport.unreachable(&operation, &error)),
             (Err(_), Trust::Anyone) => {
                 transport.base = format!("http://{authority}");
-                transport.knock().map_err(|error| broken(&operation, &error))?;
+                transport.knock().map_err(|error| transport.unreachable(&operation, &error))?;
                 Ok(transport)
             }
         }
+    }
+
+    /// Asks for the right to read another repository, too.
+    pub fn reads_also(&mut self, repository: &str) {
+        self.scopes.push(format!("repository:{repository}:pull"));
+    }
+
+    fn unreachable(&self, operation: &str, error: &ureq::Error) -> Error {
+        let error_line = broken(operation, error);
+        if is_silence(error) {
+            return error_line.next("see whether it runs there, and whether this machine may reach it");
+        }
+        if error.to_string().contains("certificate") {
+            let place = format!("put that of its authority into /etc/containers/certs.d/{}/ca.crt", self.host);
+            return error_line.next(format!("{place}, or give '--tls-verify=false' to take any"));
+        }
+        error_line.next("for a registry without TLS, give '--tls-verify=false'")
     }
 
     /// Whatever it answers, it is there.
@@ -143,7 +168,7 @@ impl Transport {
                     return Err(self.refused(call.operation));
                 }
                 Ok(response) if !is_passing(response.status()) => return Ok(response),
-                Ok(response) if last => return Err(refusal(call.operation, response)),
+                Ok(response) if last => return Err(self.refusal(call.operation, response)),
                 Ok(response) => {
                     sleep(asked_pause(response.headers()).max(pause(attempt)));
                     continue;
@@ -195,9 +220,10 @@ impl Transport {
                 return self.agent.run(request.max_redirects(follow).build());
             }
             Payload::Text(text) => (Source::Text(text), text.len() as u64),
-            Payload::File(mut file, size, tell) => {
-                file.rewind()?;
-                (Source::File { file, sent: 0, tell }, size)
+            Payload::Part(part) => {
+                let mut file = part.file;
+                file.seek(SeekFrom::Start(part.from))?;
+                (Source::Part { part, sent: 0 }, part.length)
             }
         };
         let request = request.header(CONTENT_LENGTH, size).body(SendBody::from_reader(&mut source))?;
@@ -236,7 +262,8 @@ impl Transport {
         }
         let separator = if realm.contains('?') { '&' } else { '?' };
         let service = service.map_or_else(String::new, |service| format!("service={}&", percent(service)));
-        let url = format!("{realm}{separator}{service}scope={}", percent(&self.scope));
+        let scopes: Vec<_> = self.scopes.iter().map(|scope| format!("scope={}", percent(scope))).collect();
+        let url = format!("{realm}{separator}{service}{}", scopes.join("&"));
         let mut request = Request::get(url);
         if let Some(credential) = &self.credential {
             request = request.header(AUTHORIZATION, credential.header());
@@ -247,7 +274,7 @@ impl Transport {
             return Err(self.refused(&operation));
         }
         if !response.status().is_success() {
-            return Err(refusal(&operation, response));
+            return Err(self.refusal(&operation, response));
         }
         let text = read_capped(&mut response, TEXT_CAP).context(|| operation.clone())?;
         let answer: Answer = serde_json::from_slice(&text).context(|| operation.clone())?;
@@ -255,6 +282,31 @@ impl Transport {
             answer.token.or(answer.access_token).filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
         let token = token.ok_or_else(|| Error::new(Kind::Invalid, operation, "there is none in the answer"))?;
         Ok(format!("Bearer {token}"))
+    }
+
+    /// What a registry says against a request, in its own words where it has some.
+    pub(super) fn refusal(&self, operation: &str, mut response: Response<Body>) -> Error {
+        let status = response.status();
+        let text = read_capped(&mut response, TEXT_CAP).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        let said = |field: &str| {
+            value.pointer(&format!("/errors/0/{field}")).and_then(serde_json::Value::as_str).unwrap_or("")
+        };
+        let words: Vec<String> = [said("code"), said("message")]
+            .iter()
+            .filter(|word| !word.is_empty())
+            .map(|word| word.chars().take(200).collect::<String>().escape_debug().to_string())
+            .collect();
+        let kind = if status == StatusCode::NOT_FOUND { Kind::NotFound } else { Kind::State };
+        let said = if words.is_empty() { String::new() } else { format!(" ({})", words.join(": ")) };
+        let error = Error::new(kind, operation, format!("the registry answers {status}{said}"));
+        match status {
+            StatusCode::FORBIDDEN => {
+                error.next(format!("ask for the right to it, or log in as who has it: 'podman login {}'", self.host))
+            }
+            status if is_passing(status) => error.next("try again later"),
+            _ => error,
+        }
     }
 
     fn refused(&self, operation: &str) -> Error {
@@ -270,17 +322,17 @@ impl Transport {
 /// Where the bytes of a request come from.
 enum Source<'a> {
     Text(&'a [u8]),
-    File { file: &'a File, sent: u64, tell: &'a dyn Fn(u64) },
+    Part { part: Part<'a>, sent: u64 },
 }
 
 impl Read for Source<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Text(text) => text.read(buffer),
-            Self::File { file, sent, tell } => {
-                let length = file.read(buffer)?;
+            Self::Part { part, sent } => {
+                let length = part.file.take(part.length - *sent).read(buffer)?;
                 *sent += length as u64;
-                tell(*sent);
+                (part.tell)(part.from + *sent);
                 Ok(length)
             }
         }
@@ -340,23 +392,6 @@ pub(super) fn read_capped(response: &mut Response<Body>, cap: u64) -> Result<Vec
     Ok(bytes)
 }
 
-/// What a registry says against a request, in its own words where it has some.
-pub(super) fn refusal(operation: &str, mut response: Response<Body>) -> Error {
-    let status = response.status();
-    let text = read_capped(&mut response, TEXT_CAP).unwrap_or_default();
-    let value: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    let said =
-        |field: &str| value.pointer(&format!("/errors/0/{field}")).and_then(serde_json::Value::as_str).unwrap_or("");
-    let words: Vec<String> = [said("code"), said("message")]
-        .iter()
-        .filter(|word| !word.is_empty())
-        .map(|word| word.chars().take(200).collect::<String>().escape_debug().to_string())
-        .collect();
-    let kind = if status == StatusCode::NOT_FOUND { Kind::NotFound } else { Kind::State };
-    let said = if words.is_empty() { String::new() } else { format!(" ({})", words.join(": ")) };
-    Error::new(kind, operation, format!("the registry answers {status}{said}"))
-}
-
 /// A request that came to no answer.
 pub(super) fn broken(operation: &str, error: &ureq::Error) -> Error {
     let cause = error.to_string().chars().take(300).collect::<String>();
@@ -365,6 +400,22 @@ pub(super) fn broken(operation: &str, error: &ureq::Error) -> Error {
 
 fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
+}
+
+/// Whether nobody is there, rather than somebody else.
+fn is_silence(error: &ureq::Error) -> bool {
+    use ureq::Error as E;
+    match error {
+        E::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::TimedOut
+        ),
+        E::Timeout(_) | E::HostNotFound | E::ConnectionFailed => true,
+        _ => false,
+    }
 }
 
 /// Whether the same may succeed in a moment.

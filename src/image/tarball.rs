@@ -8,13 +8,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
+use rustix::io::Errno;
 use tar::{EntryType, Header};
 
 use super::layout::{INDEX, MARKER, MARKER_TEXT, digest_of};
 use super::manifest::Index;
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::Digest;
-use crate::sys::fs::{TEMPORARY_PREFIX, random_id, sync_directory};
+use crate::sys::fs::{TEMPORARY_PREFIX, by_descriptor, random_id, sync_directory};
 
 const BLOCK: usize = 512;
 
@@ -22,7 +24,7 @@ const BLOCK: usize = 512;
 #[derive(Debug)]
 pub struct Tarball {
     file: File,
-    /// Where it lies until it is whole.
+    /// Where it lies until it is whole, on a file system that knows no files without a name.
     temporary: Option<PathBuf>,
     target: PathBuf,
     blobs: Vec<Digest>,
@@ -39,11 +41,8 @@ impl Tarball {
             let error = Error::new(Kind::Exists, operation(), "there is something of that name");
             return Err(error.next("give another name, or remove it"));
         }
-        let name = format!("{TEMPORARY_PREFIX}{:032x}", u128::from_ne_bytes(random_id()?));
-        let temporary = directory_of(target).join(name);
-        // Layers hold what the programs of a container wrote, secrets included.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).context(operation)?;
-        let mut tarball = Self { file, temporary: Some(temporary), target: target.to_owned(), blobs: Vec::new() };
+        let (file, temporary) = open_unseen(directory_of(target)).map_err(|error| error.during(operation()))?;
+        let mut tarball = Self { file, temporary, target: target.to_owned(), blobs: Vec::new() };
         for directory in ["blobs/", "blobs/sha256/"] {
             tarball.header(directory, EntryType::Directory, 0).context(operation)?;
         }
@@ -98,8 +97,9 @@ impl Tarball {
         }
         self.file.write_all(&[0; 2 * BLOCK]).context(operation)?;
         self.file.sync_all().context(operation)?;
-        if let Some(temporary) = &self.temporary {
-            fs::rename(temporary, &self.target).context(operation)?;
+        match &self.temporary {
+            Some(temporary) => fs::rename(temporary, &self.target).context(operation)?,
+            None => give_name(&self.file, &self.target).context(operation)?,
         }
         self.temporary = None;
         sync_directory(directory_of(&self.target))
@@ -131,6 +131,24 @@ impl Drop for Tarball {
             let _ = fs::remove_file(temporary);
         }
     }
+}
+
+/// A file of which nothing is left if its writer dies; where there are none, one with a name that says that it is unfinished.
+fn open_unseen(directory: &Path) -> Result<(File, Option<PathBuf>)> {
+    // Layers hold what the programs of a container wrote, secrets included.
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {}
+        other => return Ok((other.context(|| "open a file without a name")?.into(), None)),
+    }
+    let temporary = directory.join(format!("{TEMPORARY_PREFIX}{:032x}", u128::from_ne_bytes(random_id()?)));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    Ok((file.context(|| format!("create {}", quote(&temporary)))?, Some(temporary)))
+}
+
+/// It fails if something has that name by now.
+fn give_name(file: &File, target: &Path) -> rustix::io::Result<()> {
+    linkat(CWD, by_descriptor(file), CWD, target, AtFlags::SYMLINK_FOLLOW)
 }
 
 /// A path of one name lies in the working directory.

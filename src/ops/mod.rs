@@ -56,6 +56,7 @@ pub mod ring_move;
 pub mod save;
 mod seen;
 pub mod sender;
+mod sent;
 pub mod service;
 pub mod snapshot;
 pub mod tally;

@@ -1,6 +1,5 @@
 //! Where rings and entries come from: a registry, an image layout or an archive of one, which are all foreign.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -14,6 +13,8 @@ use crate::image::archive::Archive;
 use crate::image::layout::{Layout, digest_of};
 use crate::image::manifest::{CONFIG_MAX, Descriptor, Index, MANIFEST_MAX};
 use crate::image::reference::ImageSource;
+use crate::store::Transfers;
+use crate::store::transfer::Piece;
 
 const BUFFER: usize = 1 << 18;
 
@@ -103,15 +104,37 @@ impl Origin {
         Err(Error::new(Kind::Damaged, format!("read blob {}", blob.digest), cause))
     }
 
-    /// Puts a blob into an empty file; `tell` is told how many bytes are there. The file's content is then what the digest
-    /// says.
-    pub(super) fn blob(&mut self, blob: &Blob, file: &mut File, tell: &mut dyn FnMut(u64)) -> Result<()> {
-        let descriptor = Descriptor::new("", &blob.digest, blob.size);
-        match self {
-            Self::Registry(repository) => repository.fetch_blob(blob, file, tell),
-            Self::Layout(layout, _) => copy_verified(&mut layout.open_blob(&descriptor)?, blob, file, tell),
-            Self::Archive(archive) => copy_verified(&mut archive.open_blob(&descriptor)?, blob, file, tell),
+    /// Puts a blob into a layout; `tell` is told how many bytes are there. Its content is then what the digest says. Gives how
+    /// many bytes were moved for it. What of a registry's did not come whole is kept for the next try.
+    pub(super) fn bring(
+        &mut self,
+        blob: &Blob,
+        layout: &Layout,
+        transfers: &Transfers,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<u64> {
+        if let Self::Registry(repository) = self
+            && let Some(mut held) = transfers.hold(Piece::Blob(&blob.digest))?
+        {
+            let moved = repository.fetch_blob(blob, held.file(), tell);
+            if moved.as_ref().is_err_and(|error| !is_worth_keeping(error.kind())) {
+                held.discard()?;
+                return moved;
+            }
+            let moved = moved?;
+            held.finish(&layout.blob_path(&blob.digest))?;
+            return Ok(moved);
         }
+        let mut stage = layout.stage_blob()?;
+        let descriptor = Descriptor::new("", &blob.digest, blob.size);
+        let moved = match self {
+            // Another process is at it, too.
+            Self::Registry(repository) => repository.fetch_blob(blob, stage.file(), tell)?,
+            Self::Layout(from, _) => copy_verified(&mut from.open_blob(&descriptor)?, blob, stage.file(), tell)?,
+            Self::Archive(archive) => copy_verified(&mut archive.open_blob(&descriptor)?, blob, stage.file(), tell)?,
+        };
+        stage.commit(&blob.digest)?;
+        Ok(moved)
     }
 
     /// A document, its digest compared.
@@ -131,6 +154,15 @@ impl Origin {
     }
 }
 
+/// Whether what came before a failure may be the beginning of what is wanted, and does no harm until the next try.
+pub(super) fn is_worth_keeping(kind: Kind) -> bool {
+    match kind {
+        Kind::Damaged | Kind::Invalid | Kind::NoSpace | Kind::NotFound => false,
+        Kind::Busy | Kind::Exists | Kind::State | Kind::System | Kind::Unsupported | Kind::Usage => true,
+        Kind::CommandNotFound | Kind::CommandNotExecutable => true,
+    }
+}
+
 fn digest_by_name(index: &Index, name: &str) -> Result<Option<Digest>> {
     match name.parse() {
         Ok(digest) => Ok(Some(digest)),
@@ -138,13 +170,13 @@ fn digest_by_name(index: &Index, name: &str) -> Result<Option<Digest>> {
     }
 }
 
-/// Copies a blob, and compares it with its digest on the way.
+/// Copies a blob, and compares it with its digest on the way. Gives its bytes.
 pub(super) fn copy_verified(
     source: &mut dyn Read,
     blob: &Blob,
     target: &mut dyn Write,
     tell: &mut dyn FnMut(u64),
-) -> Result<()> {
+) -> Result<u64> {
     let operation = || format!("copy blob {}", blob.digest);
     let (mut hasher, mut done, mut buffer) = (Sha256::new(), 0, vec![0; BUFFER]);
     loop {
@@ -160,7 +192,7 @@ pub(super) fn copy_verified(
     }
     let found = Digest::from_bytes(hasher.finalize().into());
     if found == blob.digest {
-        return Ok(());
+        return Ok(done);
     }
     Err(Error::new(Kind::Damaged, operation(), format!("its content has digest {found}")))
 }

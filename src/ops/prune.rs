@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use super::warm::FUNCTION_INSIDE;
 use super::{Place, function};
@@ -63,6 +64,7 @@ pub fn prune(place: &Place, store: &Store, forks: Option<Disuse>, doing: Doing) 
             Ring::list(store)?.iter().try_for_each(Ring::collect_blobs)?;
             gc::collect(store)?;
             function::collect(store)?;
+            store.transfers().sweep(Duration::ZERO)?;
             unused.iter().try_for_each(|id| store.layers().remove(id))?;
         }
     }

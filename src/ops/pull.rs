@@ -9,15 +9,17 @@
 //! digests, and unpacked within the limits that hold for images.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::image::{self, Foreign};
-use super::origin::Origin;
+use super::origin::{Origin, is_worth_keeping};
 use super::push::Registry;
 use super::transfer::{Location, Moved, Transfer, in_pairs};
 use super::{Place, base, worker};
 use crate::distribution::{Blob, Document, Trust};
 use crate::error::{Context, Error, Kind, Result};
-use crate::ids::{LayerId, RingName};
+use crate::ids::{Digest, LayerId, RingName};
 use crate::image::ImageSource;
 use crate::image::layout::Layout;
 use crate::image::manifest::{CONFIG_MAX, Descriptor};
@@ -164,20 +166,41 @@ pub(super) fn receive(
     let documents = fetch_documents(origin, &wanted)?;
     let offers = read_offers(&store, &wanted, documents.iter())?;
     let ring = Ring::open_or_expect(&store, name, limits, from)?;
-    let mut fetch = Fetch { origin, layout: Layout::open(ring.directory())?, moved: Moved::default(), tell, total: 0 };
-    let result = fetch.packs(place, &ring, &state, &offers).and_then(|()| {
-        for (_, config) in &documents {
+    let layout = Layout::open(ring.directory())?;
+    let mut fetch = Fetch { origin, layout, moved: Moved::default(), fetched: Vec::new(), tell, total: 0 };
+    let result = fetch.packs(place, &ring, &state, &offers);
+    let is_cut_short = result.as_ref().is_err_and(|error| is_worth_keeping(error.kind()));
+    let result = result.and_then(|()| {
+        // An entry that brought its base gets a config of its own.
+        let whole = offers.iter().zip(&documents).filter(|(offer, _)| offer.below.is_none());
+        for (_, (_, config)) in whole {
             fetch.layout.put_blob(config)?;
         }
         deliver(place, &ring, offers, order)
     });
-    let moved = fetch.moved;
+    let Fetch { moved, fetched, .. } = fetch;
     match result {
         Ok(delivery) => finish(place, &ring, delivery, moved),
         Err(error) => {
             // Why it was not pulled is what is reported; an empty ring on which nothing may start does no harm.
-            let _ = ring.lock().and_then(Locked::remove_unarrived);
+            let _ = ring.lock().and_then(|locked| {
+                if is_cut_short {
+                    keep_fetched(&locked, &fetched);
+                }
+                locked.remove_unarrived()
+            });
             Err(error)
+        }
+    }
+}
+
+/// A ring that did not arrive goes, with what lies in it: whole blobs are put where the next try finds them.
+fn keep_fetched(locked: &Locked, fetched: &[Digest]) {
+    let (ring, is_new) = (locked.ring(), locked.state.elsewhere.is_some());
+    let Ok(layout) = Layout::open(ring.directory()) else { return };
+    for digest in fetched.iter().filter(|_| is_new) {
+        if let Err(error) = ring.store().transfers().take_back(digest, &layout.blob_path(digest)) {
+            tracing::debug!("{error}");
         }
     }
 }
@@ -253,6 +276,8 @@ struct Fetch<'a, 'b> {
     origin: &'a mut Origin,
     layout: Layout,
     moved: Moved,
+    /// What was not here.
+    fetched: Vec<Digest>,
     tell: &'b mut dyn FnMut(&Transfer),
     total: u64,
 }
@@ -275,15 +300,22 @@ impl Fetch<'_, '_> {
         check_space(place, ring, self.total)?;
         let (what, total, tell, layout) =
             (format!("pulling {}", ring.name()), self.total, &mut *self.tell, &self.layout);
+        let (transfers, moved, fetched) = (ring.store().transfers(), AtomicU64::new(0), Mutex::new(Vec::new()));
         let fetch = |origin: &mut Origin, pack: &PackRecord, told: &dyn Fn(u64)| {
-            let mut stage = layout.stage_blob()?;
             let blob = Blob { digest: pack.digest.clone(), size: pack.bytes };
-            origin.blob(&blob, stage.file(), &mut |bytes| told(bytes))?;
-            stage.commit(&pack.digest)
+            let bytes = origin.bring(&blob, layout, &transfers, &mut |bytes| told(bytes))?;
+            moved.fetch_add(bytes, Ordering::Relaxed);
+            if let Origin::Registry(_) = origin {
+                fetched.lock().unwrap_or_else(PoisonError::into_inner).push(blob.digest);
+            }
+            Ok(())
         };
-        in_pairs(self.origin, &needed, fetch, &mut |done| tell(&Transfer { what: what.clone(), done, total }))?;
+        let result =
+            in_pairs(self.origin, &needed, fetch, &mut |done| tell(&Transfer { what: what.clone(), done, total }));
+        self.fetched = fetched.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result?;
         self.moved.blobs += needed.len() as u64;
-        self.moved.bytes += self.total;
+        self.moved.bytes += moved.into_inner();
         Ok(())
     }
 }

@@ -8,10 +8,11 @@
 //! ring as it was there before. The next one sends what is missing.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Place;
-use super::transfer::{Moved, Transfer, blob_of, in_pairs};
+use super::transfer::{Moved, Transfer, blob_of, in_pairs, send_blob};
 use super::worker::{self, Report};
+use super::{Place, sent};
 use crate::distribution::{Reference, Repository, Trust};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::Digest;
@@ -22,6 +23,7 @@ use crate::ring::entry::Entry;
 use crate::ring::exchange::{RING_TAG, RING_TYPE, describe};
 use crate::ring::selector::{Selected, Selector};
 use crate::ring::state::RingState;
+use crate::store::Transfers;
 
 /// So often a ring may change while it is being sent.
 const ATTEMPTS: u32 = 5;
@@ -130,10 +132,14 @@ fn send_as_it_is(
 ) -> Result<Pushed> {
     let state = packed_state(place, ring, watch)?;
     let wanted = select(&state, selection, to.reference)?;
-    let repository = Repository::open(to.reference, to.trust)?;
+    let mut repository = Repository::open(to.reference, to.trust)?;
+    for relative in sent::relatives(ring.store(), &state.entries) {
+        repository.may_take_from(&relative);
+    }
     let layout = Layout::open(ring.directory())?;
     let what = format!("pushing {}", ring.name());
-    let mut sender = Sender { repository, layout, there: HashSet::new(), moved: Moved::default(), what };
+    let (there, moved, transfers) = (HashSet::new(), Moved::default(), ring.store().transfers());
+    let mut sender = Sender { repository, layout, transfers, there, moved, what };
     let mut pushed = Pushed { entries: sender.send_entries(&wanted, watch.transfer)?, ..Pushed::default() };
     if *selection == Selection::Ring {
         pushed.index = Some(sender.send_index(ring, &state)?);
@@ -172,6 +178,7 @@ fn select(state: &RingState, selection: &Selection, to: &Reference) -> Result<Ve
 struct Sender {
     repository: Repository,
     layout: Layout,
+    transfers: Transfers,
     /// Blobs that are known to be in the registry, or about to be.
     there: HashSet<Digest>,
     moved: Moved,
@@ -195,12 +202,20 @@ impl Sender {
         }
         let total = missing.iter().map(|descriptor| descriptor.size).sum();
         let (what, layout) = (self.what.clone(), &self.layout);
+        let (transfers, bytes, taken) = (&self.transfers, AtomicU64::new(0), AtomicU64::new(0));
         let send = |repository: &mut Repository, descriptor: &Descriptor, told: &dyn Fn(u64)| {
-            repository.send_blob(&blob_of(descriptor)?, &layout.open_blob(descriptor)?, told)
+            let (blob, file) = (blob_of(descriptor)?, layout.open_blob(descriptor)?);
+            let sent = send_blob(repository, transfers, (&blob, &file), told)?;
+            // The registry had it in another repository.
+            taken.fetch_add(u64::from(sent == 0), Ordering::Relaxed);
+            bytes.fetch_add(sent, Ordering::Relaxed);
+            Ok(())
         };
         in_pairs(&self.repository, &missing, send, &mut |done| tell(&Transfer { what: what.clone(), done, total }))?;
-        self.moved.blobs += missing.len() as u64;
-        self.moved.bytes += total;
+        let taken = taken.into_inner();
+        self.moved.blobs += missing.len() as u64 - taken;
+        self.moved.present += taken;
+        self.moved.bytes += bytes.into_inner();
         for Parcel { sent, manifest } in &parcels {
             if let Some(manifest) = manifest {
                 self.repository.send_manifest(&sent.tag, MANIFEST_TYPE, manifest)?;

@@ -2,23 +2,27 @@
 //! waits for a line that is slow or down: no exit, no packing, and no worker.
 //!
 //! ```text
-//! worker ends ── is anything behind, and due? ── sender: each such ring is pushed ── push.json: what is there now
-//!                                                        │ failure
-//!                                                        └── push.json: not again before …
+//! worker ends ── is anything behind? ── sender: each such ring is pushed ── push.json: what is there now
+//!                                         │  ^          │ failure
+//!                                  rung   │  │          └── push.json: not again before …
+//!                                  or due └──┘
 //! ```
 //!
-//! One sender works per store. What fails is tried again by the sender of a later worker, the later the more often it has
-//! failed. `push.json` in a ring's directory is no part of the ring: without it the ring is compared with the registry again.
+//! One sender works per store. As long as something is behind it stays, and sleeps until the next ring is due; who comes
+//! later rings and goes. `push.json` in a ring's directory is no part of the ring: without it the ring is compared with the
+//! registry again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::push::{Registry, Selection, Watch, push};
+use super::sent::Note;
 use super::{Place, worker};
-use crate::config;
+use crate::config::{self, Config};
 use crate::distribution::{Reference, Trust};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{Digest, RingName};
@@ -28,34 +32,14 @@ use crate::ring::exchange::describe;
 use crate::ring::state::RingState;
 use crate::store::Store;
 use crate::sys::detach::spawn_self;
-use crate::sys::fs::{Durability, read_capped, replace_file};
+use crate::sys::doorbell::Doorbell;
 use crate::sys::lock::{Lock, Sharing};
 
 /// The verb that a sender process is started with.
 pub const VERB: &str = "sender";
-const NOTE: &str = "push.json";
-const NOTE_CAP: u64 = 64 * 1024;
 /// How long a ring rests after its first failure, and at most, seconds.
 const FIRST_PAUSE: i64 = 30;
 const LONGEST_PAUSE: i64 = 3600;
-
-/// What is known of a ring in the registry.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-struct Note {
-    /// Where it was sent.
-    reference: String,
-    /// The number of the newest entry that is there.
-    last_seq: u64,
-    /// The digest of the ring's index there.
-    index: Option<Digest>,
-    /// How often in a row it failed since.
-    failures: u32,
-    /// Not to be tried before.
-    not_before: Option<DateTime<Utc>>,
-    /// Why it failed last.
-    error: Option<String>,
-}
 
 /// What of a ring is not in the registry yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,12 +58,12 @@ pub struct Behind {
 /// [`Kind::Invalid`] if the configuration's prefix is none of a repository.
 pub fn behind(ring: &Ring, state: &RingState, config: &config::Ring) -> Result<Option<Behind>> {
     let Some(reference) = reference_for(ring.name(), config)? else { return Ok(None) };
-    let Note { reference, last_seq, error, .. } = read(ring, &reference);
+    let Note { reference, last_seq, error, .. } = Note::read(ring, &reference);
     let entries = state.entries.iter().filter(|entry| entry.seq > last_seq).count();
     Ok(Some(Behind { entries, reference, error }))
 }
 
-/// Starts a sender, if there is anything for it to do, and returns at once.
+/// Starts a sender if anything is behind and nobody waits for its time already, and returns at once.
 ///
 /// # Errors
 /// Those of reading rings, and of fork and exec.
@@ -87,60 +71,128 @@ pub(super) fn start_if_due(place: &Place, store: &Store) -> Result<()> {
     if place.config.ring.auto_push.is_none() {
         return Ok(());
     }
-    for ring in Ring::list(store)? {
-        // A ring that cannot be read keeps no other one back.
-        if due(&ring, &place.config.ring, Utc::now()).unwrap_or_default().is_some() {
-            return spawn_self(&worker::arguments(place, VERB));
-        }
+    let now = Utc::now();
+    // A ring that cannot be read keeps no other one back.
+    let due = |ring: Ring| due(&ring, &place.config.ring, now).ok().flatten();
+    let soonest = Ring::list(store)?.into_iter().filter_map(due).map(|due| due.at).min();
+    let waits = || Lock::try_take(&lock_file(store), Sharing::Shared).map(|lock| lock.is_none());
+    match soonest {
+        None => Ok(()),
+        Some(at) if at > now && waits()? => Ok(()),
+        Some(_) => spawn_self(&worker::arguments(place, VERB)),
     }
-    Ok(())
 }
 
 /// What the sender process does.
 ///
 /// # Errors
-/// The first failure; the other rings are sent all the same.
+/// The last failure; the other rings are sent all the same.
 pub fn work(place: &Place) -> Result<()> {
-    worker::leave_cgroups();
+    let may_stay = worker::leave_cgroups();
     let Some(store) = Store::open_existing(&place.store)? else { return Ok(()) };
-    let (mut failed, mut first_failure) = (HashSet::new(), None);
-    // Whoever is at it looks again before it ends, so nothing is forgotten if this one goes.
-    while let Some(_lock) = Lock::try_take(&store.directory().join("sender.lock"), Sharing::Exclusive)? {
-        let mut found = false;
-        for ring in Ring::list(&store)? {
-            let Ok(Some(reference)) = due(&ring, &place.config.ring, Utc::now()) else { continue };
-            // Also where it could not be noted that it is to rest.
-            if failed.contains(ring.name()) {
-                continue;
+    let bell_file = store.directory().join("sender.bell");
+    let mut result = Ok(());
+    loop {
+        let lock = match Lock::try_take(&lock_file(&store), Sharing::Exclusive)? {
+            Some(lock) => lock,
+            None => {
+                Doorbell::ring(&bell_file)?;
+                // Whoever was at it may have listened for the last time.
+                let Some(lock) = Lock::try_take(&lock_file(&store), Sharing::Exclusive)? else { return Ok(()) };
+                lock
             }
-            found = true;
-            if let Err(error) = send(place, &ring, &reference) {
-                failed.insert(ring.name().clone());
-                first_failure.get_or_insert(error);
+        };
+        let bell = Doorbell::new(&bell_file)?;
+        let mut round = Round { place: place.clone(), failure: None };
+        while let Some(at) = round.send_all()? {
+            let wait = (at - Utc::now()).to_std().unwrap_or_default();
+            if !may_stay {
+                break;
+            }
+            // It goes with the store.
+            if bell.wait(wait)? && !bell_file.exists() {
+                return Ok(());
             }
         }
-        if !found {
-            break;
+        if let Some(error) = round.failure {
+            result = Err(error);
+        }
+        drop(lock);
+        // Who rang until now has gone.
+        if !bell.wait(Duration::ZERO)? {
+            return result;
         }
     }
-    first_failure.map_or(Ok(()), Err)
 }
 
-/// Where a ring is to be sent now, if it is.
-fn due(ring: &Ring, config: &config::Ring, now: DateTime<Utc>) -> Result<Option<Reference>> {
+fn lock_file(store: &Store) -> PathBuf {
+    store.directory().join("sender.lock")
+}
+
+/// What one sender does again and again.
+struct Round {
+    place: Place,
+    /// The last failure since all was well.
+    failure: Option<Error>,
+}
+
+impl Round {
+    /// Sends everything that is due, and says when the next is, if anything is behind then.
+    fn send_all(&mut self) -> Result<Option<DateTime<Utc>>> {
+        // It may have been changed while nothing was due. One that is being edited is read the next time.
+        if let Ok(config) = Config::load(self.place.config_file.as_deref()) {
+            self.place.config = config;
+        }
+        self.failure = None;
+        let Some(store) = Store::open_existing(&self.place.store)? else { return Ok(None) };
+        // Also where it could not be noted that they are to rest.
+        let mut rest: HashMap<RingName, DateTime<Utc>> = HashMap::new();
+        loop {
+            let (mut sent, mut soonest) = (false, None);
+            for ring in Ring::list(&store)? {
+                let Ok(Some(due)) = due(&ring, &self.place.config.ring, Utc::now()) else { continue };
+                let at = rest.get(ring.name()).map_or(due.at, |at| due.at.max(*at));
+                if at > Utc::now() {
+                    soonest = Some(soonest.map_or(at, |soonest: DateTime<Utc>| soonest.min(at)));
+                    continue;
+                }
+                sent = true;
+                if let Err(error) = send(&self.place, &ring, &due.reference) {
+                    rest.insert(ring.name().clone(), Utc::now() + pause(1));
+                    self.failure.get_or_insert(error);
+                }
+            }
+            if !sent {
+                return Ok(soonest);
+            }
+        }
+    }
+}
+
+/// A ring that is to be sent.
+struct Due {
+    reference: Reference,
+    /// Not before.
+    at: DateTime<Utc>,
+}
+
+/// Where a ring is to be sent, and when, if it is.
+fn due(ring: &Ring, config: &config::Ring, now: DateTime<Utc>) -> Result<Option<Due>> {
     let Some(reference) = reference_for(ring.name(), config)? else { return Ok(None) };
-    let (state, note) = (ring.read()?, read(ring, &reference));
+    let (state, note) = (ring.read()?, Note::read(ring, &reference));
     let packed = state.entries.iter().all(|entry| entry.manifest.is_some());
-    let rests = note.not_before.is_some_and(|time| now < time);
-    if state.entries.is_empty() || state.elsewhere.is_some() || !packed || rests {
+    if state.entries.is_empty() || state.elsewhere.is_some() || !packed {
         return Ok(None);
     }
     let index = digest_of(&describe(ring, &state)?.to_json()?);
-    Ok(Some(reference).filter(|_| note.index.as_ref() != Some(&index)))
+    // A clock that was set back makes no pause longer than the longest.
+    let longest = TimeDelta::seconds(LONGEST_PAUSE);
+    let at = note.not_before.filter(|at| *at > now && *at - now <= longest).unwrap_or(now);
+    Ok(Some(Due { reference, at }).filter(|_| note.index.as_ref() != Some(&index)))
 }
 
 fn send(place: &Place, ring: &Ring, reference: &Reference) -> Result<()> {
-    let note = read(ring, reference);
+    let note = Note::read(ring, reference);
     let trust = if place.config.ring.auto_push_tls_verify { Trust::Verified } else { Trust::Anyone };
     let mut watch = Watch { pack: &mut |_| {}, transfer: &mut |_| {} };
     let pushed = push(place, ring, &Selection::Ring, Registry { reference, trust }, &mut watch);
@@ -148,12 +200,12 @@ fn send(place: &Place, ring: &Ring, reference: &Reference) -> Result<()> {
         Ok(pushed) => {
             let last_seq = pushed.entries.last().map_or(0, |entry| entry.seq);
             let (reference, index) = (reference.to_string(), pushed.index);
-            write(ring, &Note { reference, last_seq, index, ..Note::default() })
+            Note { reference, last_seq, index, ..Note::default() }.write(ring)
         }
         Err(error) => {
             let failures = note.failures.saturating_add(1);
             let not_before = Some(Utc::now() + pause(failures));
-            write(ring, &Note { failures, not_before, error: Some(error.to_string()), ..note })?;
+            Note { failures, not_before, error: Some(error.to_string()), ..note }.write(ring)?;
             Err(error)
         }
     }
@@ -193,21 +245,6 @@ fn component(name: &str) -> String {
     let hash = Digest::from_bytes(Sha256::digest(name).into()).hex();
     let plain = parts(&name.to_ascii_lowercase());
     if plain.is_empty() { hash[..16].to_owned() } else { format!("{plain}-{}", &hash[..16]) }
-}
-
-/// What is known, if it is of this place.
-fn read(ring: &Ring, reference: &Reference) -> Note {
-    let text = read_capped(&ring.directory().join(NOTE), NOTE_CAP).unwrap_or_default();
-    let note: Note = serde_json::from_slice(&text).unwrap_or_default();
-    if note.reference == reference.to_string() {
-        return note;
-    }
-    Note { reference: reference.to_string(), ..Note::default() }
-}
-
-fn write(ring: &Ring, note: &Note) -> Result<()> {
-    let text = serde_json::to_vec(note).context(|| format!("write what was sent of ring '{}'", ring.name()))?;
-    replace_file(ring.directory(), NOTE, &text, Durability::Whole)
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
 //! What pushing, pulling, exporting and importing have in common: where to and from, and how far they are.
 
 use std::fmt;
+use std::fs::File;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use crate::distribution::{Blob, Reference};
+use crate::distribution::{Blob, PIECES_FROM, Reference, Repository};
 use crate::error::{Error, Kind, Result};
 use crate::image::ImageSource;
+use crate::image::layout::digest_of;
 use crate::image::manifest::Descriptor;
+use crate::store::Transfers;
+use crate::store::transfer::Piece;
 
 /// So many blobs are under way at a time: one more than one keeps the line busy while the other begins or ends.
 const AT_A_TIME: usize = 2;
@@ -80,6 +84,22 @@ pub struct Moved {
 /// A descriptor's blob, as a registry is asked for it.
 pub(super) fn blob_of(descriptor: &Descriptor) -> Result<Blob> {
     Ok(Blob { digest: descriptor.digest()?, size: descriptor.size })
+}
+
+/// Sends a blob, and notes where that goes on should it break off.
+pub(super) fn send_blob(
+    repository: &mut Repository,
+    transfers: &Transfers,
+    (blob, file): (&Blob, &File),
+    told: &dyn Fn(u64),
+) -> Result<u64> {
+    if blob.size < PIECES_FROM {
+        return repository.send_blob(blob, file, None, told);
+    }
+    let name = digest_of(format!("{} {}", repository.name(), blob.digest).as_bytes());
+    // Another process that sends the same has a note of its own upload there.
+    let mut held = transfers.hold(Piece::Upload(&name))?;
+    repository.send_blob(blob, file, held.as_mut().map(|held| &*held.file()), told)
 }
 
 /// Does jobs, two at a time, each worker with what it works with as its own. `tell` is told how many bytes are over in all;

@@ -273,10 +273,12 @@ fn recover_ring(ring: &Ring) -> Result<RangeInclusive<u64>> {
 }
 
 /// A worker must not die with the container's cgroup, nor keep it from being removed: it moves to the root of every
-/// hierarchy. Where it may not, it stays, and is resumed if it is killed.
-pub(super) fn leave_cgroups() {
+/// hierarchy. Where it may not, it stays, and is resumed if it is killed. Whether it is nowhere in the way.
+pub(super) fn leave_cgroups() -> bool {
     let table = mount_table::read().unwrap_or_default();
+    let mut left = true;
     for mount in mount_table::parse(&table).filter(|mount| mount.kind.starts_with("cgroup")) {
-        let _ = fs::write(mount.point.join("cgroup.procs"), "0");
+        left &= fs::write(mount.point.join("cgroup.procs"), "0").is_ok();
     }
+    left
 }

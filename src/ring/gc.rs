@@ -7,6 +7,7 @@ use super::state::RingState;
 use super::{Ring, remove_leftover};
 use crate::error::Result;
 use crate::ids::LayerId;
+use crate::store::transfer::KEPT;
 use crate::store::{Run, Store};
 
 /// Removes runs, layers and temporary files that nothing needs. Images' layers stay: they are asked for by digest.
@@ -21,6 +22,7 @@ pub fn collect(store: &Store) -> Result<()> {
         store.layers().remove(&layer)?;
     }
     store.layers().sweep()?;
+    store.transfers().sweep(KEPT)?;
     Ring::sweep(store)
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -64,7 +65,8 @@ pub fn find(store: &Store, images: &[LayerId], forks: &[Ring]) -> Result<Vec<Gar
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         found.push((Sort::Run, name, directory));
     }
-    for path in store.layers().abandoned()?.into_iter().chain(Ring::leftovers(store)?) {
+    let half_moved = store.transfers().left(Duration::ZERO)?;
+    for path in store.layers().abandoned()?.into_iter().chain(Ring::leftovers(store)?).chain(half_moved) {
         let name = path.strip_prefix(store.directory()).unwrap_or(&path).to_string_lossy().into_owned();
         found.push((Sort::Leftover, name, path));
     }

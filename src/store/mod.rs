@@ -13,6 +13,7 @@
 //! ├── runs/ID/               a running container's {upper,work,run.json}; the upper leaves it by rename
 //! ├── registry.db, -wal, -shm, -bell   what outlives the daemon (see the registry)
 //! ├── serve.lock             the daemon that looks after the services of this store
+//! ├── transfers/             beginnings of blobs that are being fetched, and where uploads go on; swept when they are old
 //! ├── functions/ID/diff/     an unpacked function, named by the digest of its tar file; goes once it was not used for a while
 //! ├── templates/OWNER/NAME/  a template's sockets (see its keeper)
 //! ├── services/NAME-…/       the log of a service (see the log of services)
@@ -28,6 +29,7 @@ pub mod format;
 mod image;
 mod layer;
 mod run;
+pub mod transfer;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -43,6 +45,7 @@ pub use file_system::{check as check_file_system, nearest};
 pub use image::ImageRecord;
 pub use layer::{Layers, Stage};
 pub use run::{Run, RunRecord, Volume, copy_root_attributes};
+pub use transfer::Transfers;
 
 /// How overlay attributes are spelled by somebody like us: `trusted.` ones are for root of the initial user namespace.
 fn own_class() -> OverlayClass {
@@ -117,6 +120,12 @@ impl Store {
     #[must_use]
     pub fn functions(&self) -> Layers {
         Layers::new(self.directory.join("functions"))
+    }
+
+    /// What transfers from and to registries have come to.
+    #[must_use]
+    pub fn transfers(&self) -> Transfers {
+        Transfers::new(self.directory.join("transfers"))
     }
 
     /// Where the rings are, a directory per owner.

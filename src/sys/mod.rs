@@ -10,6 +10,7 @@ pub mod channel;
 pub mod clone;
 pub mod credential;
 pub mod detach;
+pub mod doorbell;
 pub mod exe;
 pub mod fs;
 pub mod keyring;
@@ -33,4 +34,5 @@ pub mod trace;
 pub mod tty;
 pub mod user;
 pub mod user_namespace;
+
 pub mod xattr;

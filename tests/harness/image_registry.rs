@@ -57,12 +57,19 @@ impl Registry {
             at("data")
         );
         fs::write(at("config.yml"), text).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.args(["serve", &at("config.yml")]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("docker-registry is installed");
-        let registry = Self { child, directory, port };
-        eventually("the registry answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        registry
+        let child = serve(directory.path(), port);
+        Self { child, directory, port }
+    }
+
+    /// Ends it; what it has stays.
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, with what it had.
+    pub fn resume(&mut self) {
+        self.child = serve(self.directory.path(), self.port);
     }
 
     /// `127.0.0.1:PORT`
@@ -75,6 +82,14 @@ impl Registry {
         format!("docker://{}/{name}", self.host())
     }
 
+    /// Takes away everything that it has.
+    pub fn forget(&self) {
+        let data = self.directory.path().join("data/docker/registry/v2");
+        for part in ["repositories", "blobs"] {
+            let _ = fs::remove_dir_all(data.join(part));
+        }
+    }
+
     /// The certificate of one with TLS.
     pub fn certificate(&self) -> String {
         self.directory.path().join("cert.pem").to_str().unwrap().to_owned()
@@ -83,9 +98,17 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
+}
+
+fn serve(directory: &Path, port: u16) -> Child {
+    let mut command = Command::new("docker-registry");
+    command.arg("serve").arg(directory.join("config.yml"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().expect("docker-registry is installed");
+    eventually("the registry answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    child
 }
 
 fn make_certificate(directory: &Path) {

@@ -270,7 +270,9 @@ fn a_refusal_is_told_in_the_registrys_words() {
         "POST" => Answer::new(403, r#"{"errors":[{"code":"DENIED","message":"no\nroom"}]}"#),
         _ => answer,
     });
-    world.ring(&["push", "a", &liar.reference(), PLAIN]).fails_with(1, r"403 Forbidden (DENIED: no\nroom)");
+    let refused = world.ring(&["push", "a", &liar.reference(), PLAIN]);
+    refused.fails_with(1, r"403 Forbidden (DENIED: no\nroom)");
+    refused.fails_with(1, &format!("or log in as who has it: 'podman login {}'", liar.host()));
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn export_once(place: &Place, ring: &Ring, wish: &Wish<'_>, watch: &mut Watch<'_
     let mut export = Export {
         ring,
         layout: &layout,
-        sink: Sink::open(wish.to, wish.trust)?,
+        sink: Sink::open(wish.to, wish.trust, ring.store().transfers())?,
         compression: wish.compression,
         moved: Moved::default(),
         what: format!("exporting {}@{}", ring.name(), entry.seq),

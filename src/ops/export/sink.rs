@@ -13,7 +13,9 @@ use crate::image::reference::ImageSource;
 use crate::image::tarball::Tarball;
 use crate::image::write::image_entry;
 use crate::ops::origin::copy_verified;
-use crate::ops::transfer::Location;
+use crate::ops::transfer::{Location, send_blob};
+use crate::store::Transfers;
+use crate::sys::fs::TEMPORARY_PREFIX;
 use crate::sys::lock::{Lock, Sharing};
 
 /// Takes blobs and, at the end, a manifest.
@@ -21,18 +23,22 @@ use crate::sys::lock::{Lock, Sharing};
 pub(super) enum Sink {
     Layout(Layout),
     Archive(Box<Tarball>),
-    Registry(Box<Repository>),
+    /// With where uploads are noted.
+    Registry(Box<Repository>, Transfers),
 }
 
 impl Sink {
     /// Opens the place, or makes it if it is a directory or a file that is not there.
-    pub(super) fn open(to: &Location, trust: Trust) -> Result<Self> {
+    pub(super) fn open(to: &Location, trust: Trust, transfers: Transfers) -> Result<Self> {
         match to {
-            Location::Registry(reference) => Ok(Self::Registry(Box::new(Repository::open(reference, trust)?))),
+            Location::Registry(reference) => {
+                Ok(Self::Registry(Box::new(Repository::open(reference, trust)?), transfers))
+            }
             Location::Image(ImageSource::Archive { file, .. }) => Ok(Self::Archive(Box::new(Tarball::create(file)?))),
             Location::Image(ImageSource::Layout { directory, .. }) => {
                 // A directory with other things in it is not made a layout.
-                let layout = if is_empty(directory)? { Layout::create(directory) } else { Layout::open(directory) };
+                let is_ours = is_empty(directory)? || is_unfinished(directory);
+                let layout = if is_ours { Layout::create(directory) } else { Layout::open(directory) };
                 layout.map(Self::Layout)
             }
         }
@@ -43,7 +49,7 @@ impl Sink {
         match self {
             Self::Layout(layout) => Ok(layout.open_blob(&Descriptor::new("", &blob.digest, blob.size)).is_ok()),
             Self::Archive(tarball) => Ok(tarball.has(&blob.digest)),
-            Self::Registry(repository) => repository.has_blob(&blob.digest),
+            Self::Registry(repository, _) => repository.has_blob(&blob.digest),
         }
     }
 
@@ -61,9 +67,9 @@ impl Sink {
                 let file = rewound(file, blob)?;
                 tarball.put(&blob.digest, blob.size, &mut Told { file, done: 0, tell })
             }
-            Self::Registry(repository) => {
+            Self::Registry(repository, transfers) => {
                 let tell = std::cell::RefCell::new(tell);
-                repository.send_blob(blob, file, &|bytes| (tell.borrow_mut())(bytes))
+                send_blob(repository, transfers, (blob, file), &|bytes| (tell.borrow_mut())(bytes)).map(drop)
             }
         }
     }
@@ -73,11 +79,11 @@ impl Sink {
         match self {
             Self::Layout(layout) => layout.put_blob(text),
             Self::Archive(tarball) => tarball.put_text(text),
-            Self::Registry(repository) => {
+            Self::Registry(repository, _) => {
                 let blob = Blob { digest: digest_of(text), size: text.len() as u64 };
                 if !repository.has_blob(&blob.digest)? {
                     let file = crate::sys::fs::memory_file("config", text)?;
-                    repository.send_blob(&blob, &file, &|_| {})?;
+                    repository.send_blob(&blob, &file, None, &|_| {})?;
                 }
                 Ok((blob.digest, blob.size))
             }
@@ -93,6 +99,8 @@ impl Sink {
                 layout.put_blob(manifest)?;
                 // Several may export into one layout at a time, and each has to find what the others put there.
                 let _lock = Lock::wait(&layout.directory().join("oci-layout"), Sharing::Exclusive)?;
+                // What others left who were killed over it.
+                layout.sweep_temporary()?;
                 let mut index = layout.index()?;
                 index.set(entry);
                 layout.replace_index(&index)?;
@@ -103,7 +111,7 @@ impl Sink {
                 index.set(entry);
                 tarball.finish(&index)?;
             }
-            Self::Registry(mut repository) => {
+            Self::Registry(mut repository, _) => {
                 let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
                 repository.send_manifest(&name, MANIFEST_TYPE, manifest)?;
             }
@@ -129,6 +137,20 @@ fn is_empty(directory: &Path) -> Result<bool> {
         }
         Err(error) => Err(error).context(operation),
     }
+}
+
+/// Whether a directory holds nothing but what there is of a layout before it is one: somebody was killed over it.
+fn is_unfinished(directory: &Path) -> bool {
+    let names = |path: &Path| -> Vec<String> {
+        let children = fs::read_dir(path).into_iter().flatten().flatten();
+        children.map(|child| child.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let is_ours = |name: &String| ["blobs", "index.json"].contains(&&**name) || name.starts_with(TEMPORARY_PREFIX);
+    let blobs = directory.join("blobs");
+    let kinds = names(&blobs);
+    names(directory).iter().all(is_ours)
+        && kinds.iter().all(|kind| kind == "sha256")
+        && names(&blobs.join("sha256")).is_empty()
 }
 
 /// A file that tells how much of it was read.
