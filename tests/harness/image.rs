@@ -61,6 +61,16 @@ impl Tar {
             .fold(tar, |tar, name| tar.symlink(&format!("bin/{name}"), "busybox"))
     }
 
+    /// An entry without content.
+    pub fn raw(mut self, mut header: Header) -> Self {
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000_000);
+        header.set_cksum();
+        self.0.extend(header.as_bytes());
+        self
+    }
+
     /// Anything.
     pub fn entry(mut self, kind: EntryType, name: &str, target: &str, content: &[u8]) -> Self {
         let mut header = Header::new_gnu();

@@ -5,6 +5,7 @@
 mod base;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod hostile;
 mod life;
 #[allow(dead_code, reason = "only a part of it is used here")]
 #[path = "../engine_podman/podman.rs"]
