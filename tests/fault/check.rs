@@ -36,6 +36,7 @@ pub fn find_litter(world: &World) -> Vec<String> {
     litter.extend(names(&store.join("runs")).into_iter().map(|name| format!("run {name}")));
     litter
         .extend(names(&world.root()).into_iter().filter(|name| name != "@rootfs").map(|name| format!("state {name}")));
+    litter.extend(names(&store.join("transfers")).into_iter().map(|name| format!("half a transfer {name}")));
     if store.join("worker.json").exists() {
         litter.push("a worker's report".into());
     }

@@ -10,11 +10,11 @@ use crate::harness::{World, eventually};
 use crate::phase::{RING, SHARE, choose};
 use crate::trace::{Follow, Point, Victim, kill_at, record};
 
-const PLAIN: &str = "--tls-verify=false";
+pub const PLAIN: &str = "--tls-verify=false";
 
 /// Kills a command at some of its points, or all. `arm` makes everything ready for the nth time and says what the command
 /// is; `settle` is what comes after it, whether it was killed or not.
-fn at_points(name: &str, world: &World, arm: impl Fn(usize) -> Vec<String>, settle: impl Fn(usize)) {
+pub fn at_points(name: &str, world: &World, arm: impl Fn(usize) -> Vec<String>, settle: impl Fn(usize)) {
     let victim = |round| Victim { arguments: arm(round), follow: Follow::Everything };
     let mut all: Vec<Point> = record(world, &victim(0));
     settle(0);
@@ -33,18 +33,18 @@ fn at_points(name: &str, world: &World, arm: impl Fn(usize) -> Vec<String>, sett
     assert!(killed * 2 > points, "only {killed} of {points} points were reached");
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// One line more in the file that tells the state, and one entry.
-fn grow(world: &World, line: u32) {
+pub fn grow(world: &World, line: u32) {
     world.run_in(RING, &format!("echo {line} >> /state")).success();
     world.pack();
 }
 
 /// What the next run finds, or why there is none.
-fn look(world: &World, ring: &str) -> Result<String, String> {
+pub fn look(world: &World, ring: &str) -> Result<String, String> {
     let output = world.run_with(&["--ring", ring, "--rebase"], "test ! -e /state || cat /state");
     match output.code {
         0 => Ok(output.stdout().split_whitespace().collect::<Vec<_>>().join(" ")),
@@ -52,7 +52,7 @@ fn look(world: &World, ring: &str) -> Result<String, String> {
     }
 }
 
-fn rings(world: &World) -> BTreeSet<String> {
+pub fn rings(world: &World) -> BTreeSet<String> {
     let list = world.ring_json(&["ls"]);
     list.as_array().unwrap().iter().map(|ring| ring["name"].as_str().unwrap().to_owned()).collect()
 }

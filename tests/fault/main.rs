@@ -13,6 +13,7 @@ mod exchange;
 mod handover;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod image;
 mod phase;
 mod trace;
 
