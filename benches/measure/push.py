@@ -13,6 +13,9 @@ from .rig import timed
 RING = "sent"
 ADDED = 10
 MIB = 1 << 20
+# So many exits of a ring that keeps so few entries are folded more than once.
+EXITS = 24
+KEPT = 2
 
 
 def push(rig, rounds):
@@ -33,11 +36,29 @@ def push(rig, rounds):
                 whole, sent = _push(rig, ours)
                 again.add(whole)
                 moved.add(sent / MIB)
+        folded = _after_folds(rig, ours, rounds)
     checks = [
         absolute("push: MiB moved after 10 MiB more", Series("", "MiB", [max(moved.values)]), 11.0),
+        absolute("push: MiB moved after 10 MiB more, after folds", Series("", "MiB", [max(folded.values)]), 11.0),
         ratio("push: regen / skopeo copy", again, peer),
     ]
-    return [first, again, peer, moved], checks
+    return [first, again, peer, moved, folded], checks
+
+
+def _after_folds(rig, reference, rounds):
+    """The same in a ring that was used for long: what was left by runs whose entries are gone is one layer by now."""
+    moved = Series("bytes moved by it, after folds", "MiB")
+    subprocess.run([*rig.base, "ring", "set", RING, "--depth", str(KEPT)], check=True, stdout=subprocess.DEVNULL)
+    for _ in range(rounds):
+        for number in range(EXITS):
+            _run(rig, f"dd if=/dev/urandom of=/small-{number} bs=100k count=1 2>/dev/null")
+        layers = len(rig.ring_state(RING)["entries"][-1]["layers"])
+        if layers >= EXITS:
+            raise SystemExit(f"push: nothing was folded: {layers} layers after {EXITS} exits")
+        _push(rig, reference)
+        _run(rig, f"dd if=/dev/urandom of=/more-0 bs=1M count={ADDED} 2>/dev/null")
+        moved.add(_push(rig, reference)[1] / MIB)
+    return moved
 
 
 def _run(rig, script):
