@@ -3,6 +3,7 @@
 //! Every key has a default, so the file may be absent. A key that regen does not know is an error: a limit that is
 //! silently not in force is worse than a command that does not start.
 
+mod interval;
 mod size;
 
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use self::interval::{Interval, parse_duration};
 use crate::error::{Context, Error, Kind, Result, quote};
 
 pub use size::{Floor, Size, human_bytes, parse_bytes};
@@ -69,6 +71,8 @@ pub struct Ring {
     pub max_depth: u32,
     /// The highest byte limit that an annotation may ask for, unlimited if not set.
     pub highest_max_bytes: Option<Size>,
+    /// The least interval at which an annotation may ask for snapshots.
+    pub snapshot_every_least: Interval,
     /// Whether a variable of the container's process may name its ring: whoever writes an image may set it.
     pub from_environment: bool,
     /// Where each new entry is sent to in the background, `docker://HOST[:PORT]/PREFIX`; nowhere if not set.
@@ -144,6 +148,7 @@ impl Default for Ring {
             keep_weekly: 0,
             max_depth: 1000,
             highest_max_bytes: None,
+            snapshot_every_least: Interval::LEAST,
             from_environment: false,
             auto_push: None,
             auto_push_tls_verify: true,
@@ -273,6 +278,7 @@ mod tests {
         let text = "[store]\nmin-free = '10GiB'\n[ring]\ndepth = 3\nmax-bytes = '2G'\nmax-depth = 20\n\
                     keep-last = 1\nkeep-hourly = 2\nkeep-daily = 3\nkeep-weekly = 4\n\
                     highest-max-bytes = 4294967296\nfrom-environment = true\n\
+                    snapshot-every-least = '1m30s'\n\
                     auto-push = 'docker://r.example/rings'\nauto-push-tls-verify = false\n[image]\nmax-layer-bytes = '1 GiB'\n\
                     [metrics]\nlisten = 'tcp://[::1]:9464'\n";
         let config = Config::parse(text).unwrap();
@@ -288,6 +294,7 @@ mod tests {
                 keep_weekly: 4,
                 max_depth: 20,
                 highest_max_bytes: Some(Size(4 << 30)),
+                snapshot_every_least: "90s".parse().unwrap(),
                 from_environment: true,
                 auto_push: Some("docker://r.example/rings".to_owned()),
                 auto_push_tls_verify: false,
@@ -323,6 +330,7 @@ mod tests {
             ("[ring]\ndepht = 3\n", ["line 2", "depht"]),
             ("\n[rings]\n", ["line 2", "rings"]),
             ("[ring]\n\ndepth = 'many'\n", ["line 3", "many"]),
+            ("[ring]\nsnapshot-every-least = '0s'\n", ["line 2", "a second is the least"]),
             ("[ring]\ndepth = 0\n", ["ring.depth", "between 1"]),
             ("[ring]\ndepth = 9\nmax-depth = 8\n", ["ring.depth", "8"]),
             ("[ring]\nmax-bytes = '2G'\nhighest-max-bytes = '1G'", ["ring.max-bytes", "highest"]),

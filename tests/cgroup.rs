@@ -19,6 +19,7 @@ use regen::ids::ContainerId;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container's cgroup that goes with the test.
 struct Place(Cgroup);
@@ -225,14 +226,14 @@ fn check_freezing(name: &str) {
     let count = || fs::metadata(&counter).map_or(0, |metadata| metadata.len());
     harness::eventually("it counts", || count() > 3);
     assert!(!place.0.is_frozen());
-    place.0.freeze().unwrap();
+    place.0.freeze(PATIENCE).unwrap();
     assert!(place.0.is_frozen());
     let before = count();
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(count(), before, "it went on");
     place.0.thaw().unwrap();
     harness::eventually("it goes on", || count() > before);
-    place.0.freeze().unwrap();
+    place.0.freeze(PATIENCE).unwrap();
     place.0.kill_all(LIMIT).unwrap();
     child.wait().unwrap();
 }
@@ -277,7 +278,7 @@ fn numbers_of_version_2_count_processes_without_a_controller() {
 fn a_container_without_cgroups_says_so() {
     let mut cgroup = planned("without");
     cgroup.directories.clear();
-    for error in [cgroup.freeze().unwrap_err(), cgroup.stats().unwrap_err()] {
+    for error in [cgroup.freeze(PATIENCE).unwrap_err(), cgroup.stats().unwrap_err()] {
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(error.to_string().contains("no cgroup"), "{error}");
     }

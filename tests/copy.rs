@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use regen::error::{Error, Kind};
 use regen::pack::{LayerCopy, Passed, Upper};
 use regen::sys::xattr::OverlayClass;
+use tree::disk::Disk;
 use tree::overlay::Overlay;
 use tree::step::{self, Step};
 
@@ -279,49 +280,15 @@ fn churn(layer: &Path, seed: u64, over: &AtomicBool) {
 
 #[test]
 fn files_share_their_blocks_where_the_file_system_can() {
-    let Some(mount) = Btrfs::new() else { return };
-    let mut pair = Pair::at(tempfile::tempdir_in(&mount.point).unwrap());
-    fs::write(pair.layer().join("big"), vec![7; 20 << 20]).unwrap();
-    let passed = pair.pass(Upper::Living);
-    assert_eq!((passed.changed, passed.bytes), (2, 0));
-    fs::write(pair.layer().join("small"), "x").unwrap();
-    assert_eq!(pair.pass(Upper::Still).bytes, 0);
-    pair.assert_same();
-}
-
-/// A file system that can share blocks, in a file.
-struct Btrfs {
-    home: tempfile::TempDir,
-    point: PathBuf,
-}
-
-impl Btrfs {
-    /// None where the kernel knows no btrfs.
-    fn new() -> Option<Self> {
-        if !fs::read_to_string("/proc/filesystems").unwrap().contains("\tbtrfs") {
-            return None;
-        }
-        let home = tempfile::tempdir().unwrap();
-        let (image, point) = (home.path().join("image"), home.path().join("point"));
-        File::create(&image).unwrap().set_len(256 << 20).unwrap();
-        fs::create_dir(&point).unwrap();
-        run("mkfs.btrfs", &["--quiet", "--mixed", image.to_str().unwrap()]);
-        run("mount", &["-o", "loop", image.to_str().unwrap(), point.to_str().unwrap()]);
-        Some(Self { home, point })
+    for disk in Disk::all() {
+        let mut pair = Pair::at(tempfile::tempdir_in(&disk.point).unwrap());
+        fs::write(pair.layer().join("big"), vec![7; 20 << 20]).unwrap();
+        let passed = pair.pass(Upper::Living);
+        assert_eq!((passed.changed, passed.bytes), (2, 0));
+        fs::write(pair.layer().join("small"), "x").unwrap();
+        assert_eq!(pair.pass(Upper::Still).bytes, 0);
+        pair.assert_same();
     }
-}
-
-impl Drop for Btrfs {
-    fn drop(&mut self) {
-        // Lazily: what is in it goes with the last descriptor, also after a failed test.
-        run("umount", &["--lazy", self.point.to_str().unwrap()]);
-        assert!(self.home.path().exists());
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 proptest! {
@@ -329,7 +296,7 @@ proptest! {
 
     #[test]
     fn whatever_programs_do_between_two_passes_is_in_the_copy(
-        before in step::steps(), between in step::steps(), wait in any::<bool>()
+        before in step::steps(), between in step::steps(), wait in any::<bool>(), ready in any::<bool>()
     ) {
         let mut pair = Pair::new();
         step::apply(&pair.layer(), &before);
@@ -337,6 +304,9 @@ proptest! {
             sleep(SURE);
         }
         pair.pass(Upper::Living);
+        if ready {
+            pair.copy.get_ready();
+        }
         step::apply(&pair.layer(), &between);
         pair.pass(Upper::Still);
         pair.assert_same();
@@ -344,7 +314,7 @@ proptest! {
 
     #[test]
     fn the_copy_of_a_mounted_upper_shows_what_the_upper_showed(
-        before in step::steps(), between in step::steps(), wait in any::<bool>()
+        before in step::steps(), between in step::steps(), wait in any::<bool>(), ready in any::<bool>()
     ) {
         let mut pair = Pair::new();
         let (base, work) = (tempfile::tempdir().unwrap(), pair.home.path().join("work"));
@@ -360,6 +330,9 @@ proptest! {
             sleep(SURE);
         }
         pair.pass(Upper::Living);
+        if ready {
+            pair.copy.get_ready();
+        }
         step::apply(&overlay.root(), &own(between));
         pair.pass(Upper::Still);
         drop(overlay);

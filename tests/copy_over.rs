@@ -86,7 +86,9 @@ impl Series {
 }
 
 fn living(copy: &mut LayerCopy) -> Passed {
-    copy.pass(Upper::Living, &|_| Ok(())).unwrap()
+    let passed = copy.pass(Upper::Living, &|_| Ok(())).unwrap();
+    copy.get_ready();
+    passed
 }
 
 #[test]

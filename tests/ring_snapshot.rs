@@ -4,11 +4,13 @@
 
 mod harness;
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use harness::{Output, World, cgroup_of, eventually};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 #[test]
@@ -171,6 +173,126 @@ fn a_paused_container_is_copied_and_stays_paused() {
     assert_eq!(world.status(&id), "paused");
     world.regen(&["resume", &id]).success();
     world.delete(&id);
+}
+
+#[test]
+fn a_container_that_waits_for_its_start_is_copied_and_goes_on_to_wait() {
+    let world = World::new("created");
+    let id = world.fresh_id();
+    let bundle = world.bundle(|spec| {
+        spec["process"]["args"] = json!(["sh", "-c", "echo one > /tmp/f; exec sleep 1000"]);
+        spec["annotations"] = json!({"run.regen.ring": "web"});
+    });
+    world.regen(&["create", "--bundle", bundle.text(), &id]).success();
+    assert_eq!(world.ring_json(&["snapshot", "web"]), Value::Null, "nothing has changed yet");
+    let upper = world.store().join("runs").join(world.ring_file("web", "ring.json")["run"].as_str().unwrap());
+    fs::write(upper.join("upper/early"), "early").unwrap();
+    assert_eq!(world.ring_json(&["snapshot", "web"])["seq"], 1);
+    assert_eq!(world.status(&id), "created");
+    world.regen(&["start", &id]).success();
+    eventually("it writes", || exec(&world, &id, "cat /tmp/f").code == 0);
+    assert_eq!(world.ring_json(&["snapshot", "web"])["seq"], 2);
+    world.delete(&id);
+    assert_eq!(world.lines_found("web@2"), "one");
+}
+
+#[test]
+fn a_container_that_has_ended_has_no_snapshot() {
+    let world = World::new("ended");
+    let id = world.writer_in("web", "one");
+    world.regen(&["kill", &id, "KILL"]).success();
+    eventually("it has ended", || world.status(&id) == "stopped");
+    let before = world.ring_file("web", "ring.json");
+    world.ring(&["snapshot", "web"]).fails_with(1, "no container runs on it");
+    assert_eq!(world.ring_file("web", "ring.json"), before);
+    world.delete(&id);
+    assert_eq!(world.lines_found("web"), "one");
+}
+
+/// A file system in user space whose server never answers: who looks at it sleeps, and nothing but its end wakes them.
+struct Silent {
+    point: PathBuf,
+    _server: File,
+}
+
+impl Silent {
+    fn mount(point: PathBuf) -> Self {
+        fs::create_dir(&point).unwrap();
+        let server = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        mount(Some("regen"), &point, Some("fuse"), MsFlags::MS_NOSUID, Some(options.as_str())).unwrap();
+        Self { point, _server: server }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        umount2(&self.point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_container_of_which_a_process_does_not_stop_goes_on_without_a_snapshot() {
+    let world = World::new("restless");
+    let id = world.writer_in("web", "one");
+    let before = world.ring_file("web", "ring.json");
+    let runs = || fs::read_dir(world.store().join("runs")).unwrap().count();
+    assert_eq!(runs(), 1);
+    let silent = Silent::mount(world.base().join("silent"));
+    let (file, _) = freezer(&world, &id);
+    // Who waits for the server can be frozen all the same, but holds the directory's lock, and who waits for that cannot.
+    let is = |pid: u32, what: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(what);
+    let mut first = Command::new("stat").arg(silent.point.join("x")).stderr(Stdio::null()).spawn().unwrap();
+    eventually("it waits for the server", || is(first.id(), "(stat) D"));
+    let script = r#"echo $$ > "$1/cgroup.procs"; exec mkdir "$2/y""#;
+    let mut asleep = Command::new("sh");
+    asleep.args(["-c", script, "sh"]).arg(file.parent().unwrap()).arg(&silent.point);
+    let mut asleep = asleep.stderr(Stdio::null()).spawn().unwrap();
+    eventually("it sleeps", || is(asleep.id(), "(mkdir) D"));
+    world.ring(&["snapshot", "web"]).fails_with(1, "a process does not stop; all of them go on");
+    assert_eq!(world.status(&id), "running");
+    assert_eq!(world.ring_file("web", "ring.json"), before);
+    assert_eq!(runs(), 1, "the copy is gone");
+    world.append(&id, "two");
+    drop(silent);
+    assert!(!first.wait().unwrap().success() && !asleep.wait().unwrap().success());
+    world.ring(&["snapshot", "web"]).success();
+    world.delete(&id);
+    assert_eq!(world.lines_found("web@1"), "one two");
+}
+
+/// Programs that write all the while: each writes the next number into one file after another, the last of which is never
+/// ahead of the first.
+#[test]
+fn a_snapshot_is_one_moment_of_programs_that_go_on_writing() {
+    let world = World::new("moment");
+    let script = "mkdir /tmp/d; for i in $(seq 4000); do echo > /tmp/d/$i; done
+        write() { n=0; while :; do n=$((n+1)); for f in 1 2 3; do echo $n > /tmp/$1$f.new; mv /tmp/$1$f.new /tmp/$1$f; done
+            rm -f /tmp/d/$n; echo $n >> /tmp/d/log$1; done; }
+        write a & write b & exec sleep 1000";
+    let id = world.detach_in("web", script);
+    eventually("it writes", || exec(&world, &id, "cat /tmp/d/loga /tmp/d/logb").code == 0);
+    for _ in 0..6 {
+        world.ring(&["snapshot", "web"]).success();
+    }
+    world.delete(&id);
+    let numbers = |text: &str| -> Vec<u64> { text.split_ascii_whitespace().map(|n| n.parse().unwrap()).collect() };
+    let mut latest = 0;
+    for seq in 1..=6 {
+        let show = "cd /tmp; for w in a b; do echo $(cat ${w}1 ${w}2 ${w}3; tail -n 1 d/log$w); done; ls d | sort -n | grep -v log | head -n 1";
+        let shown = world.run_in(&format!("web@{seq}"), show);
+        let lines: Vec<_> = shown.success().stdout().lines().map(numbers).collect();
+        let [a, b, rest @ ..] = &lines[..] else { panic!("{lines:?}") };
+        for line in [a, b] {
+            let [one, two, three, logged] = line[..] else { panic!("{line:?}") };
+            let in_order = one >= two && two >= three && three >= logged && one <= logged + 1;
+            assert!(in_order, "@{seq}: {lines:?}");
+            latest = latest.max(one);
+        }
+        // Each has removed the files up to its number, if any are left.
+        assert!(rest.iter().all(|first| first[0] > a[3].max(b[3])), "@{seq}: {lines:?}");
+    }
+    assert!(latest > 3, "they wrote");
 }
 
 /// Where a container's freezer is, and the word for standing still.

@@ -8,9 +8,6 @@ use std::time::{Duration, Instant};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result, quote};
 
-/// A process in an uninterruptible sleep freezes when it wakes.
-const LIMIT: Duration = Duration::from_secs(10);
-
 /// The file that orders, and the words of each version.
 struct Freezer {
     file: PathBuf,
@@ -32,14 +29,15 @@ impl Cgroup {
         Some(Freezer { file: file.clone(), freeze: "FROZEN", thaw: "THAWED", events: file, frozen: "FROZEN" })
     }
 
-    /// Freezes every process in it, and returns when all have stopped.
+    /// Freezes every process in it, and returns when all have stopped. One in an uninterruptible sleep does when it wakes, for
+    /// which there is `patience`.
     ///
     /// # Errors
     /// [`Kind::Unsupported`] without a cgroup; [`Kind::Busy`] if one does not stop, and then all go on.
-    pub fn freeze(&self) -> Result<()> {
+    pub fn freeze(&self, patience: Duration) -> Result<()> {
         let operation = || format!("freeze cgroup {}", quote(&self.path));
         let freezer = self.freezer().ok_or_else(|| no_freezer(operation()))?;
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + patience;
         let mut pause = Duration::from_micros(20);
         let mut turns = 0_u32;
         fs::write(&freezer.file, freezer.freeze).context(operation)?;

@@ -11,7 +11,6 @@ use crate::ids::ContainerId;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Network, Source, Supervised, Wish};
 use crate::ops::request::Mode;
-use crate::ops::request::parse_every;
 use crate::ops::save;
 use crate::ops::warm::start;
 use crate::runtime::{self, CreateRequest, Starter, Stdio};
@@ -67,7 +66,7 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
     let mut ring = ring_request(arguments.ring.as_deref(), arguments.depth.as_deref(), &world.place.owner)?;
     if let Some(ring) = &mut ring {
         ring.rebase = load::rebase(arguments.rebase);
-        ring.snapshot_every = arguments.snapshot_every.as_deref().map(parse_every).transpose()?;
+        ring.snapshot_every = arguments.snapshot_every.as_deref().map(str::parse).transpose()?;
         ring.volumes = parse_places(arguments.ring_volume.iter().map(String::as_str))?;
         if arguments.fork {
             ring.mode = Mode::Fork;

@@ -27,6 +27,8 @@ use crate::sys::exe;
 
 /// The verb that such a process is started with.
 pub const VERB: &str = "snapshots";
+/// What failed is not tried again before so many times as long as it took: a container may have stood still meanwhile.
+const AFTER_FAILURE: u32 = 20;
 /// A snapshot that fails as its container ends has not failed.
 const ENDING: Duration = Duration::from_secs(1);
 
@@ -42,7 +44,7 @@ pub(super) fn start(place: &Place, request: Option<&RingRequest>, run: &Run) -> 
         arguments.extend(["--config".into(), file.clone().into()]);
     }
     arguments.extend([VERB.into(), ring.to_string().into(), run.id().to_string().into()]);
-    arguments.push(every.as_millis().to_string().into());
+    arguments.push(every.duration().as_millis().to_string().into());
     // It does not look at the end of whoever started it.
     let (_ours, theirs) = Channel::pair()?;
     spawn_self_with(theirs, &arguments).context(|| "start what makes the snapshots")
@@ -60,12 +62,16 @@ pub fn keep(place: &Place, ring: &RingName, run: &LayerId, every: Duration) -> R
     let Some(container) = container else { return Ok(()) };
     drop(found);
     exe::forget_code();
-    let mut begun = Instant::now();
-    while !container.wait_end(every.saturating_sub(begun.elapsed()))? {
+    let (mut begun, mut pause) = (Instant::now(), every);
+    while !container.wait_end(pause.saturating_sub(begun.elapsed()))? {
         begun = Instant::now();
-        if let Err(error) = snapshot(place, &store, ring, run)
-            && !container.wait_end(ENDING)?
-        {
+        let made = snapshot(place, &store, ring, run);
+        pause = every;
+        if let Err(error) = made {
+            pause = every.max(begun.elapsed() * AFTER_FAILURE);
+            if container.wait_end(ENDING)? {
+                break;
+            }
             // Where the disk is full not even the note can be left; the next snapshot is tried all the same.
             let _ = store.note_failure(&format!("{} {error}\n", timestamp(Utc::now())));
         }

@@ -9,14 +9,13 @@ mod template;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-pub use limit::{initial_keep, initial_limits, parse_depth, parse_every, parse_max_bytes};
+pub use limit::{initial_keep, initial_limits, parse_depth, parse_max_bytes};
 use member::Member;
 pub use template::{Need, TemplateRequest, choose_template};
 
 use crate::bundle::volume::parse_places;
-use crate::config;
+use crate::config::{self, Interval};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Name, RingName};
 use crate::ring::Rebase;
@@ -61,7 +60,7 @@ pub struct RingRequest {
     /// Whether an entry that was made over another base is taken.
     pub rebase: Rebase,
     /// How often an entry is made of the container while it runs; `None` for never.
-    pub snapshot_every: Option<Duration>,
+    pub snapshot_every: Option<Interval>,
     /// What the container has of the ring.
     pub mode: Mode,
     /// Where it has bind mounts that belong to the ring; sorted, none in another.
@@ -281,7 +280,14 @@ fn apply(request: &mut RingRequest, name: &str, value: &str, limits: &config::Ri
                 _ => return invalid("it is neither 'always' nor 'never'".into()),
             }
         }
-        "snapshot-every" => request.snapshot_every = Some(parse_every(value)?),
+        "snapshot-every" => {
+            let every: Interval = value.parse()?;
+            if every < limits.snapshot_every_least {
+                let least = limits.snapshot_every_least.duration().as_secs();
+                return invalid(format!("the administrator allows one every {least}s at most"));
+            }
+            request.snapshot_every = Some(every);
+        }
         "rebase" => {
             request.rebase = match value {
                 "always" => Rebase::Allowed,
@@ -383,7 +389,7 @@ mod tests {
         assert_eq!((request.depth, request.max_bytes), (Some(3), Some(1 << 30)));
         assert_eq!(request.keep, KeepChange { hourly: Some(24), daily: Some(7), ..KeepChange::default() });
         assert_eq!((request.create, request.rebase), (Create::Never, Rebase::Allowed));
-        assert_eq!(request.snapshot_every, Some(Duration::from_secs(90)));
+        assert_eq!(request.snapshot_every, Some("1m30s".parse().unwrap()));
         assert_eq!(request.mode, Mode::Readonly);
     }
 
@@ -417,6 +423,23 @@ mod tests {
             let error = read(&bad).expect_err(&format!("{bad:?} was taken"));
             assert!(error.to_string().contains("run.regen."), "{error}");
         }
+    }
+
+    #[test]
+    fn snapshots_more_often_than_the_administrator_allows_are_refused() {
+        let read = |every: &str| {
+            let least = "30s".parse().unwrap();
+            let limits = config::Ring { snapshot_every_least: least, ..config::Config::default().ring };
+            let annotations = [("run.regen.ring", "alice"), ("run.regen.ring.snapshot-every", every)];
+            let annotations = annotations.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            parse_annotations(&annotations, &"root".parse().unwrap(), &limits)
+        };
+        let error = read("29s").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "read annotation run.regen.ring.snapshot-every='29s': check the value: the administrator allows one every 30s at most"
+        );
+        assert!(read("30s").unwrap().unwrap().snapshot_every.is_some());
     }
 
     fn of_pod<'a>(engine: [&'a str; 3], kind: &'a str, container: &'a str) -> Vec<(&'a str, &'a str)> {

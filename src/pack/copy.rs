@@ -30,6 +30,7 @@ use tar::EntryType;
 use super::attribute::{Attribute, Handle, Reader};
 use super::content::{Shared, Sharing, copy_piece, share};
 use super::known::{Node, What};
+use super::outlook::Outlook;
 use super::place::Place;
 use super::reader::Entry;
 use super::scan::open;
@@ -86,6 +87,10 @@ pub struct LayerCopy {
     former: Option<Node>,
     /// What the last pass saw.
     seen: Option<Node>,
+    /// What the next pass looks at, if that was got ready.
+    outlook: Option<Outlook>,
+    /// What the last one looked at: to close it takes time that nobody should wait for.
+    spent: Option<Outlook>,
     /// Files with several names that had changed just before they were looked at.
     fresh: HashSet<u64>,
 }
@@ -108,8 +113,8 @@ impl LayerCopy {
         let (source, target) = (open(layer)?, open(target)?);
         let kind = fstatfs(&source).context(|| format!("ask for the file system of {}", quote(layer)))?.f_type;
         let tells = if TELLING.contains(&u64::try_from(kind).unwrap_or_default()) { Telling::Yes } else { Telling::No };
-        let (former, seen, fresh) = (None, None, HashSet::new());
-        Ok(Self { source, target, class, tells, sharing: Sharing::Possible, former, seen, fresh })
+        let (former, seen, outlook, spent, fresh) = (None, None, None, None, HashSet::new());
+        Ok(Self { source, target, class, tells, sharing: Sharing::Possible, former, seen, outlook, spent, fresh })
     }
 
     /// Begins to copy what changed in `layer` since another copy of it was complete, of which this is [`LayerCopy::known`].
@@ -134,6 +139,17 @@ impl LayerCopy {
         }
     }
 
+    /// Gets everything ready that the next pass can be spared: to be called before the layer stands still. It changes nothing
+    /// but how long that takes. Descriptors are held from here on until the copy is dropped or passes again, as many as this
+    /// process may have but for some.
+    pub fn get_ready(&mut self) {
+        self.spent = None;
+        self.outlook = self.seen.as_ref().map(Outlook::of);
+        if let Some(outlook) = &mut self.outlook {
+            outlook.open(self.source.as_fd());
+        }
+    }
+
     /// Makes the copy what the layer is. After an error it is of no use any more.
     ///
     /// On a living layer where changes would not show later, nothing is done.
@@ -148,10 +164,12 @@ impl LayerCopy {
         let again = |fd: &OwnedFd| fd.try_clone().context(|| "open the layer again");
         let (suspects, names) = match &self.seen {
             Some(seen) => {
-                let (mut suspects, names) = suspect::find(self.source.as_fd(), seen);
+                let outlook = self.outlook.take().unwrap_or_else(|| Outlook::of(seen));
+                let (mut suspects, names) = (suspect::find(self.source.as_fd(), &outlook), outlook.names());
                 // What is put over another layer has a root of its own, changed or not.
                 suspects.itself |= self.former.is_some();
-                (Some(suspects), names)
+                self.spent = Some(outlook);
+                (Some(suspects), names as u64)
             }
             None => (None, 0),
         };

@@ -24,6 +24,7 @@ mod copy;
 mod header;
 mod known;
 mod name;
+mod outlook;
 mod pipeline;
 mod place;
 mod reader;

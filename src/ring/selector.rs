@@ -6,6 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::entry::{Entry, timestamp};
+use crate::config::parse_duration;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Name, RingName};
 
@@ -124,28 +125,6 @@ fn parse_time(text: &str) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc);
     let rest_of_second = if text.contains('.') { 0 } else { 999_999_999 };
     time.checked_add_signed(TimeDelta::nanoseconds(rest_of_second))
-}
-
-/// `90s`, `5m`, `2h`, `1d`, `1w`, and their sums: `1h30m`.
-#[must_use]
-pub fn parse_duration(text: &str) -> Option<TimeDelta> {
-    let mut total = TimeDelta::zero();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: i64 = rest[..end].parse().ok()?;
-        let unit = match rest.as_bytes()[end] {
-            b's' => 1,
-            b'm' => 60,
-            b'h' => 3600,
-            b'd' => 86_400,
-            b'w' => 604_800,
-            _ => return None,
-        };
-        total = total.checked_add(&TimeDelta::try_seconds(number.checked_mul(unit)?)?)?;
-        rest = &rest[end + 1..];
-    }
-    (!text.is_empty()).then_some(total)
 }
 
 /// In the largest unit that leaves no rest.

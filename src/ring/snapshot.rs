@@ -229,6 +229,9 @@ impl Locked {
             of.ok_or_else(|| Error::new(Kind::Damaged, format!("look at run {}", draft.of), "its record is gone"))?;
         let ring = self.ring().clone();
         let chain = draft.chain(self)?;
+        if let Stillness::Made(_) = stillness {
+            draft.copy.get_ready();
+        }
         let mut last_pass = || {
             // After an error, the next snapshot is a whole one.
             let passed = draft.pass(&ring, Upper::Still, floor).map(drop);

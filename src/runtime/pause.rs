@@ -1,12 +1,17 @@
 //! Pause and resume: the processes of a container stop where they are, and go on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContainerId;
 use crate::runtime::record::{self, Record};
 use crate::runtime::{StateRoot, Status, state};
+
+/// How long somebody who wants a container to stand still waits for it to do so.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for a moment's work: meanwhile those that have stopped already stand still for nothing.
+const MOMENT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Freezes every process of a container, also of one that waits for `start`.
 ///
@@ -18,7 +23,7 @@ pub fn pause(root: &StateRoot, id: &ContainerId) -> Result<()> {
     let _lock = record::lock(root, id)?;
     let record = Record::load(root, id)?;
     match state::status(&record)? {
-        Status::Created | Status::Running => record.cgroup.freeze().context(operation),
+        Status::Created | Status::Running => record.cgroup.freeze(PAUSE_PATIENCE).context(operation),
         status @ (Status::Creating | Status::Paused | Status::Stopped) => {
             Err(Error::new(Kind::State, operation(), format!("container not running: it is {status}")))
         }
@@ -83,7 +88,7 @@ impl Hold {
         let operation = || format!("freeze container '{}' for a moment", self.id);
         let began = Instant::now();
         let thaw = Thaw(&self.cgroup);
-        self.cgroup.freeze().context(operation)?;
+        self.cgroup.freeze(MOMENT_PATIENCE).context(operation)?;
         let done = work();
         let stood = self.cgroup.is_frozen();
         drop(thaw);

@@ -19,6 +19,40 @@ pub fn raise() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..*before });
 }
 
+/// The soft limit is raised as long as this lives.
+#[derive(Debug)]
+pub struct Raised(Rlimit);
+
+impl Raised {
+    /// Raises the soft limit of this process to the hard one, as [`raise`].
+    #[must_use]
+    pub fn new() -> Self {
+        let now = getrlimit(Resource::Nofile);
+        raise();
+        Self(now)
+    }
+
+    /// How many files this process may have open now.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        let limit = getrlimit(Resource::Nofile).current;
+        limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+}
+
+impl Default for Raised {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        // It was so before, so it may be so again.
+        let _ = setrlimit(Resource::Nofile, self.0);
+    }
+}
+
 /// Gives the soft limit back as it was, before another program is executed. It makes one system call and takes no lock, so it
 /// may be called between fork and exec.
 ///

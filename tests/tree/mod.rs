@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "every test takes what it needs, and fails by panicking")]
 #![allow(clippy::cast_possible_truncation, reason = "bytes of a pattern, and buffers that are small")]
 
+pub mod disk;
 pub mod overlay;
 pub mod step;
 

@@ -6,11 +6,11 @@ use super::{print, store};
 use crate::cli::ring::Prune as Arguments;
 use crate::command::World;
 use crate::config::human_bytes;
+use crate::config::parse_duration;
 use crate::error::{Error, Kind, Result};
 use crate::ops::prune::{Doing, Pruned, prune};
 use crate::ring::Disuse;
 use crate::ring::prune::{Garbage, Sort};
-use crate::ring::selector::parse_duration;
 
 const SORTS: [(Sort, &str, &str); 6] = [
     (Sort::Fork, "fork", "forks"),

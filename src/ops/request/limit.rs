@@ -1,17 +1,11 @@
 //! How much of a ring a container asks for: how many entries, how many bytes, which are kept.
 
-use std::time::Duration;
-
 use super::RingRequest;
 use crate::config::{self, parse_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::ring::Limits;
 use crate::ring::keep::Keep;
-use crate::ring::selector::parse_duration;
 use crate::ring::state::RingState;
-
-/// More often, a container would do little else than be copied.
-const EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// Reads the depth of a ring: at least one entry.
 ///
@@ -26,17 +20,6 @@ pub fn parse_depth(text: &str) -> Result<usize> {
             Err(Error::new(Kind::Invalid, operation, "it is no number from 1 on"))
         }
     }
-}
-
-/// Reads how often snapshots are to be made: `30s`, `5m`, `1h30m`.
-///
-/// # Errors
-/// [`Kind::Invalid`] if it is no duration, or less than a second.
-pub fn parse_every(text: &str) -> Result<Duration> {
-    let refuse = |cause: &str| Error::new(Kind::Invalid, format!("read interval '{}'", text.escape_debug()), cause);
-    let every = parse_duration(text).and_then(|every| every.to_std().ok());
-    let every = every.ok_or_else(|| refuse("it is no duration").next("write one like 30s, 5m or 1h30m"))?;
-    if every < EVERY_MIN { Err(refuse("a second is the least")) } else { Ok(every) }
 }
 
 /// Reads the byte limit of a ring. Zero is none: a ring that always keeps just its newest entry has a depth of 1.
