@@ -131,6 +131,9 @@ pub struct Snapshot {
     /// The ring, as NAME or OWNER/NAME
     #[arg(value_name = "RING")]
     pub ring: String,
+    /// Save its processes, too, which 'ring rollback' brings back (needs criu)
+    #[arg(long, conflicts_with = "on")]
+    pub with_memory: bool,
     /// Where, and how long to wait for that.
     #[command(flatten)]
     pub elsewhere: Elsewhere,
@@ -190,6 +193,9 @@ pub struct Rollback {
     /// The entry: @-1, @42, …; @base for no saved state
     #[arg(long, value_name = "@SEL", allow_hyphen_values = true)]
     pub to: String,
+    /// Start the program also where the entry was saved with its processes
+    #[arg(long, conflicts_with = "on")]
+    pub without_memory: bool,
     /// Only say what would be done
     #[arg(long, conflicts_with = "on")]
     pub dry_run: bool,

@@ -13,16 +13,19 @@ mod plan;
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::SigSet;
 
 use crate::error::{Context, Error, Kind, Result, quote};
+use crate::sys::clone::leave_open;
 use crate::sys::signal::with_mask;
 
 pub use plan::{plan_dump, plan_restore};
 
+const PROGRAM: &str = "criu";
 const DUMP_LOG: &str = "dump.log";
 const RESTORE_LOG: &str = "restore.log";
 const PID_FILE: &str = "restore.pid";
@@ -139,12 +142,37 @@ pub struct Restore {
     pub mask: Option<SigSet>,
 }
 
-/// Saves a process tree.
+/// Where criu's log of a dump is, below `work`.
+#[must_use]
+pub fn dump_log(work: &Path) -> PathBuf {
+    work.join(DUMP_LOG)
+}
+
+/// Makes sure that there is a criu, for callers that have something to do before.
+///
+/// # Errors
+/// [`Kind::Unsupported`] if there is none.
+pub fn check() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(PROGRAM).is_file());
+    if found { Ok(()) } else { Err(missing()) }
+}
+
+fn missing() -> Error {
+    Error::new(Kind::Unsupported, "run criu", "it is not installed")
+        .next("install the package criu (see 'regen doctor')")
+}
+
+/// Saves a process tree. criu has the descriptor `kept` open as long as it is at work, also if we are killed.
 ///
 /// # Errors
 /// [`Kind::Unsupported`] if there is no criu, else what criu says.
-pub fn dump(request: &Dump) -> Result<()> {
-    run(&plan_dump(request, DUMP_LOG), &request.work.join(DUMP_LOG), None)
+pub fn dump(request: &Dump, kept: Option<BorrowedFd<'_>>) -> Result<()> {
+    let mut command = command(&plan_dump(request, DUMP_LOG));
+    if let Some(kept) = kept {
+        leave_open(&mut command, kept);
+    }
+    run(command, &request.work.join(DUMP_LOG))
 }
 
 /// Brings a process tree back, stopped; its root is a child of the calling process. Gives its pid.
@@ -158,25 +186,29 @@ pub fn restore(request: &Restore) -> Result<i32> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other.context(|| format!("remove {}", quote(&pid_file)))?,
     }
-    run(&plan_restore(request, RESTORE_LOG, &pid_file), &request.work.join(RESTORE_LOG), request.mask)?;
+    let mut command = command(&plan_restore(request, RESTORE_LOG, &pid_file));
+    if let Some(mask) = request.mask {
+        with_mask(&mut command, mask);
+    }
+    run(command, &request.work.join(RESTORE_LOG))?;
     let text = fs::read_to_string(&pid_file).context(|| format!("read {}", quote(&pid_file)))?;
     text.trim().parse::<i32>().map_err(|_| {
         Error::new(Kind::System, format!("read the pid in {}", quote(&pid_file)), format!("'{}' is none", text.trim()))
     })
 }
 
-fn run(arguments: &[OsString], log: &Path, mask: Option<SigSet>) -> Result<()> {
-    // Its standard error repeats some of the log. Its input and output may be what the restored program gets.
-    let mut command = Command::new("criu");
+/// Its standard error repeats some of the log. Its input and output may be what the restored program gets.
+fn command(arguments: &[OsString]) -> Command {
+    let mut command = Command::new(PROGRAM);
     command.args(arguments).stderr(Stdio::inherit());
-    if let Some(mask) = mask {
-        with_mask(&mut command, mask);
-    }
+    command
+}
+
+fn run(mut command: Command, log: &Path) -> Result<()> {
     let status = match command.status() {
         Ok(status) => status,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Error::new(Kind::Unsupported, "run criu", "it is not installed")
-                .next("install the package criu (see 'regen doctor')"));
+            return Err(missing());
         }
         Err(error) => return Err(error).context(|| "run criu"),
     };

@@ -6,6 +6,7 @@ use chrono::Utc;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use super::id_map::id_map;
 use super::load::{self, Plan, Wish};
 use super::request::RingRequest;
 use super::{Place, base, save, volume, worker};
@@ -161,7 +162,7 @@ pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, hol
             let mut locked = Ring::open(store, &request.ring)?.lock()?;
             locked.settle_for(&request.selector, "start from")?;
             let start = locked.find_start(&request.selector, &base, request.rebase)?;
-            locked.check_ids(&start, load::id_map(plan.spec.as_ref()).as_deref())?;
+            locked.check_ids(&start, id_map(plan.spec.as_ref()).as_deref())?;
             locked.ensure_layers(&start.layers, &format!("container '{}'", plan.wish.id))?;
             volumes = volume::plan(plan, request, start.entry.and_then(|seq| locked.state.entry(seq)))?;
             (Some(locked), start.layers)
@@ -177,6 +178,7 @@ pub(super) fn scratch(place: &Place, store: &Store, plan: &Plan, base: Base, hol
             state_root: place.root.path().to_owned(),
             ring: None,
             parent: None,
+            revives: None,
             layers,
             base: base.fingerprint,
             base_directories: base.directories,

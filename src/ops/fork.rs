@@ -5,7 +5,8 @@
 //! readonly   ring locked for a moment ── scratch upper on the entry's layers, which the run keeps ── thrown away
 //! ```
 
-use super::load::{self, Plan};
+use super::id_map::id_map;
+use super::load::Plan;
 use super::request::RingRequest;
 use crate::error::{Error, Kind, Result};
 use crate::ids::RingName;
@@ -37,7 +38,7 @@ pub(super) fn own_ring(store: &Store, plan: &Plan, base: &Base, request: &RingRe
     let mut locked = Ring::open(store, &request.ring)?.lock()?;
     locked.settle_for(&request.selector, "fork")?;
     let start = locked.find_start(&request.selector, base, request.rebase)?;
-    locked.check_ids(&start, load::id_map(plan.spec.as_ref()).as_deref())?;
+    locked.check_ids(&start, id_map(plan.spec.as_ref()).as_deref())?;
     let entry = start.entry.and_then(|seq| locked.state.entry(seq));
     locked.fork_from(entry, NewFork { name: &name, made_for: Some(container) })?;
     Ok(own)

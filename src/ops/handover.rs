@@ -15,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::save::attachment;
+use super::snapshot::Scope;
 use super::{Place, snapshot, worker};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, RingName};
@@ -71,14 +72,16 @@ fn hand_over(place: &Place, id: &ContainerId, (ring, run): (&Ring, &Run)) -> Res
     let operation = || format!("hand the ring of container '{id}' over");
     take_back_if_alone(ring, run).context(operation)?;
     let place = Place { store: ring.store().directory().to_owned(), ..place.clone() };
-    let draft = snapshot::draft(&place, ring, run);
+    let draft = snapshot::draft(&place, ring, run, Scope::Files);
     let mut locked = ring.lock()?;
     // Somebody may have deleted it while it was copied.
     if locked.state.run.as_ref() != Some(run.id()) {
         return Ok(None);
     }
     let taken = draft.and_then(|draft| match draft {
-        Drafted::Changed(draft) => snapshot::take_locked(&place, &mut locked, run, *draft).map(|entry| Some(entry.seq)),
+        Drafted::Changed(draft) => {
+            snapshot::take_locked(&place, &mut locked, run, *draft, Scope::Files).map(|entry| Some(entry.seq))
+        }
         // An earlier snapshot is as good as a new one; where the run started needs none.
         Drafted::Unchanged(since) => Ok(since.filter(|_| since != run.record.parent)),
     });

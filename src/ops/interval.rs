@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use super::request::RingRequest;
-use super::snapshot::{self, Taken};
+use super::snapshot::{self, Scope, Taken};
 use super::{Place, worker};
 use crate::error::{Context, Kind, Result};
 use crate::ids::{LayerId, RingName};
@@ -88,7 +88,7 @@ fn snapshot(place: &Place, store: &Store, ring: &RingName, run: &LayerId) -> Res
     if ring.read()?.run.as_ref() != Some(run) {
         return Ok(());
     }
-    match snapshot::take(place, &ring, &mut || Ok(()))? {
+    match snapshot::take(place, &ring, Scope::Files, &mut || Ok(()))? {
         Taken::Entry(_) => worker::start_apart(place),
         Taken::Unchanged(_) => Ok(()),
     }

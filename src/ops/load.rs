@@ -12,14 +12,15 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::apart::{self, Upon};
 use super::handover::{self, HandOver};
+use super::id_map::id_map;
 use super::request::{Create, Mode, RingRequest, choose, initial_keep, initial_limits};
 use super::warm::wish::{self as clone, Wanted};
-use super::{Place, base, fork, image, interval, notify, volume, worker};
+use super::{Place, base, fork, image, interval, memory, notify, volume, worker};
 use crate::bundle::{Bundle, template};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{ContainerId, LayerId, RingName};
@@ -34,7 +35,7 @@ use crate::runtime::{self, CreateRequest, Created, Stop};
 use crate::store::{Run, Store, make_directory};
 use crate::sys::lock::Lock;
 use crate::sys::process::Identity;
-use crate::sys::user_namespace::{is_initial, maps_group, own_maps};
+use crate::sys::user_namespace::{is_initial, maps_group};
 
 /// Below the state root, where creators attach root file systems, unseen by each other; no container is called so.
 pub(super) const MOUNT_POINT: &str = "@rootfs";
@@ -279,6 +280,7 @@ fn claim(place: &Place, store: &Store, plan: &mut Plan) -> Result<Run> {
         id_map: id_map(plan.spec.as_ref()),
         mount_points,
         volumes: Vec::new(),
+        revives: None,
         holder,
     };
     let claimed = claim_ring(place, store, (&request, plan), claim);
@@ -295,6 +297,7 @@ fn claim_ring(place: &Place, store: &Store, (request, plan): (&RingRequest, &Pla
     locked.ensure_layers(&start.layers, &format!("container '{}'", claim.container))?;
     let entry = start.entry.and_then(|seq| locked.state.entry(seq));
     claim.volumes = volume::plan(plan, request, entry)?;
+    claim.revives = memory::wanted(&locked, request, &claim.base)?;
     // What appears there is the container's, not an engine's.
     claim.mount_points.retain(|point| claim.volumes.iter().all(|volume| volume.place != *point));
     let run = locked.claim(claim, start)?;
@@ -352,10 +355,11 @@ fn mount_and_create(
         request.mounted.extend(volumes.mount()?);
         adjust(&mut request);
         clone::note(plan.template.as_ref(), &mut request)?;
+        memory::bring_back(store, run, &mut request)?;
         runtime::create(&place.root, request)
     });
     let left = namespace.leave();
-    let created = created?;
+    let created = created.map_err(|error| memory::explain(run, error))?;
     let noted = left
         .and_then(|()| note_container(run, plan.wish.supervised, &created, device))
         .and_then(|()| interval::start(place, plan.wish.ring.as_ref(), run));
@@ -444,23 +448,6 @@ fn run_options(plan: &Plan, root: &Path) -> Result<template::RunOptions> {
     })
 }
 
-/// How the ids of a container in a user namespace, its own or ours, are those on disk.
-pub(super) fn id_map(spec: Option<&Spec>) -> Option<String> {
-    let maps = [own_maps(), spec.and_then(container_map)];
-    let maps: Vec<String> = maps.into_iter().flatten().collect();
-    (!maps.is_empty()).then(|| maps.join(" "))
-}
-
-fn container_map(spec: &Spec) -> Option<String> {
-    let linux = spec.linux().as_ref()?;
-    let list = |maps: &Option<Vec<LinuxIdMapping>>| {
-        let maps = maps.iter().flatten();
-        maps.map(|map| format!("{}:{}:{}", map.container_id(), map.host_id(), map.size())).collect::<Vec<_>>().join(",")
-    };
-    let (users, groups) = (list(linux.uid_mappings()), list(linux.gid_mappings()));
-    (!users.is_empty() || !groups.is_empty()).then(|| format!("{users}/{groups}"))
-}
-
 fn working_directory(plan: &Plan) -> Option<PathBuf> {
     let image = || plan.image.as_ref().map(|image| image.config.working_dir.clone());
     match &plan.spec {
@@ -479,21 +466,4 @@ fn mount_points(spec: &Spec) -> Vec<PathBuf> {
 #[must_use]
 pub fn rebase(allowed: bool) -> Rebase {
     if allowed { Rebase::Allowed } else { Rebase::Refused }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec(linux: &serde_json::Value) -> Spec {
-        serde_json::from_value(serde_json::json!({"ociVersion": "1.2.0", "linux": linux})).unwrap()
-    }
-
-    #[test]
-    fn an_id_map_is_told_apart_by_every_number() {
-        let map = |host: u32| serde_json::json!([{"containerID": 0, "hostID": host, "size": 65536}]);
-        assert_eq!(id_map(Some(&spec(&serde_json::json!({})))), None);
-        let both = serde_json::json!({"uidMappings": map(100_000), "gidMappings": map(200_000)});
-        assert_eq!(id_map(Some(&spec(&both))).as_deref(), Some("0:100000:65536/0:200000:65536"));
-    }
 }

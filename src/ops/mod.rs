@@ -5,6 +5,7 @@
 //! fork    lock ── fork or read                    the same without having the ring, for any number at once
 //! save    stop ── seal ── remove                   its end, and what becomes of its upper
 //! snapshot copy ── freeze ── copy ── thaw ── seal  an entry of a container that goes on
+//! memory  check ── freeze ── dump; restore         the processes of a container, with a snapshot and back
 //! look    view ── read, put back                       what a state holds, without running it
 //! handover snapshot ── step aside                  its ring is free for a successor, while it goes on
 //! clone   function ── job ── ask                     a container from a template, for who wants one
@@ -35,12 +36,15 @@ pub mod export;
 mod fork;
 pub mod function;
 pub mod handover;
+mod id_map;
 mod image;
 pub mod interval;
 pub mod invoke;
 pub mod keep;
 pub mod load;
 pub mod look;
+mod machine;
+mod memory;
 pub mod name;
 mod notify;
 pub mod operation;

@@ -5,15 +5,18 @@
 //! own that waits for our end; told that all went well, it ends without a look at the ring.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
+use super::memory::{self, Notes};
 use super::{Place, name};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::RingName;
 use crate::ring::entry::Entry;
-use crate::ring::snapshot::{Draft, Drafted, Stillness};
+use crate::ring::memory::Processes;
+use crate::ring::snapshot::{Draft, Drafted, Stillness, Wanted};
 use crate::ring::{Locked, Ring};
-use crate::runtime::{self, StateRoot};
+use crate::runtime::{self, Hold, StateRoot};
 use crate::store::{Run, Store};
 use crate::sys::channel::Channel;
 use crate::sys::detach::spawn_self_with;
@@ -32,6 +35,15 @@ pub enum Taken {
     Unchanged(Option<u64>),
 }
 
+/// What of a container an entry is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Its files.
+    Files,
+    /// Its processes, too: there is an entry also if no file has changed.
+    Memory,
+}
+
 /// Makes an entry of the container that has a ring. `allowed` is asked under the ring's lock, before anything is written. What
 /// was sealed is packed by a worker, which the caller starts.
 ///
@@ -40,36 +52,58 @@ pub enum Taken {
 /// # Errors
 /// [`Kind::State`] if no container has the ring, [`Kind::Unsupported`] if it can't be frozen, [`Kind::NoSpace`] if the copy
 /// does not fit, else those of copying and writing; the container goes on in any case.
-pub fn take(place: &Place, ring: &Ring, allowed: &mut dyn FnMut() -> Result<()>) -> Result<Taken> {
+pub fn take(place: &Place, ring: &Ring, scope: Scope, allowed: &mut dyn FnMut() -> Result<()>) -> Result<Taken> {
     let operation = || format!("snapshot ring '{}'", ring.name());
     let nobody =
         || Error::new(Kind::State, operation(), "no container runs on it").next("'regen ring log' lists its entries");
     let id = ring.read()?.run.ok_or_else(nobody)?;
     let run = Run::load(ring.store(), &id)?.ok_or_else(nobody)?;
     run.record.living_holder()?.ok_or_else(nobody)?;
-    let draft = match draft(place, ring, &run).context(operation)? {
+    if scope == Scope::Memory {
+        // Before anything is copied.
+        hold(&run).and_then(|hold| Notes::of(&hold)).context(operation)?;
+    }
+    let draft = match draft(place, ring, &run, scope).context(operation)? {
         Drafted::Changed(draft) => *draft,
         Drafted::Unchanged(since) => return Ok(Taken::Unchanged(since)),
     };
     let mut locked = ring.lock()?;
     allowed()?;
-    let entry = take_locked(place, &mut locked, &run, draft).context(operation)?;
+    let entry = take_locked(place, &mut locked, &run, draft, scope).context(operation)?;
     Ok(Taken::Entry(Box::new(entry)))
 }
 
 /// What a container has changed so far, copied while it goes on.
-pub(super) fn draft(place: &Place, ring: &Ring, run: &Run) -> Result<Drafted> {
+pub(super) fn draft(place: &Place, ring: &Ring, run: &Run, scope: Scope) -> Result<Drafted> {
     let floor = place.config.store.min_free;
-    ring.draft(run, &|total| floor.bytes(total))
+    let wanted = match scope {
+        Scope::Files => Wanted::IfChanged,
+        Scope::Memory => Wanted::Anyway,
+    };
+    ring.draft(run, wanted, &|total| floor.bytes(total))
+}
+
+fn hold(run: &Run) -> Result<Hold> {
+    runtime::hold(&StateRoot::new(&run.record.state_root), &name::container_of(run)?)
 }
 
 /// Makes an entry of a draft; the container stands still for a moment.
-pub(super) fn take_locked(place: &Place, locked: &mut Locked, run: &Run, draft: Draft) -> Result<Entry> {
+pub(super) fn take_locked(place: &Place, locked: &mut Locked, run: &Run, draft: Draft, scope: Scope) -> Result<Entry> {
     let floor = place.config.store.min_free;
     let floor = |total| floor.bytes(total);
-    let hold = runtime::hold(&StateRoot::new(&run.record.state_root), &name::container_of(run)?)?;
+    let hold = hold(run)?;
+    let notes = if scope == Scope::Memory { Some(Notes::of(&hold)?) } else { None };
+    let saved = locked.ring().clone();
+    let mut dump = notes.map(|notes| {
+        let (hold, saved) = (&hold, &saved);
+        move |directory: &Path, lock: BorrowedFd<'_>| notes.save((hold, saved), directory, lock)
+    });
+    let processes = match &mut dump {
+        Some(dump) => Some(Processes { expected: memory::expect(run, &hold)?, dump }),
+        None => None,
+    };
     if hold.is_paused() {
-        return locked.snapshot(draft, Stillness::Given, &floor);
+        return locked.snapshot(draft, Stillness::Given, &floor, processes);
     }
     let ring = locked.ring().name().clone();
     let mut frozen = |work: &mut dyn FnMut() -> Result<()>| {
@@ -77,7 +111,7 @@ pub(super) fn take_locked(place: &Place, locked: &mut Locked, run: &Run, draft: 
         hold.while_frozen(work)?;
         waker.dismiss()
     };
-    locked.snapshot(draft, Stillness::Made(&mut frozen), &floor)
+    locked.snapshot(draft, Stillness::Made(&mut frozen), &floor, processes)
 }
 
 /// A process that lets the container go on if we die.

@@ -117,11 +117,11 @@ impl Locked {
         let arrives = matches!(state.elsewhere, Some(Elsewhere::Arriving { .. }));
         if arrives || role == Role::Home || !new.is_empty() {
             let newest = state.newest().map(|entry| entry.seq);
-            state.next = match terms.next {
+            state.set_next(match terms.next {
                 Next::Base => None,
                 Next::Entry(seq) if state.entry(seq).is_some() => Some(seq),
                 Next::Entry(_) | Next::Unsaid => newest,
-            };
+            });
             state.last_exit = terms.last_exit.or(state.newest().map(|entry| entry.created));
         }
         if role == Role::Home {

@@ -16,6 +16,15 @@ pub enum Pin {
     Unpinned,
 }
 
+/// Whether the next run brings back the processes that an entry was saved with, if it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revival {
+    /// It does.
+    Wanted,
+    /// It begins with its program.
+    Unwanted,
+}
+
 /// What is to be changed about the limits of a ring: what is `None` stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitChange {
@@ -42,18 +51,21 @@ impl LimitChange {
 }
 
 impl Locked {
-    /// Makes the next run start from another entry; `None` for the bare base. All entries stay.
+    /// Makes the next run start from another entry; `None` for the bare base. All entries stay. The processes of one that was
+    /// saved with them are brought back by that run, and by none after it.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such entry, [`Kind::Busy`] while a container runs on the ring.
-    pub fn rollback(&mut self, to: &Selector) -> Result<Option<Entry>> {
+    pub fn rollback(&mut self, to: &Selector, revival: Revival) -> Result<Option<Entry>> {
         self.check_here("roll back")?;
         self.settle("roll back")?;
         let entry = match self.state.select_view(to)? {
             Selected::Base => None,
             Selected::Entry(entry) => Some(entry.clone()),
         };
-        self.state.next = entry.as_ref().map(|entry| entry.seq);
+        self.state.set_next(entry.as_ref().map(|entry| entry.seq));
+        let has_memory = entry.as_ref().is_some_and(|entry| entry.memory_bytes.is_some());
+        self.state.revive = revival == Revival::Wanted && has_memory;
         self.commit()?;
         Ok(entry)
     }

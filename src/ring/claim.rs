@@ -41,6 +41,8 @@ pub struct Claim {
     pub mount_points: Vec<PathBuf>,
     /// Bind mounts that belong to the ring.
     pub volumes: Vec<Volume>,
+    /// The tag of the entry whose processes it brings back.
+    pub revives: Option<String>,
     /// The process that answers for it until the container has one.
     pub holder: Identity,
 }
@@ -201,6 +203,7 @@ impl Locked {
             state_root: claim.state_root,
             ring: Some(self.ring().name().clone()),
             parent: start.entry,
+            revives: claim.revives,
             layers: start.layers,
             base: claim.base.fingerprint,
             base_directories: claim.base.directories,

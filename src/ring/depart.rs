@@ -122,6 +122,7 @@ impl Locked {
             link_blobs(self.ring(), &fork).context(operation)?;
             locked.state = self.state.clone();
             (locked.state.elsewhere, locked.state.moves) = (None, 0);
+            locked.state.forget_memory();
             write_index(&locked).context(operation)?;
             locked.commit().context(operation)?;
         }

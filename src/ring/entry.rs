@@ -54,6 +54,9 @@ pub struct Entry {
     /// Volumes whose changes are in its layers: where the container saw them, and the fingerprints of what they stand on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<PathBuf, String>,
+    /// Bytes on disk of the processes that it was saved with; `None` if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// The manifest in the ring's OCI layout; `None` while only sealed.
     pub manifest: Option<Digest>,
 }
@@ -184,6 +187,7 @@ pub(super) mod tests {
             side: false,
             forked_from: None,
             volumes: BTreeMap::new(),
+            memory_bytes: None,
             manifest: None,
         }
     }

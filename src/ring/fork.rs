@@ -167,6 +167,8 @@ fn first_entry(source: &Entry, ring: &RingName) -> Entry {
         pinned: false,
         side: false,
         forked_from: Some(format!("{ring}@{}", source.seq)),
+        // Two containers that go on as one would take each other for themselves.
+        memory_bytes: None,
         manifest: None,
         ..source.clone()
     }

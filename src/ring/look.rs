@@ -70,6 +70,7 @@ impl Ring {
             container,
             state_root: state_root.to_owned(),
             ring: None,
+            revives: None,
             parent: entry.as_ref().map(|entry| entry.seq),
             layers,
             base: fingerprint,

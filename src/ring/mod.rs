@@ -33,6 +33,7 @@ mod holder;
 mod index;
 pub mod keep;
 pub mod look;
+pub mod memory;
 mod mend;
 mod merge;
 pub mod offer;
@@ -64,7 +65,7 @@ use elsewhere::Elsewhere;
 use entry::Reason;
 use keep::Keep;
 
-pub use change::{LimitChange, Pin};
+pub use change::{LimitChange, Pin, Revival};
 pub use claim::{Base, Claim, Rebase, Start};
 pub use depart::{Consent, Heading};
 pub use disuse::Disuse;
@@ -90,7 +91,7 @@ pub struct Locked {
     ring: Ring,
     /// What `ring.json` says, with the changes that [`Locked::commit`] will write.
     pub state: RingState,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Ring {
@@ -233,7 +234,7 @@ impl Ring {
     /// As [`Ring::read`]; [`Kind::NotFound`] if the ring was removed meanwhile.
     pub fn lock(&self) -> Result<Locked> {
         let lock = self.wait_lock()?;
-        let mut locked = Locked { ring: self.clone(), state: self.read()?, _lock: lock };
+        let mut locked = Locked { ring: self.clone(), state: self.read()?, lock };
         snapshot::thaw_left(&mut locked)?;
         locked.mend()?;
         seal::finish(&mut locked)?;

@@ -137,6 +137,7 @@ pub fn read_offer(listed: &Listed, manifest: Vec<u8>, config: &[u8], class: Over
         side: said("side")? == Some("true"),
         forked_from: said("forked-from")?.map(str::to_owned),
         volumes: volumes(&document.annotations).map_err(|error| error.during(operation()))?,
+        memory_bytes: None,
         manifest: Some(listed.manifest.clone()),
     };
     let packs = packs(&document, &config).map_err(|error| error.during(operation()))?;

@@ -75,7 +75,7 @@ impl Ring {
 
     /// What an interrupted pack left may be as large as a layer: it goes before more is written.
     fn sweep_blobs(&self) -> Result<()> {
-        let _locked = self.lock()?;
+        self.lock()?.sweep_memory()?;
         Layout::open(self.directory())?.sweep_temporary()
     }
 
@@ -210,6 +210,7 @@ impl Locked {
         self.state.forget_unused_layers();
         self.commit()?;
         metrics::entries_evicted(leaving.len());
+        self.sweep_memory()?;
         index::write_index(self)?;
         index::collect_blobs(self)
     }

@@ -55,18 +55,20 @@ pub fn find(store: &Store, images: &[LayerId], forks: &[Ring]) -> Result<Vec<Gar
     found.extend(gc::unneeded_layers(store, &runs, forks)?.iter().map(|id| layer(Sort::Layer, id)));
     found.extend(images.iter().map(|id| layer(Sort::ImageLayer, id)));
     let stays = |ring: &Ring| forks.iter().all(|fork| fork.name() != ring.name());
+    let mut left = store.transfers().left(Duration::ZERO)?;
     for ring in Ring::list(store)?.into_iter().filter(stays) {
         let locked = ring.lock()?;
         let unneeded = index::Unneeded::find(&locked)?;
         let path = |digest: &_| unneeded.layout.blob_path(digest);
         found.extend(unneeded.all().map(|digest| (Sort::Blob, digest.to_string(), path(digest))));
+        left.extend(locked.unneeded_memory()?);
     }
     for directory in runs {
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         found.push((Sort::Run, name, directory));
     }
-    let half_moved = store.transfers().left(Duration::ZERO)?;
-    for path in store.layers().abandoned()?.into_iter().chain(Ring::leftovers(store)?).chain(half_moved) {
+    left.extend(store.layers().abandoned()?.into_iter().chain(Ring::leftovers(store)?));
+    for path in left {
         let name = path.strip_prefix(store.directory()).unwrap_or(&path).to_string_lossy().into_owned();
         found.push((Sort::Leftover, name, path));
     }
@@ -76,12 +78,14 @@ pub fn find(store: &Store, images: &[LayerId], forks: &[Ring]) -> Result<Vec<Gar
 }
 
 impl Ring {
-    /// Deletes the blobs that nothing needs.
+    /// Deletes the blobs that nothing needs, and processes without an entry.
     ///
     /// # Errors
     /// As [`Ring::lock`]; those of reading manifests and of unlink.
     pub fn collect_blobs(&self) -> Result<()> {
-        self.lock()?.drop_replaced()
+        let mut locked = self.lock()?;
+        locked.sweep_memory()?;
+        locked.drop_replaced()
     }
 }
 

@@ -45,7 +45,8 @@ fn plan(shares: &[Share], excess: u64) -> Vec<Leaving> {
         let rank = |index: &usize| (shares[*index].limit.is_some_and(|limit| bytes[*index] > limit), bytes[*index]);
         // Of equals the first, so that the same is chosen on every machine.
         let Some(index) = candidates.rev().max_by_key(rank) else { break };
-        let Departure { seq, bytes: gain, layer: _ } = shares[index].departures[next[index]];
+        let Departure { seq, bytes: gain, memory, layer: _ } = shares[index].departures[next[index]];
+        let gain = gain + memory;
         next[index] += 1;
         bytes[index] = bytes[index].saturating_sub(gain);
         freed += gain;
@@ -59,6 +60,8 @@ fn plan(shares: &[Share], excess: u64) -> Vec<Leaving> {
 struct Once {
     layers: HashMap<LayerId, u64>,
     packs: HashMap<Digest, u64>,
+    /// What no ring shares.
+    memory: u64,
 }
 
 impl Once {
@@ -67,10 +70,11 @@ impl Once {
             self.layers.insert(id.clone(), record.disk_bytes);
             self.packs.extend(record.packs.iter().map(|pack| (pack.digest.clone(), pack.bytes)));
         }
+        self.memory += state.entries.iter().filter_map(|entry| entry.memory_bytes).sum::<u64>();
     }
 
     fn bytes(&self) -> u64 {
-        self.layers.values().chain(self.packs.values()).sum()
+        self.memory + self.layers.values().chain(self.packs.values()).sum::<u64>()
     }
 }
 
@@ -106,7 +110,12 @@ impl Usage {
         // What a fork stands on, too, takes as much without this ring's entry.
         let alone = |layer: &LayerId| rings.get(layer) == Some(&1_u32);
         for (_, share) in &mut shares {
-            share.departures.retain(|departure| departure.bytes > 0 && departure.layer.as_ref().is_some_and(alone));
+            for departure in
+                share.departures.iter_mut().filter(|departure| !departure.layer.as_ref().is_some_and(alone))
+            {
+                departure.bytes = 0;
+            }
+            share.departures.retain(|departure| departure.bytes + departure.memory > 0);
         }
         Ok(Self { bytes: once.bytes(), shares })
     }
@@ -152,7 +161,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn share(bytes: u64, limit: Option<u64>, gains: &[u64]) -> Share {
-        let departures = gains.iter().zip(1..).map(|(gain, seq)| Departure { seq, layer: None, bytes: *gain });
+        let departures =
+            gains.iter().zip(1..).map(|(gain, seq)| Departure { seq, layer: None, bytes: *gain, memory: 0 });
         Share { bytes, limit, departures: departures.collect() }
     }
 

@@ -107,6 +107,10 @@ fn seal(locked: &mut Locked, run: &Run, end: End) -> Result<Sealing> {
     }
     let has_changes = has_changes(&locked.ring().store, run)?;
     if !has_changes || !changed_after(locked, run)? {
+        // Processes come back once; those of a container that never came to be, with the next one.
+        if line == Line::Main && run.record.revives.is_some() && run.record.device.is_some() {
+            locked.state.revive = false;
+        }
         locked.state.forget_run(run.id());
         locked.commit_claim()?;
         // All that a snapshot has is in there, too; whoever comes next waits for the ring's lock.
@@ -150,6 +154,7 @@ pub(super) fn new_entry(locked: &Locked, run: &Run, top: &LayerId, end: &End) ->
         side: false,
         forked_from: None,
         volumes: record.volumes.iter().map(|volume| (volume.place.clone(), volume.fingerprint.clone())).collect(),
+        memory_bytes: None,
         manifest: None,
     })
 }
@@ -183,7 +188,7 @@ pub(super) fn finish(locked: &mut Locked) -> Result<()> {
     }
     state.last_seq = entry.seq;
     if !entry.side {
-        state.next = Some(entry.seq);
+        state.set_next(Some(entry.seq));
     }
     state.journal = None;
     state.entries.push(entry);

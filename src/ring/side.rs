@@ -104,7 +104,7 @@ impl RingState {
                 next = Some(entry.seq);
             }
         }
-        self.next = next;
+        self.set_next(next);
         if was_beside {
             self.run = Some(side.run.clone());
         }
@@ -123,7 +123,7 @@ impl Locked {
         let side =
             Side { run: run.id().clone(), snapshot, next: state.next, last_seq: state.last_seq, successor: None };
         let start = snapshot.or(run.record.parent).filter(|seq| state.entry(*seq).is_some());
-        state.next = start;
+        state.set_next(start);
         state.run = None;
         state.sides.push(side.clone());
         self.commit()?;

@@ -71,8 +71,10 @@ pub(super) struct Departure {
     pub(super) seq: u64,
     /// The layer at which no entry of the ring that stays longer ends; `None` if there is one.
     pub(super) layer: Option<LayerId>,
-    /// The most bytes that are free once nobody stands on it any more either.
+    /// The most bytes that are free once nobody stands on that any more either.
     pub(super) bytes: u64,
+    /// Those that are free at once: its processes.
+    pub(super) memory: u64,
 }
 
 /// All entries that may leave where bytes are missing, in the order in which they do.
@@ -89,7 +91,8 @@ pub(super) fn plan_departures(
         let entry = kept.remove(index);
         let own = entry.layers.last().filter(|layer| !kept.iter().any(|other| other.layers.last() == Some(layer)));
         let bytes = own.and_then(|layer| sizes.get(layer)).copied().unwrap_or_default();
-        departures.push(Departure { seq: entry.seq, layer: own.cloned(), bytes });
+        let memory = entry.memory_bytes.unwrap_or(0);
+        departures.push(Departure { seq: entry.seq, layer: own.cloned(), bytes, memory });
     }
     departures
 }
@@ -175,10 +178,15 @@ fn newest_of(entries: &[Entry], line: Line) -> Option<&Entry> {
     entries.iter().rev().find(|entry| line.has(entry))
 }
 
-/// The bytes on disk of all layers of some entries, each counted once.
+/// The bytes on disk of all layers of some entries, each counted once, and of their processes.
 pub fn bytes<'a>(entries: impl Iterator<Item = &'a Entry>, sizes: &HashMap<LayerId, u64>) -> u64 {
-    let layers: HashSet<&LayerId> = entries.flat_map(|entry| &entry.layers).collect();
-    layers.into_iter().filter_map(|layer| sizes.get(layer)).sum()
+    let mut memory = 0;
+    let mut layers: HashSet<&LayerId> = HashSet::new();
+    for entry in entries {
+        memory += entry.memory_bytes.unwrap_or(0);
+        layers.extend(&entry.layers);
+    }
+    memory + layers.into_iter().filter_map(|layer| sizes.get(layer)).sum::<u64>()
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@
 //! note       what the copy holds is written down beside the upper
 //! ```
 //!
+//! With processes ([`memory`](super::memory)) these are saved while the container stands still, after the last file was
+//! copied: nothing of it runs between the two. There is then always an entry, also if no file has changed.
+//!
 //! **The next snapshot of a run is what changed since the one before** (`former` tells): its layer lies over the
 //! layers of that one. Where that cannot be told or said, it is a copy of the whole upper, over what the run started from.
 //!
@@ -18,6 +21,7 @@
 //! lock on the ring is held all the while. So whoever gets the lock and reads that, knows that the one who did it is dead, and
 //! lets the container go on. A process that waits for just that is started before ([`crate::ops::snapshot`]).
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -27,6 +31,7 @@ use chrono::Utc;
 use super::diff::differs_from_snapshot;
 use super::entry::{Ending, Entry, Outcome, Reason};
 use super::former::Former;
+use super::memory::{Processes, Stage};
 use super::seal::{self, End};
 use super::{Locked, Ring};
 use crate::cgroup::thaw_at;
@@ -68,6 +73,15 @@ pub enum Drafted {
     Unchanged(Option<u64>),
 }
 
+/// When there is to be an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// If anything has changed.
+    IfChanged,
+    /// In any case.
+    Anyway,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Dropped,
@@ -106,11 +120,11 @@ impl Ring {
     /// # Errors
     /// [`Kind::NoSpace`] if the file system would fall below its floor, [`Kind::Unsupported`] for an upper that cannot be a
     /// layer, else those of reading and writing.
-    pub fn draft(&self, run: &Run, floor: &Floor<'_>) -> Result<Drafted> {
+    pub fn draft(&self, run: &Run, wanted: Wanted, floor: &Floor<'_>) -> Result<Drafted> {
         let operation = || format!("copy what container '{}' has changed", run.record.container);
         if let Some((former, known)) = Former::find(self, run).context(operation)? {
             let seq = former.seq;
-            match self.draft_over(run, floor, (former, &known)) {
+            match self.draft_over(run, wanted, floor, (former, &known)) {
                 Ok(Some(draft)) => return Ok(Drafted::Changed(Box::new(draft))),
                 Ok(None) => return Ok(Drafted::Unchanged(Some(seq))),
                 Err(error) if error.kind() == Kind::NoSpace => return Err(error.during(operation())),
@@ -119,7 +133,7 @@ impl Ring {
             }
         }
         // What cannot be looked at is being changed; if not, the copy tells what is wrong with it.
-        if !seal::has_changes(self.store(), run).unwrap_or(true) {
+        if wanted == Wanted::IfChanged && !seal::has_changes(self.store(), run).unwrap_or(true) {
             return Ok(Drafted::Unchanged(run.record.parent));
         }
         let mut draft = Draft::begin(self, run, None).context(operation)?;
@@ -128,10 +142,16 @@ impl Ring {
     }
 
     /// A draft of what changed since a former one; `None` if that is nothing.
-    fn draft_over(&self, run: &Run, floor: &Floor<'_>, former: (Former, &[u8])) -> Result<Option<Draft>> {
+    fn draft_over(
+        &self,
+        run: &Run,
+        wanted: Wanted,
+        floor: &Floor<'_>,
+        former: (Former, &[u8]),
+    ) -> Result<Option<Draft>> {
         let mut draft = Draft::begin(self, run, Some(former))?;
         let (changed, doubtful) = draft.follow(self, floor)?;
-        let differs = changed > doubtful || changed > 0 && draft.differs(self, run)?;
+        let differs = wanted == Wanted::Anyway || changed > doubtful || changed > 0 && draft.differs(self, run)?;
         Ok(differs.then_some(draft))
     }
 }
@@ -216,12 +236,18 @@ impl Drop for Draft {
 
 impl Locked {
     /// Makes an entry of a draft, with what changed since. It is the newest of the main line, and the next run starts there,
-    /// unless the run that goes on ends before.
+    /// unless the run that goes on ends before. `processes` are saved with it.
     ///
     /// # Errors
     /// [`Kind::State`] if that run does not have the ring any more; those of standing still and of copying: the ring is then
     /// as it was. Those of writing; a started entry is finished by whoever locks the ring next.
-    pub fn snapshot(&mut self, mut draft: Draft, stillness: Stillness<'_>, floor: &Floor<'_>) -> Result<Entry> {
+    pub fn snapshot(
+        &mut self,
+        mut draft: Draft,
+        stillness: Stillness<'_>,
+        floor: &Floor<'_>,
+        mut processes: Option<Processes<'_>>,
+    ) -> Result<Entry> {
         self.check_owner(&draft.of)?;
         let store = self.ring().store.clone();
         let of = Run::load(&store, &draft.of)?;
@@ -232,10 +258,16 @@ impl Locked {
         if let Stillness::Made(_) = stillness {
             draft.copy.get_ready();
         }
+        let stage = processes.as_ref().map(|processes| Stage::make(self, processes, floor)).transpose()?;
+        let lock = self.lock.duplicate()?;
         let mut last_pass = || {
             // After an error, the next snapshot is a whole one.
             let passed = draft.pass(&ring, Upper::Still, floor).map(drop);
-            passed.inspect_err(|_| Former::forget(&of))
+            passed.inspect_err(|_| Former::forget(&of))?;
+            match (&mut processes, &stage) {
+                (Some(processes), Some(stage)) => (processes.dump)(stage.path(), lock.as_fd()),
+                (_, None) | (None, _) => Ok(()),
+            }
         };
         match stillness {
             Stillness::Given => last_pass()?,
@@ -261,6 +293,7 @@ impl Locked {
             chain.push(draft.run.id().clone());
             entry.layers = chain;
         }
+        entry.memory_bytes = stage.map(|stage| stage.publish(&ring, &entry)).transpose()?;
         draft.fate = Fate::Named;
         seal::begin(self, &of, &entry)?;
         seal::finish(self)?;
@@ -278,5 +311,7 @@ pub(super) fn thaw_left(locked: &mut Locked) -> Result<()> {
         thaw_at(&run.record.cgroups).context(operation)?;
     }
     locked.state.frozen = None;
+    // Whatever keeps it from being swept keeps nobody from the ring: the worker tries again.
+    let _ = locked.sweep_memory();
     locked.commit_claim()
 }

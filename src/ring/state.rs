@@ -14,7 +14,7 @@ use super::side::Side;
 use super::slot::{self, Held, Limits};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, Digest, LayerId};
-use crate::store::format::{ELSEWHERE, Format, KEEP, SIDES, VOLUMES};
+use crate::store::format::{ELSEWHERE, Format, KEEP, MEMORY, SIDES, VOLUMES};
 use crate::sys::fs::{Durability, read_capped, replace_file};
 
 pub(super) const NAME: &str = "ring.json";
@@ -37,6 +37,9 @@ pub struct RingState {
     pub last_seq: u64,
     /// Where the next run starts; `None` for the bare base.
     pub next: Option<u64>,
+    /// Whether the next run brings back the processes that this entry was saved with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revive: bool,
     /// The run that holds the ring.
     pub run: Option<LayerId>,
     /// Runs that gave the ring to a successor and are not over yet, in the order in which they did.
@@ -140,6 +143,7 @@ impl RingState {
             keep: Keep::default(),
             last_seq: 0,
             next: None,
+            revive: false,
             run: None,
             sides: Vec::new(),
             frozen: None,
@@ -194,6 +198,12 @@ impl RingState {
         } else {
             self.format.release(VOLUMES);
         }
+        let entries = self.entries.iter().chain(self.journal.as_ref().map(|journal| &journal.entry));
+        if entries.into_iter().any(|entry| entry.memory_bytes.is_some()) {
+            self.format.require(MEMORY);
+        } else {
+            self.format.release(MEMORY);
+        }
         match self.elsewhere {
             Some(_) => self.format.require(ELSEWHERE),
             None => self.format.release(ELSEWHERE),
@@ -224,6 +234,24 @@ impl RingState {
             Some(next) if self.entry(next).is_none() => Err(format!("next points to @{next}, which is not there")),
             _ => Ok(()),
         }
+    }
+
+    /// Lets the next run start there, with its program.
+    pub(super) fn set_next(&mut self, next: Option<u64>) {
+        (self.next, self.revive) = (next, false);
+    }
+
+    /// The entry whose processes the next run brings back.
+    #[must_use]
+    pub fn revived_next(&self) -> Option<&Entry> {
+        let entry = self.next.and_then(|seq| self.entry(seq)).filter(|_| self.revive);
+        entry.filter(|entry| entry.memory_bytes.is_some())
+    }
+
+    /// Has entries only, and none of the processes that they were saved with.
+    pub(super) fn forget_memory(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.memory_bytes = None);
+        self.revive = false;
     }
 
     /// The limits that eviction keeps.
@@ -296,7 +324,7 @@ impl RingState {
         bytes
     }
 
-    /// Bytes on disk of all that is packed.
+    /// Bytes on disk of all that is packed, and of processes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         slot::bytes(self.entries.iter(), &self.sizes())
@@ -308,6 +336,7 @@ impl RingState {
         entry.manifest.as_ref()?;
         let sizes = self.sizes();
         let added = entry.layers.last().and_then(|layer| sizes.get(layer)).copied().unwrap_or_default();
+        let added = added + entry.memory_bytes.unwrap_or(0);
         Some((added, slot::bytes(std::iter::once(entry), &sizes)))
     }
 

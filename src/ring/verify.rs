@@ -47,6 +47,7 @@ impl Ring {
         for entry in &state.entries {
             let subject = format!("entry @{}", entry.seq);
             note(subject.clone(), self.verify_layers(entry));
+            note(subject.clone(), self.verify_memory(entry));
             note(subject.clone(), verify_synced(entry));
             note(subject, verify_manifest(&layout, &state, entry, &mut seen));
         }
@@ -66,6 +67,16 @@ impl Ring {
                 Err(Error::new(Kind::Damaged, operation(), "it is gone").next("run 'regen ring recover'"))
             }
         }
+    }
+
+    /// criu's images have no digests: all that can be told is whether they are there.
+    fn verify_memory(&self, entry: &Entry) -> Result<()> {
+        if entry.memory_bytes.is_none() || self.memory_of(entry).is_dir() {
+            return Ok(());
+        }
+        let next =
+            format!("'regen ring rollback {} --to @{} --without-memory' goes on without", self.name(), entry.seq);
+        Err(Error::new(Kind::Damaged, "look for its processes", "they are gone").next(next))
     }
 
     fn verify_layers(&self, entry: &Entry) -> Result<()> {

@@ -5,11 +5,12 @@
 //! `descriptors.json`, as runc does, so that a restore can put the streams of its own caller in their place.
 
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::SigSet;
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use crate::cgroup::{Cgroup, Manager};
 use crate::criu::{self, Afterwards, Allowed, CgroupMode, Dump, PageServer, Restore};
@@ -18,12 +19,14 @@ use crate::ids::ContainerId;
 use crate::overlay::{Detached, PrivateNamespace};
 use crate::rootfs;
 use crate::runtime::record::{self, Record};
-use crate::runtime::{StateRoot, Status, Stdio, hook, state};
+use crate::runtime::{Hold, StateRoot, Status, Stdio, hook, state};
 use crate::sys::clone::Passed;
 use crate::sys::fs::read_capped;
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
 
+/// Where hosts mount cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
 const DESCRIPTORS: &str = "descriptors.json";
 /// Three names of at most a path's length.
 const DESCRIPTORS_MAX: u64 = 64 << 10;
@@ -119,12 +122,76 @@ pub fn checkpoint(root: &StateRoot, id: &ContainerId, request: &CheckpointReques
         }
     }
     let spec = record.spec()?;
-    refuse(&record, &spec).context(operation)?;
-    request.images.make().context(operation)?;
+    refuse(&record, &spec).and_then(|()| save((&record, &spec), request, None)).context(operation)
+}
+
+fn save((record, spec): (&Record, &Spec), request: &CheckpointRequest, kept: Option<BorrowedFd<'_>>) -> Result<()> {
+    request.images.make()?;
     let pid = record.init()?.pid;
-    let dump = plan_dump(&record, &spec, request, pid);
-    note_descriptors(pid, &request.images.path).context(operation)?;
-    criu::dump(&dump).context(operation)
+    let dump = plan_dump(record, spec, request, pid);
+    note_descriptors(pid, &request.images.path)?;
+    criu::dump(&dump, kept)
+}
+
+impl Hold {
+    /// Makes sure that the container's processes can be saved, and come back in another container on this machine, as far as
+    /// its specification tells; and says which of its mounts come from outside.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`], with what cannot be taken along.
+    pub fn check_checkpoint(&self) -> Result<Vec<PathBuf>> {
+        criu::check()?;
+        let record = self.record()?;
+        let spec = record.spec()?;
+        refuse(&record, &spec)?;
+        refuse_namespaces(&spec)?;
+        refuse_streams(record.init()?.pid)?;
+        Ok(outside(&spec))
+    }
+
+    /// Saves the processes of the container, which go on afterwards as they did before: if they stood still, so they do
+    /// again. criu has the descriptor open until it is done, also if we are killed.
+    ///
+    /// # Errors
+    /// As [`checkpoint`].
+    pub fn checkpoint(&self, request: &CheckpointRequest, kept: BorrowedFd<'_>) -> Result<()> {
+        let record = self.record()?;
+        let spec = record.spec()?;
+        save((&record, &spec), request, Some(kept)).context(|| format!("checkpoint container '{}'", record.id))
+    }
+}
+
+/// Where a container has mounts that come from outside.
+#[must_use]
+pub fn outside(spec: &Spec) -> Vec<PathBuf> {
+    let mounts = spec.mounts().iter().flatten().filter(|mount| !matches!(View::of(mount), View::Own));
+    mounts.map(|mount| mount.destination().clone()).collect()
+}
+
+/// What belongs to others cannot be made anew for another container.
+fn refuse_namespaces(spec: &Spec) -> Result<()> {
+    let spaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let mut spaces = spaces.into_iter().flatten();
+    let own_pids = |space: &LinuxNamespace| space.typ() == LinuxNamespaceType::Pid && space.path().is_none();
+    let cause = if spaces.clone().any(|space| space.typ() == LinuxNamespaceType::User) {
+        "it has a user namespace"
+    } else if !spaces.clone().any(own_pids) {
+        "it has no pid namespace of its own, in which its processes keep their numbers"
+    } else if spaces.any(|space| space.path().is_some()) {
+        "it joins a namespace that is there already"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Kind::Unsupported, "save its processes", cause).next("see linux.namespaces in its config.json"))
+}
+
+/// The terminal of whoever began the container, for one.
+fn refuse_streams(pid: i32) -> Result<()> {
+    let terminal =
+        stream_names(pid).into_iter().find(|name| name.starts_with("/dev/pts/") || name.starts_with("/dev/tty"));
+    let Some(terminal) = terminal else { return Ok(()) };
+    let cause = format!("a standard stream of its is '{terminal}', a terminal outside of the container");
+    Err(Error::new(Kind::Unsupported, "save its processes", cause).next("run it with pipes or /dev/null instead"))
 }
 
 /// What cannot be taken along, told before criu tells it in its own words.
@@ -158,34 +225,74 @@ fn plan_dump(record: &Record, spec: &Spec, request: &CheckpointRequest, pid: i32
         freezer,
         empty_network: images.empty_network,
         deduplicate: images.deduplicate,
-        external_mounts: external_mounts(spec, &record.bundle).into_iter().map(|(point, _)| point).collect(),
+        external_mounts: external_mounts(spec, &record.bundle, &record.cgroup)
+            .into_iter()
+            .map(|(point, _)| point)
+            .collect(),
         page_server,
         lazy_pages,
     }
 }
 
 /// The mounts whose content is the host's: where, and what.
-fn external_mounts(spec: &Spec, bundle: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let is_bind = |mount: &oci_spec::runtime::Mount| {
-        let option = |word: &String| word == "bind" || word == "rbind";
-        mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(option)
+fn external_mounts(spec: &Spec, bundle: &Path, cgroup: &Cgroup) -> Vec<(PathBuf, PathBuf)> {
+    let mounts = spec.mounts().iter().flatten();
+    let source = |mount: &Mount| match View::of(mount) {
+        View::Bind => mount.source().as_ref().map(|source| bundle.join(source)),
+        View::Cgroups => shown_cgroup(spec, cgroup),
+        View::Own => None,
     };
-    let mounts = spec.mounts().iter().flatten().filter(|mount| is_bind(mount));
-    mounts
-        .filter_map(|mount| mount.source().as_ref().map(|source| (mount.destination().clone(), bundle.join(source))))
-        .collect()
+    mounts.filter_map(|mount| source(mount).map(|source| (mount.destination().clone(), source))).collect()
+}
+
+/// What a mount shows.
+enum View {
+    /// Something of the host's.
+    Bind,
+    /// The container's cgroups.
+    Cgroups,
+    /// What only the container has.
+    Own,
+}
+
+impl View {
+    fn of(mount: &Mount) -> Self {
+        let kind = mount.typ().as_deref();
+        let option = |word: &String| word == "bind" || word == "rbind";
+        if kind == Some("bind") || mount.options().iter().flatten().any(option) {
+            Self::Bind
+        } else if matches!(kind, Some("cgroup" | "cgroup2")) {
+            Self::Cgroups
+        } else {
+            Self::Own
+        }
+    }
+}
+
+/// The directory of the host's that is bound where a container sees its cgroups, on version 2.
+fn shown_cgroup(spec: &Spec, cgroup: &Cgroup) -> Option<PathBuf> {
+    let own = match &cgroup.directories[..] {
+        [] => None,
+        [_] => Some(cgroup.unified()?),
+        [_, _, ..] => return None,
+    };
+    let spaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let apart = spaces.into_iter().flatten().any(|space| space.typ() == LinuxNamespaceType::Cgroup);
+    Some(own.filter(|_| apart).unwrap_or(Path::new(CGROUPS)).to_owned())
 }
 
 /// Writes down what the standard streams are, as the kernel names them: `pipe:[123]`.
 fn note_descriptors(pid: i32, images: &Path) -> Result<()> {
-    let name = |number: i32| {
+    let path = images.join(DESCRIPTORS);
+    let bytes = serde_json::to_vec(&stream_names(pid)).context(|| "name its standard streams")?;
+    fs::write(&path, bytes).context(|| format!("write {}", quote(path)))
+}
+
+fn stream_names(pid: i32) -> [String; 3] {
+    [0, 1, 2].map(|number| {
         let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
         link.to_string_lossy().into_owned()
-    };
-    let names = [0, 1, 2].map(name);
-    let path = images.join(DESCRIPTORS);
-    let bytes = serde_json::to_vec(&names).context(|| "name its standard streams")?;
-    fs::write(&path, bytes).context(|| format!("write {}", quote(path)))
+    })
 }
 
 /// Streams of the saved processes that the caller's own take the place of: pipes, whose other ends are not saved.
@@ -238,7 +345,7 @@ pub(super) fn revive(
             cgroup_roots: if by_criu { cgroup_roots(&record.cgroup) } else { Vec::new() },
             empty_network: images.empty_network,
             deduplicate: images.deduplicate,
-            external_mounts: replace(external_mounts(spec, &record.bundle), &sources),
+            external_mounts: replace(external_mounts(spec, &record.bundle, &record.cgroup), &sources),
             inherited,
             lazy_pages: request.lazy_pages,
             lsm_profile: request.lsm_profile.clone(),
@@ -287,7 +394,7 @@ fn replace(mounts: Vec<(PathBuf, PathBuf)>, sources: &[(PathBuf, PathBuf)]) -> V
 
 /// Where the saved cgroups begin now.
 fn cgroup_roots(cgroup: &Cgroup) -> Vec<(String, PathBuf)> {
-    let below = |path: &Path| Path::new("/").join(path.strip_prefix("/sys/fs/cgroup").unwrap_or(path));
+    let below = |path: &Path| Path::new("/").join(path.strip_prefix(CGROUPS).unwrap_or(path));
     match cgroup.unified() {
         Some(path) if cgroup.directories.len() == 1 => vec![(String::new(), below(path))],
         _ => vec![(String::new(), Path::new("/").join(&cgroup.path))],
@@ -321,18 +428,24 @@ pub(super) fn go_on(record: &Record) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup;
 
     #[test]
     fn only_binds_come_from_outside_and_relative_ones_from_the_bundle() {
         let spec: Spec = serde_json::from_value(serde_json::json!({"ociVersion": "1.2.0", "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
             {"destination": "/data", "type": "none", "source": "d", "options": ["ro", "rbind"]},
             {"destination": "/etc/hosts", "type": "bind", "source": "/run/hosts"},
         ]}))
         .unwrap();
-        let found = external_mounts(&spec, Path::new("/b"));
+        let id = "c".parse().unwrap();
+        let request = cgroup::Request { id: &id, path: None, manager: Manager::Disabled };
+        let found = external_mounts(&spec, Path::new("/b"), &cgroup::plan(request).unwrap());
         let pair = |point: &str, source: &str| (PathBuf::from(point), PathBuf::from(source));
-        assert_eq!(found, [pair("/data", "/b/d"), pair("/etc/hosts", "/run/hosts")]);
+        let cgroups = pair(CGROUPS, CGROUPS);
+        assert_eq!(found, [cgroups, pair("/data", "/b/d"), pair("/etc/hosts", "/run/hosts")]);
+        assert_eq!(outside(&spec), found.into_iter().map(|(point, _)| point).collect::<Vec<_>>());
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub struct CreateRequest {
     pub stdio: Stdio,
     /// Who will start it.
     pub starter: Starter,
-    /// What it is restored from, instead of beginning with its program; then its creator starts it.
+    /// What it is restored from, instead of beginning with its program.
     pub restore: Option<RestoreRequest>,
     /// The signal mask that the program starts with; the caller's own if none. For callers that block signals before.
     pub mask: Option<SigSet>,
@@ -256,6 +256,7 @@ fn plan_record(request: &CreateRequest) -> Result<Record> {
         bundle: request.bundle.clone(),
         rootfs: request.bundle.join(root),
         init: None,
+        restored: false,
         program: None,
         created: Utc::now(),
         owner: calling_user(),
@@ -317,6 +318,7 @@ fn build(
     if let Some(restore) = request.restore.take() {
         let from = (restore, &request.stdio);
         let process = checkpoint::revive(record, &request.spec, &root.container(&id), from)?;
+        record.came_back(root)?;
         return complete(root, record, request, (process, None, None), Way::Restored);
     }
     let starter = match request.starter {

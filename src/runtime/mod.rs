@@ -18,6 +18,7 @@
 //!   start                socket on which its first process waits; not if its creator starts it
 //!   init                 symlink: its first process, once there is one: pid, start time, boot id
 //!   program              symlink: its program, if that is another process (see `shelter`)
+//!   restored             its processes came from files, and stand still until it is started
 //!   started              its program was started
 //!   memo                 symlink: a few words of its creator's for whoever starts it
 //!   name                 symlink: what it is called, if it was renamed
@@ -60,7 +61,7 @@ use std::path::{Path, PathBuf};
 use crate::ids::ContainerId;
 
 pub use berth::{Berth, finish_start, record_program};
-pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, Tree, checkpoint};
+pub use checkpoint::{CheckpointRequest, Images, RestoreRequest, Tree, checkpoint, outside};
 pub use create::{CreateRequest, Created, Listen, Starter, Stdio, create, first_closed};
 pub use delete::{Stop, remove, stop};
 pub use event::{Event, stats, watch};

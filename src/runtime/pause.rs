@@ -49,6 +49,7 @@ pub fn resume(root: &StateRoot, id: &ContainerId) -> Result<()> {
 /// A container that nobody else pauses, resumes or deletes as long as this lives.
 #[derive(Debug)]
 pub struct Hold {
+    root: StateRoot,
     id: ContainerId,
     cgroup: Cgroup,
     paused: bool,
@@ -70,7 +71,7 @@ pub fn hold(root: &StateRoot, id: &ContainerId) -> Result<Hold> {
             return Err(Error::new(Kind::State, format!("hold container '{id}'"), cause));
         }
     };
-    Ok(Hold { id: id.clone(), cgroup: record.cgroup, paused, _lock: lock })
+    Ok(Hold { root: root.clone(), id: id.clone(), cgroup: record.cgroup, paused, _lock: lock })
 }
 
 impl Hold {
@@ -78,6 +79,19 @@ impl Hold {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// What is known of it.
+    pub(super) fn record(&self) -> Result<Record> {
+        Record::load(&self.root, &self.id)
+    }
+
+    /// The pids of its processes on the host.
+    ///
+    /// # Errors
+    /// Those of reading the cgroup.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        self.cgroup.processes()
     }
 
     /// Does something while every process of the container stands still, and lets them go on whatever comes of it.

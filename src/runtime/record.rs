@@ -29,6 +29,7 @@ use crate::sys::process::Identity;
 
 const FILE: &str = "record.json";
 const INIT: &str = "init";
+const RESTORED: &str = "restored";
 const STARTED: &str = "started";
 const CGROUP: &str = "cgroup";
 const NAME: &str = "name";
@@ -71,6 +72,9 @@ pub(super) struct Record {
     /// The container's first process, from `Created` on.
     #[serde(skip)]
     pub init: Option<Identity>,
+    /// Whether its processes came from files.
+    #[serde(skip)]
+    pub restored: bool,
     /// Its program, if that is another process, which the first one looks after.
     #[serde(skip)]
     pub program: Option<Identity>,
@@ -147,6 +151,7 @@ impl Record {
             Ok(process) => process,
             Err(cause) => return damaged(cause),
         };
+        record.restored = directory.join(RESTORED).exists();
         record.phase = if directory.join(STARTED).exists() { Phase::Running } else { Phase::Created };
         Ok(record)
     }
@@ -176,6 +181,12 @@ impl Record {
         self.init = Some(process);
         self.phase = Phase::Created;
         Ok(())
+    }
+
+    /// Writes that its processes came from files; before it is complete.
+    pub(super) fn came_back(&mut self, root: &StateRoot) -> Result<()> {
+        self.restored = true;
+        fs::File::create(root.container(&self.id).join(RESTORED)).map(drop).context(|| self.operation())
     }
 
     /// Writes that its program is another process than its first one. It is started then.

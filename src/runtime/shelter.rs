@@ -62,8 +62,8 @@ fn begin(root: &StateRoot, id: &ContainerId, (way, mask): (&Way, Option<SigSet>)
     check(&record.spec()?).context(operation)?;
     let channel = match way {
         Way::Channel(channel) => channel.duplicate()?,
-        Way::Socket => start::connect(root, id).context(operation)?,
-        Way::Restored => {
+        Way::Socket if !record.restored => start::connect(root, id).context(operation)?,
+        Way::Socket | Way::Restored => {
             let cause = "it was restored: its processes are there already";
             return Err(Error::new(Kind::Unsupported, operation(), cause));
         }

@@ -39,6 +39,7 @@ fn begin(root: &StateRoot, id: &ContainerId, (way, mask): (&Way, Option<SigSet>)
     let (lock, record) = find_waiting(root, id)?;
     match way {
         Way::Channel(channel) => spawn::start(channel).context(operation)?,
+        Way::Socket if record.restored => checkpoint::go_on(&record).context(operation)?,
         Way::Socket => connect(root, id).and_then(|channel| spawn::start(&channel)).context(operation)?,
         Way::Restored => checkpoint::go_on(&record).context(operation)?,
     }

@@ -20,6 +20,8 @@ pub const ELSEWHERE: &str = "elsewhere";
 pub const KEEP: &str = "keep";
 /// An entry has changes of volumes: who does not know that would show the container what they stand on instead.
 pub const VOLUMES: &str = "volumes";
+/// An entry has processes beside its layers: who does not know that would leave them behind when it evicts the entry.
+pub const MEMORY: &str = "memory";
 const CAP: u64 = 64 * 1024;
 
 /// Version and features of something on disk. Features in a list that this regen does not know mean: `compatible`,
@@ -89,7 +91,7 @@ impl Format {
             return newer(format!("it has format version {}, this regen knows {VERSION}", self.version));
         }
         let mut unknown = self.incompatible.clone();
-        unknown.retain(|feature| ![USER_CLASS, SIDES, ELSEWHERE, KEEP, VOLUMES].contains(&feature.as_str()));
+        unknown.retain(|feature| ![USER_CLASS, SIDES, ELSEWHERE, KEEP, VOLUMES, MEMORY].contains(&feature.as_str()));
         unknown.extend(self.read_only_compatible.iter().cloned());
         if !unknown.is_empty() {
             return newer(format!("it uses features that this regen does not know: {}", unknown.join(", ")));

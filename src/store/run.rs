@@ -32,6 +32,9 @@ pub struct RunRecord {
     pub ring: Option<RingName>,
     /// The entry it started from; `None` for the bare base.
     pub parent: Option<u64>,
+    /// The tag of that entry, if the run brings back the processes that it was saved with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revives: Option<String>,
     /// The ring's layers below it, lowest first.
     pub layers: Vec<LayerId>,
     /// The fingerprint of what those stand on.

@@ -1,7 +1,9 @@
 //! A child made by clone3(2): a copy of this process that goes on in Rust, in namespaces and a cgroup of its own.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 
 use nix::sched::CloneFlags;
 use rustix::io::{Errno, FdFlags};
@@ -184,6 +186,19 @@ impl Passed {
     pub fn number(&self) -> i32 {
         self.0.as_raw_fd()
     }
+}
+
+/// Leaves a descriptor of ours open to a command, and to none but that.
+pub fn leave_open(command: &mut Command, descriptor: BorrowedFd<'_>) {
+    let number = descriptor.as_raw_fd();
+    let leave = move || {
+        // SAFETY: the caller's descriptor is open in this copy of its process, which is about to execute a program.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        Ok(rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?)
+    };
+    // SAFETY: the closure runs between fork and exec and makes one system call: it allocates nothing, takes no lock, and
+    // touches no memory that another thread of the parent could have left half-written.
+    unsafe { command.pre_exec(leave) };
 }
 
 /// Puts descriptors where a program will find them, from `first` on, with whatever had these numbers closed. For a cloned

@@ -87,6 +87,14 @@ impl Lock {
         }
     }
 
+    /// Another descriptor of it: the lock is held until both are closed, by whoever has them.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn duplicate(&self) -> Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned().context(|| "duplicate a lock")
+    }
+
     /// Writes into the file who holds the lock, for those who do not get it.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ fn counter(world: &World, change: impl FnOnce(&mut Value)) -> Directory {
 const WITHOUT_INPUT: &str = "\"$@\" > >(cat) 2> >(cat >&2) < /dev/null";
 
 /// A verb with pipes as its standard streams: what else they may be is not the container's.
-fn through_pipes(world: &World, arguments: &[&str]) -> Command {
+pub fn through_pipes(world: &World, arguments: &[&str]) -> Command {
     through(PIPED, world, arguments)
 }
 
@@ -42,7 +42,7 @@ fn through(script: &str, world: &World, arguments: &[&str]) -> Command {
     shell
 }
 
-fn piped(world: &World, arguments: &[&str]) -> Output {
+pub fn piped(world: &World, arguments: &[&str]) -> Output {
     let output = world.finish(through_pipes(world, arguments));
     // The last words may still be on their way through the pipe: the log has them all.
     let log = arguments

@@ -7,6 +7,7 @@ mod cgroup;
 mod checkpoint;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod memory;
 mod ring;
 mod rootless;
 mod snapshot;

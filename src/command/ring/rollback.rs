@@ -6,12 +6,14 @@ use crate::cli::ring::Rollback;
 use crate::command::World;
 use crate::command::table::local;
 use crate::error::{Context, Error, Kind, Result};
+use crate::ring::Revival;
 use crate::ring::selector::{Selected, Selector, Target};
 
 pub(super) fn run(world: &World, arguments: &Rollback) -> Result<()> {
     let ring = ring(world, &arguments.ring)?;
     let selector = selector(world, arguments)?;
     let operation = || format!("roll back ring '{}' to '{selector}'", ring.name());
+    let revival = if arguments.without_memory { Revival::Unwanted } else { Revival::Wanted };
     let mut locked = ring.lock()?;
     let entry = if arguments.dry_run {
         match locked.state.select_view(&selector).context(operation)? {
@@ -19,13 +21,15 @@ pub(super) fn run(world: &World, arguments: &Rollback) -> Result<()> {
             Selected::Entry(entry) => Some(entry.clone()),
         }
     } else {
-        locked.rollback(&selector).context(operation)?
+        locked.rollback(&selector, revival).context(operation)?
     };
+    let goes_on = entry.as_ref().is_some_and(|entry| entry.memory_bytes.is_some()) && revival == Revival::Wanted;
+    let with = if goes_on { ", and goes on with its processes" } else { "" };
     let would = if arguments.dry_run { "would start" } else { "starts" };
     let view = entry.as_ref().map(|entry| EntryView::new(&locked.state, entry));
     print(arguments.output, &view, || match &entry {
         Some(entry) => {
-            format!("{}: the next run {would} from @{} of {}\n", ring.name(), entry.seq, local(entry.created))
+            format!("{}: the next run {would} from @{} of {}{with}\n", ring.name(), entry.seq, local(entry.created))
         }
         None => format!("{}: the next run {would} from the bare base\n", ring.name()),
     })

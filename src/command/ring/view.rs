@@ -42,9 +42,15 @@ pub(super) struct EntryView {
     /// Volumes whose changes it has, and what they stand on.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<PathBuf, String>,
+    /// Bytes on disk of the processes that it was saved with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     pub pinned: bool,
     /// Whether the next run starts here.
     pub next: bool,
+    /// Whether that run brings its processes back; absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub revived: bool,
     /// Whether it stands beside the main line: only its number or tag finds it.
     pub side: bool,
 }
@@ -69,8 +75,10 @@ impl EntryView {
             layers: entry.layers.clone(),
             forked_from: entry.forked_from.clone(),
             volumes: entry.volumes.clone(),
+            memory_bytes: entry.memory_bytes,
             pinned: entry.pinned,
             next: ring.next == Some(entry.seq),
+            revived: ring.revived_next().is_some_and(|next| next.seq == entry.seq),
             side: entry.side,
         }
     }
@@ -78,7 +86,9 @@ impl EntryView {
     /// What there is to say beside the columns.
     pub(super) fn notes(&self) -> String {
         let notes = [
-            (self.next, "next"),
+            (self.next && !self.revived, "next"),
+            (self.revived, "next with its processes"),
+            (self.memory_bytes.is_some() && !self.revived, "with processes"),
             (self.side, "side"),
             (self.pinned, "pinned"),
             (!self.base_present, "base gone"),

@@ -11,7 +11,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use regen::ids::RingName;
 use regen::ring::keep::Keep;
 use regen::ring::selector::Selector;
-use regen::ring::{Limits, Pin, Ring, gc};
+use regen::ring::{Limits, Pin, Revival, Ring, gc};
 use regen::store::Store;
 
 struct World {
@@ -61,7 +61,7 @@ fn use_it(world: &World, ring: &Ring) {
     let _ = ring.verify();
     if let Ok(mut locked) = ring.lock() {
         let _ = locked.pin(&Selector::Latest, Pin::Pinned);
-        let _ = locked.rollback(&Selector::Back(1));
+        let _ = locked.rollback(&Selector::Back(1), Revival::Wanted);
         let _ = locked.would_evict(Some(1), None);
         let _ = locked.set_limits(Some(2), Some(Some(1000)));
         let _ = locked.repair_index();

@@ -8,12 +8,12 @@ use super::{Executor, Settled, Task};
 use crate::error::{Context, Error, Kind as Fault, Result, quote};
 use crate::ids::{Name, RingName};
 use crate::operation::Kind;
-use crate::ops::snapshot::Taken;
+use crate::ops::snapshot::{Scope, Taken};
 use crate::ops::{Place, snapshot, worker};
 use crate::ring::entry::{Entry, Reason};
 use crate::ring::keep::KeepChange;
 use crate::ring::selector::{Selector, Target};
-use crate::ring::{LimitChange, Pin, Ring as OneRing};
+use crate::ring::{LimitChange, Pin, Revival, Ring as OneRing};
 use crate::store::Store;
 
 /// Who changes rings.
@@ -84,13 +84,14 @@ impl Ring {
         let selector = selector(&to, &self.0.owner)?;
         let mut locked = ring.lock()?;
         task.pass()?;
-        let entry =
-            locked.rollback(&selector).context(|| format!("roll back ring '{}' to '{selector}'", ring.name()))?;
+        let entry = locked
+            .rollback(&selector, Revival::Wanted)
+            .context(|| format!("roll back ring '{}' to '{selector}'", ring.name()))?;
         Ok(json!({"ring": ring.name().to_string(), "seq": entry.map(|entry| entry.seq)}))
     }
 
     fn snapshot(&self, task: &Task, ring: &OneRing) -> Result<Value> {
-        let taken = snapshot::take(&self.0, ring, &mut || task.pass().map(drop))?;
+        let taken = snapshot::take(&self.0, ring, Scope::Files, &mut || task.pass().map(drop))?;
         let seq = match taken {
             Taken::Entry(entry) => {
                 worker::start_apart(&self.0)?;

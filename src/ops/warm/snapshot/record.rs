@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result, quote};
-use crate::ids::{ContainerId, Digest};
+use crate::ids::ContainerId;
 use crate::ops::load;
+use crate::ops::machine::Machine;
 use crate::sys::fs::{Durability, read_capped, replace_file, sync_file_system};
 use crate::sys::lock::{Lock, Sharing};
 use crate::template::definition::Source;
@@ -54,33 +54,6 @@ pub(super) struct Record {
     pub machine: Machine,
 }
 
-/// What a saved program depends on besides its files: it has chosen its code by what the processor can.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Machine {
-    /// The kernel's release.
-    pub kernel: String,
-    /// A digest of what the processor can.
-    pub processor: String,
-}
-
-impl Machine {
-    fn here() -> Result<Self> {
-        let read = |path: &str| fs::read_to_string(path).context(|| format!("read '{path}'"));
-        let release = read("/proc/sys/kernel/osrelease")?;
-        Ok(Self { kernel: release.trim().to_owned(), processor: digest_of(&read("/proc/cpuinfo")?) })
-    }
-}
-
-/// Only the lines of abilities: speeds change all the time.
-fn digest_of(cpuinfo: &str) -> String {
-    let ability = |line: &&str| ["vendor_id", "flags", "Features", "CPU part"].iter().any(|key| line.starts_with(key));
-    let mut lines: Vec<&str> = cpuinfo.lines().filter(ability).collect();
-    lines.sort_unstable();
-    lines.dedup();
-    let digest = Digest::from_bytes(Sha256::digest(lines.join("\n")).into());
-    digest.hex()[..16].to_owned()
-}
-
 impl Record {
     pub(super) fn new(container: ContainerId, source: Source, base: String) -> Result<Self> {
         Ok(Self { format: FORMAT, container, source, base, taken: Utc::now(), machine: Machine::here()? })
@@ -114,7 +87,8 @@ impl Snapshot {
             let cause = format!("it has format {}, this regen knows {FORMAT}", record.format);
             return Err(Error::new(Kind::Damaged, operation(), cause));
         }
-        check(&record.machine, &Machine::here()?).context(operation)?;
+        let checked = record.machine.check(&Machine::here()?);
+        checked.map_err(|error| error.next("make the template anew: 'regen template create'")).context(operation)?;
         Ok(Self { directory: directory.to_owned(), record, _lock: lock })
     }
 
@@ -230,20 +204,6 @@ fn remove(directory: &Path) -> Result<()> {
     fs::remove_dir_all(directory).context(operation)
 }
 
-fn check(then: &Machine, now: &Machine) -> Result<()> {
-    let refuse = |cause: String| {
-        Err(Error::new(Kind::State, "compare the machine", cause)
-            .next("make the template anew: 'regen template create'"))
-    };
-    if then.kernel != now.kernel {
-        return refuse(format!("it was taken under Linux {}, this is {}", then.kernel, now.kernel));
-    }
-    if then.processor != now.processor {
-        return refuse("it was taken on another processor".to_owned());
-    }
-    Ok(())
-}
-
 /// What a container is made from, as the runtime has it.
 pub(super) fn origin(source: &Source) -> Result<load::Source> {
     Ok(match source {
@@ -290,13 +250,5 @@ mod tests {
         let found = Snapshot::of_template(template.path()).unwrap().unwrap();
         assert_eq!(found.directory, Snapshot::place(template.path(), 2));
         assert!(!Snapshot::place(template.path(), 1).exists());
-    }
-
-    #[test]
-    fn a_processor_is_what_it_can_and_not_how_fast() {
-        let cpu = |mhz: u32, flags: &str| format!("processor: 0\nvendor_id: x\ncpu MHz: {mhz}\nflags: {flags}\n");
-        let one = digest_of(&cpu(1000, "sse avx"));
-        assert_eq!(digest_of(&format!("{}\n{}", cpu(2000, "sse avx"), cpu(900, "sse avx"))), one);
-        assert_ne!(digest_of(&cpu(1000, "sse")), one);
     }
 }
