@@ -24,7 +24,7 @@ pub fn recompress(
 ) -> Result<Packed> {
     let operation = || format!("compress layer {} anew", &expected.digest.hex()[..12]);
     verify(blob, &expected.digest).context(operation)?;
-    let streams = pipeline::run(to, into, progress, |stream| {
+    let streams = pipeline::run(to.into(), into, progress, |stream| {
         let mut input = decoder(blob, from).context(|| "decompress it")?;
         let mut buffer = vec![0; BUFFER];
         loop {

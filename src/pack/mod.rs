@@ -97,6 +97,30 @@ impl Compression {
     }
 }
 
+/// How much work a pack is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// It follows an exit, and may be of use for a few more only.
+    Quick,
+    /// It takes the place of many, and stays.
+    Lasting,
+}
+
+/// How a layer's tar stream is compressed, and how well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coding {
+    /// In which format.
+    pub compression: Compression,
+    /// How well, where the format leaves that open.
+    pub effort: Effort,
+}
+
+impl From<Compression> for Coding {
+    fn from(compression: Compression) -> Self {
+        Self { compression, effort: Effort::Quick }
+    }
+}
+
 /// A blob that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
@@ -122,14 +146,14 @@ pub struct Packed {
 pub fn pack_layer(
     layer: &Path,
     class: OverlayClass,
-    compression: Compression,
+    coding: impl Into<Coding>,
     blob: &mut File,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Packed> {
     let operation = || format!("pack layer {}", quote(layer));
     let root = openat(CWD, layer, trail::DIRECTORY, Mode::empty()).context(operation)?;
     let mut sockets = Vec::new();
-    let streams = pipeline::run(compression, blob, progress, |stream| {
+    let streams = pipeline::run(coding.into(), blob, progress, |stream| {
         sockets = scan::scan(root, class, stream)?;
         Ok(())
     })

@@ -19,7 +19,7 @@ use std::thread::{Scope, available_parallelism, scope};
 
 use sha2::{Digest as _, Sha256};
 
-use super::Compression;
+use super::{Coding, Compression, Effort};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::Digest;
 
@@ -32,7 +32,9 @@ const FRAMES_AHEAD: usize = 2;
 /// More encoders would want more chunks and gain little.
 const ENCODERS_MAX: usize = 4;
 /// The fastest level: a pack is written on every exit, and read only when a layer was lost or is sent away.
-const ZSTD_LEVEL: i32 = 1;
+const ZSTD_QUICK: i32 = 1;
+/// For what stays: a tenth less of text, for twice the time. The next levels take more time and save next to nothing.
+const ZSTD_LASTING: i32 = 3;
 
 /// A buffer and how much of it is in use.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ pub(super) struct TarStream<'a> {
 
 /// Writes into `blob` what `produce` writes into the stream.
 pub(super) fn run(
-    compression: Compression,
+    coding: Coding,
     blob: &mut File,
     progress: &mut dyn FnMut(u64),
     produce: impl FnOnce(&mut TarStream<'_>) -> Result<()>,
@@ -82,7 +84,7 @@ pub(super) fn run(
             // The receiver is right here.
             let _ = recycle.send(Chunk { bytes: vec![0; CHUNK].into(), filled: 0 });
         }
-        let (encoders, frames) = start_encoders(threads, compression, &recycle);
+        let (encoders, frames) = start_encoders(threads, coding, &recycle);
         let (hasher, to_hash) = channel();
         let hasher_thread = threads.spawn(move || hash(&to_hash, &recycle));
         let writer_failed = &failed;
@@ -195,7 +197,7 @@ type Frames = (Receiver<io::Result<Vec<u8>>>, Sender<Vec<u8>>);
 
 fn start_encoders<'scope>(
     threads: &'scope Scope<'scope, '_>,
-    compression: Compression,
+    coding: Coding,
     recycle: &Sender<Chunk>,
 ) -> (Vec<Sender<Arc<Chunk>>>, Vec<Frames>) {
     let count = available_parallelism().map_or(1, usize::from).min(ENCODERS_MAX);
@@ -204,19 +206,19 @@ fn start_encoders<'scope>(
         let (frames, to_write) = sync_channel(FRAMES_AHEAD);
         let (written, buffers) = channel();
         let recycle = recycle.clone();
-        threads.spawn(move || encode(compression, &to_encode, &recycle, (&frames, &buffers)));
+        threads.spawn(move || encode(coding, &to_encode, &recycle, (&frames, &buffers)));
         (chunks, (to_write, written))
     };
     (0..count).map(start).unzip()
 }
 
 fn encode(
-    compression: Compression,
+    coding: Coding,
     chunks: &Receiver<Arc<Chunk>>,
     recycle: &Sender<Chunk>,
     (frames, buffers): (&SyncSender<io::Result<Vec<u8>>>, &Receiver<Vec<u8>>),
 ) {
-    let mut encoder = Encoder::new(compression);
+    let mut encoder = Encoder::new(coding);
     for chunk in chunks {
         let mut frame = buffers.try_recv().unwrap_or_default();
         frame.clear();
@@ -237,11 +239,12 @@ enum Encoder {
 }
 
 impl Encoder {
-    fn new(compression: Compression) -> io::Result<Self> {
-        Ok(match compression {
-            Compression::Zstd => Self::Zstd(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
-            Compression::Gzip => Self::Gzip,
-            Compression::None => Self::None,
+    fn new(coding: Coding) -> io::Result<Self> {
+        Ok(match (coding.compression, coding.effort) {
+            (Compression::Zstd, Effort::Quick) => Self::Zstd(zstd::bulk::Compressor::new(ZSTD_QUICK)?),
+            (Compression::Zstd, Effort::Lasting) => Self::Zstd(zstd::bulk::Compressor::new(ZSTD_LASTING)?),
+            (Compression::Gzip, _) => Self::Gzip,
+            (Compression::None, _) => Self::None,
         })
     }
 

@@ -21,12 +21,21 @@ use super::reader::{Entry, Reader};
 use super::trail::DIRECTORY;
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::Digest;
+use crate::sys::fs::start_writeback;
 use crate::sys::xattr::OverlayClass;
 
-/// Bytes read, decompressed and hashed at a time.
-const CHUNK: usize = 1 << 18;
+/// Bytes read and hashed at a time.
+const PIECE: usize = 1 << 18;
+/// Compressed bytes held at a time: a whole frame of ours is then decompressed to where it is wanted, without a copy.
+const INPUT: usize = 4 << 20;
+/// Bytes decompressed at a time: a frame of ours.
+const CHUNK: usize = 1 << 20;
 /// Chunks that decompression may be ahead.
-const CHUNKS_AHEAD: usize = 8;
+const CHUNKS_AHEAD: usize = 4;
+/// Bytes of a file after which the disk begins to write them, instead of waiting for whoever flushes everything at the end.
+const STRETCH: u64 = 8 << 20;
+/// Files that may wait for that.
+const STRETCHES: usize = 4;
 
 /// How much a layer may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +80,8 @@ pub struct Unpacked {
 /// Unpacks `blob` (from offset 0, wherever it stands) into `into`, an empty directory that nobody else uses yet.
 ///
 /// Not a byte is decompressed before the blob's digest is right. Whiteouts and opaque directories get the form that
-/// overlay has for them in `class`. Nothing is synced. After an error, `into` holds anything; the caller removes it.
-/// Starts a thread.
+/// overlay has for them in `class`. Nothing is sure to be on disk. After an error, `into` holds anything; the caller
+/// removes it. Starts two threads.
 ///
 /// # Errors
 /// [`Kind::Damaged`] for a wrong digest or a stream that is no tar, [`Kind::Invalid`] for an entry that is refused
@@ -107,7 +116,7 @@ pub fn unpack_layer(
 }
 
 /// Unpacks `blob` once more, of which it is known what it holds if its digest is right: that is found out meanwhile, and the
-/// stream in it is not hashed again. The rest is as with [`unpack_layer`]; starts two threads.
+/// stream in it is not hashed again. The rest is as with [`unpack_layer`]; starts three threads.
 ///
 /// # Errors
 /// As [`unpack_layer`]. A wrong digest is reported before anything that comes of it.
@@ -132,7 +141,7 @@ pub fn rebuild_layer(
     .context(operation)
 }
 
-/// Decompresses on a thread of its own, and places what comes. Gives the stream that was read, and the bytes of content.
+/// Decompresses on a thread of its own, places what comes, and has long files written to the disk meanwhile. Gives the stream that was read, and the bytes of content.
 fn place_stream<H: Update + Send>(
     blob: &File,
     compression: Compression,
@@ -145,10 +154,29 @@ fn place_stream<H: Update + Send>(
         let (empty, recycled) = channel();
         let inflater = threads.spawn(move || inflate(blob, compression, (&full, &recycled), hash));
         let stream = Stream { chunks, recycle: empty, chunk: Vec::new(), at: 0 };
-        let placed = place_all(Reader::new(stream, limits.max_entries), place, limits);
+        let (behind, written) = sync_channel(STRETCHES);
+        threads.spawn(move || write_back(&written));
+        let placed = place_all(Reader::new(stream, limits.max_entries), place, limits, &Behind(behind));
         let inflated = inflater.join().map_err(|_| Error::new(Kind::System, "decompress it", "a thread panicked"))?;
         Ok((inflated, placed?))
     })
+}
+
+/// Has the disk begin with files of which much was written. Whether it does changes nothing but how long a flush takes.
+fn write_back(files: &Receiver<File>) {
+    for file in files {
+        let _ = start_writeback(&file);
+    }
+}
+
+/// The way to who does that.
+struct Behind(SyncSender<File>);
+
+impl Behind {
+    fn tell(&self, file: &File) {
+        // The disk may be behind; then it has enough to do.
+        let _ = file.try_clone().map(|file| self.0.try_send(file));
+    }
 }
 
 /// What was read of a stream; its hash counts only if that was all of it.
@@ -183,7 +211,7 @@ pub(super) fn verify(blob: &File, expected: &Digest) -> Result<()> {
     // Only a hint.
     let _ = fadvise(blob, 0, None, Advice::Sequential);
     let (mut input, mut hash) = (FromStart { file: blob, offset: 0 }, Sha256::new());
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; PIECE];
     loop {
         match input.read(&mut buffer) {
             Ok(0) => break,
@@ -202,7 +230,7 @@ pub(super) fn verify(blob: &File, expected: &Digest) -> Result<()> {
 
 /// The tar stream in a blob, from its start.
 pub(super) fn decoder(blob: &File, compression: Compression) -> io::Result<Box<dyn Read + '_>> {
-    let raw = BufReader::with_capacity(CHUNK, FromStart { file: blob, offset: 0 });
+    let raw = BufReader::with_capacity(INPUT, FromStart { file: blob, offset: 0 });
     Ok(match compression {
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
@@ -293,7 +321,7 @@ impl BufRead for Stream {
 }
 
 /// The bytes of content.
-fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, limits: &Limits) -> Result<u64> {
+fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, limits: &Limits, behind: &Behind) -> Result<u64> {
     let (mut content_bytes, max_bytes) = (0, limits.max_bytes);
     while let Some(entry) = reader.next()? {
         let operation = || format!("place {}", quote(std::ffi::OsStr::from_bytes(&entry.stored)));
@@ -301,14 +329,19 @@ fn place_all<R: BufRead>(mut reader: Reader<R>, mut place: Place, limits: &Limit
             let cause = format!("the layer's content would be more than the {max_bytes} bytes that are allowed");
             return Err(Error::new(Kind::Invalid, operation(), cause));
         }
-        place_entry(&mut reader, &mut place, &entry, limits.files).context(operation)?;
+        place_entry(&mut reader, &mut place, &entry, (limits.files, behind)).context(operation)?;
         content_bytes += entry.data;
     }
     place.finish().context(|| "finish its directories")?;
     Ok(content_bytes)
 }
 
-fn place_entry<R: BufRead>(reader: &mut Reader<R>, place: &mut Place, entry: &Entry, files: Files) -> Result<()> {
+fn place_entry<R: BufRead>(
+    reader: &mut Reader<R>,
+    place: &mut Place,
+    entry: &Entry,
+    (files, behind): (Files, &Behind),
+) -> Result<()> {
     let refused = |cause: Refusal| Error::new(Kind::Invalid, "check its name", cause);
     let meaning = name::parse_meaning(&entry.stored, entry.real.as_deref()).map_err(refused)?;
     if files == Files::Inside {
@@ -324,7 +357,7 @@ fn place_entry<R: BufRead>(reader: &mut Reader<R>, place: &mut Place, entry: &En
         EntryType::Directory => place.directory(&path, entry),
         EntryType::Regular | EntryType::Continuous => {
             let file = File::from(place.file(&path)?);
-            write(reader, &file, entry)?;
+            write(reader, &file, entry, behind)?;
             place.set_open(file.as_fd(), entry)
         }
         EntryType::Link => {
@@ -351,11 +384,17 @@ fn check_inside(meaning: &Meaning, entry: &Entry) -> Result<(), Refusal> {
     }
 }
 
-fn write<R: BufRead>(reader: &mut Reader<R>, file: &File, entry: &Entry) -> Result<()> {
+fn write<R: BufRead>(reader: &mut Reader<R>, file: &File, entry: &Entry, behind: &Behind) -> Result<()> {
+    let mut stretch = 0;
     let mut write_at = |mut offset: u64, length: u64| {
         reader.content(length, |bytes| {
             file.write_all_at(bytes, offset).context(|| "write it")?;
             offset += bytes.len() as u64;
+            stretch += bytes.len() as u64;
+            if stretch >= STRETCH {
+                behind.tell(file);
+                stretch = 0;
+            }
             Ok(())
         })
     };

@@ -30,7 +30,7 @@ const LOOSE: usize = 8;
 const SMALL: u64 = 256 << 10;
 
 /// Of what a group takes, at most one part in so many is hidden.
-const WASTE_SHARE: u64 = 8;
+const WASTE_SHARE: u64 = 16;
 
 /// So many are merged even where nobody knows what they stand on: the kernel stacks 500.
 const LONG: usize = 200;
@@ -352,9 +352,9 @@ mod tests {
     #[test]
     fn what_nobody_sees_goes_however_few_layers_there_are() {
         let mut group = plain(&[100, 10, 10]);
-        group[1].hidden = 10 * MIB;
+        group[1].hidden = 5 * MIB;
         assert_eq!(plan_start(&group), None, "that is little");
-        group[0].hidden = 10 * MIB;
+        group[0].hidden = 5 * MIB;
         assert_eq!(plan_start(&group), Some(0));
         let mut group = plain(&[100, 40, 40, 1]);
         (group[1].hidden, group[2].hidden) = (40 * MIB, 10 * MIB);

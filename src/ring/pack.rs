@@ -13,7 +13,7 @@ use crate::ids::LayerId;
 use crate::image::layout::Layout;
 use crate::image::manifest::Descriptor;
 use crate::metrics;
-use crate::pack::{Compression, pack_layer, rebuild_layer};
+use crate::pack::{Coding, Compression, Effort, pack_layer, rebuild_layer};
 use crate::store::{Layers, Stage};
 use crate::sys::fs::{disk_usage, space, sync_file_system};
 use crate::sys::process::boot_id;
@@ -108,7 +108,8 @@ impl Ring {
                 let record = match self.packs_of_source(entry, layer)? {
                     Some(record) => record,
                     None => {
-                        self.pack_layer(&layout, entry.seq, layer, options).inspect_err(|_| metrics::pack_failed())?
+                        let how = (entry.seq, Effort::Quick);
+                        self.pack_layer(&layout, how, layer, options).inspect_err(|_| metrics::pack_failed())?
                     }
                 };
                 let written = record.packs.iter().map(|pack| pack.bytes).sum();
@@ -136,7 +137,7 @@ impl Ring {
     pub(super) fn pack_layer(
         &self,
         layout: &Layout,
-        seq: u64,
+        (seq, effort): (u64, Effort),
         layer: &LayerId,
         options: &mut PackOptions<'_>,
     ) -> Result<LayerRecord> {
@@ -147,7 +148,8 @@ impl Ring {
         let progress = &mut *options.progress;
         let mut report = |done| progress(Progress { seq, done, total: disk_bytes.max(done) });
         let class = self.store().class();
-        let packed = pack_layer(&content, class, Compression::Zstd, stage.file(), &mut report).map_err(|error| {
+        let coding = Coding { compression: Compression::Zstd, effort };
+        let packed = pack_layer(&content, class, coding, stage.file(), &mut report).map_err(|error| {
             let written = stage.file().metadata().map_or(0, |metadata| metadata.len());
             if error.kind() == Kind::NoSpace { Self::explain_full(error, disk_bytes, written) } else { error }
         })?;

@@ -12,9 +12,15 @@ use super::{Locked, Ring, index};
 use crate::error::{Context, Kind, Result};
 use crate::ids::{Digest, LayerId};
 use crate::image::layout::Layout;
+use crate::pack::Effort;
 
-/// A layer may have so many packs.
+/// A layer may have so many packs, and one more for each of its first mebibytes: a push sends the new one.
 const FEW: usize = 4;
+
+/// So many at most.
+const MANY: usize = 32;
+
+const MIB: u64 = 1 << 20;
 
 /// A chain with more packs is one that other tools refuse: some take no image of more than 127 layers.
 const CROWD: usize = 64;
@@ -47,7 +53,7 @@ impl Ring {
         }
         let layout = Layout::open(self.directory())?;
         let seq = self.read()?.last_seq;
-        let made = self.pack_layer(&layout, seq, layer, options)?;
+        let made = self.pack_layer(&layout, (seq, Effort::Lasting), layer, options)?;
         let mut locked = self.lock()?;
         replace_packs(&mut locked.state, layer, made);
         locked.commit()?;
@@ -69,20 +75,41 @@ impl Locked {
 /// The layers that are worth a pack of their own. What a pinned entry lists is on the disk for as long as that likes, so
 /// there only the number counts. Pure.
 fn plan_repack(state: &RingState) -> Vec<LayerId> {
+    let is_pinned = |layer: &LayerId| state.entries.iter().any(|entry| entry.pinned && entry.layers.contains(layer));
     let is_worth_it = |layer: &LayerId, record: &LayerRecord| {
-        let above = |entry: &&Entry| entry.layers.contains(layer);
-        let pinned = state.entries.iter().filter(above).any(|entry| entry.pinned);
-        let crowded = state.entries.iter().filter(above).any(|entry| pack_count(state, entry) > CROWD);
         let unfolded = record.unfolded_bytes.unwrap_or(record.disk_bytes);
         let bulky = unfolded > record.disk_bytes + (record.disk_bytes / 4).max(SMALL);
-        record.packs.len() > 1 && (crowded || !pinned && (bulky || record.packs.len() > FEW))
+        record.packs.len() > 1 && (bulky || record.packs.len() > fitting(record.disk_bytes)) && !is_pinned(layer)
     };
     let worth_it = state.layers.iter().filter(|(layer, record)| is_worth_it(layer, record));
-    worth_it.map(|(layer, _)| layer.clone()).collect()
+    let mut plan: Vec<_> = worth_it.map(|(layer, _)| layer.clone()).collect();
+    for entry in &state.entries {
+        thin_out(state, entry, &mut plan);
+    }
+    plan
 }
 
-fn pack_count(state: &RingState, entry: &Entry) -> usize {
-    entry.layers.iter().filter_map(|layer| state.layers.get(layer)).map(|record| record.packs.len()).sum()
+/// How many packs a layer may have that takes so much on disk.
+fn fitting(disk_bytes: u64) -> usize {
+    usize::try_from(disk_bytes / MIB).map_or(MANY, |more| FEW.saturating_add(more).min(MANY))
+}
+
+/// Adds layers to the plan until an entry has no more packs than others take; those first that cost the least for each
+/// pack that goes.
+fn thin_out(state: &RingState, entry: &Entry, plan: &mut Vec<LayerId>) {
+    let records = entry.layers.iter().filter_map(|layer| Some((layer, state.layers.get(layer)?)));
+    let count = |(layer, record): (&LayerId, &LayerRecord)| if plan.contains(layer) { 1 } else { record.packs.len() };
+    let mut left: usize = records.clone().map(count).sum();
+    let mut several: Vec<_> =
+        records.filter(|(layer, record)| record.packs.len() > 1 && !plan.contains(layer)).collect();
+    several.sort_by_key(|(_, record)| record.disk_bytes / (record.packs.len() as u64 - 1));
+    for (layer, record) in several {
+        if left <= CROWD {
+            break;
+        }
+        left -= record.packs.len() - 1;
+        plan.push(layer.clone());
+    }
 }
 
 /// Notes that a layer has the packs of `made` from now on. One that is not there any more needs none.
@@ -174,8 +201,8 @@ mod tests {
             let unfolded_bytes = Some(bytes);
             plan_repack(&ring(LayerRecord { unfolded_bytes, ..LayerRecord::new(4 << 20, packs) }).0).len()
         };
-        assert_eq!(plan(packs("a b c d"), 5 << 20), 0);
-        assert_eq!(plan(packs("a b c d e"), 4 << 20), 1);
+        assert_eq!(plan(packs("a b c d e f g h"), 5 << 20), 0);
+        assert_eq!(plan(packs("a b c d e f g h i"), 4 << 20), 1);
         assert_eq!(plan(packs("a b"), 6 << 20), 1);
         assert_eq!(plan(packs("a"), 6 << 20), 0);
     }
@@ -189,6 +216,19 @@ mod tests {
         assert!(plan_repack(&state).is_empty());
         state.layers.insert(layer.clone(), LayerRecord::new(1, packs(&names(CROWD + 1))));
         assert_eq!(plan_repack(&state), [layer]);
+    }
+
+    #[test]
+    fn a_chain_of_too_many_packs_is_thinned_out_where_that_is_cheap() {
+        let (mut state, _) = ring(LayerRecord::new(1, packs("a")));
+        let layers = state.entries[0].layers.clone();
+        let many = |of: &str, count: usize| packs(&(0..count).map(|name| format!("{of}{name} ")).collect::<String>());
+        state.layers.insert(layers[0].clone(), LayerRecord::new(2000 << 20, many("a", MANY)));
+        state.layers.insert(layers[1].clone(), LayerRecord::new(30 << 20, many("b", 20)));
+        state.layers.insert(layers[2].clone(), LayerRecord::new(20 << 20, many("c", CROWD - MANY - 20)));
+        assert!(plan_repack(&state).is_empty());
+        state.layers.insert(layers[2].clone(), LayerRecord::new(20 << 20, many("c", CROWD - MANY - 19)));
+        assert_eq!(plan_repack(&state), [layers[1].clone()], "the large one is left alone");
     }
 
     #[test]
