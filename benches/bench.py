@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import fold, fork, look, ops, parts, pod, push, report, restart, runtime, snapshot, warm
+from measure import commit, fold, fork, look, ops, parts, pod, push, rebuild, report, restart, runtime, snapshot, warm
 from measure.rig import Rig
 
 # The rounds of each part, and whether it needs the large tree.
@@ -18,9 +18,10 @@ PARTS = {
     "start": (parts.start, 80, True),
     "rollback": (parts.rollback, 40, True),
     "seal": (parts.seal, 9, True),
+    "commit": (commit.commit, 5, True),
     "pack": (parts.pack, 5, True),
-    "fold": (fold.fold, 50, False),
-    "rebuild": (fold.rebuild, 3, True),
+    "fold": (fold.fold, 5, False),
+    "rebuild": (rebuild.rebuild, 3, True),
     "fork": (fork.fork, 1000, True),
     "look": (look.look, 3, True),
     "snapshot": (snapshot.snapshot, 7, True),

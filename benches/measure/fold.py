@@ -1,23 +1,21 @@
-"""What a ring is after many exits, and what it takes to rebuild a layer from its pack."""
+"""What a ring is after many exits."""
 
 import json
 import os
 import random
-import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 from . import parts
 from .report import Series, absolute, ratio
-from .rig import timed
 from .tree import make_text
 
 EXITS = 200
 """In each round."""
-WATCHED = 20
-"""One exit in so many is waited for until it is packed."""
-WINDOW = 40
+WATCHED = 10
+"""One exit in so many is waited for until it is packed; then the ring is looked at."""
+MOMENTS = (1, 100, 1000, 10000)
+"""After so many exits starts are compared, and at the end."""
+WINDOW = 10
 STARTS = 40
 DEPTH = 8
 FILES = 256
@@ -30,36 +28,52 @@ def fold(rig, rounds):
     (rig.rootfs / "words").write_bytes(make_text(random.Random(7), 16 * MIB))
     for ring in ("fresh", "worn"):
         _exit(rig, ring, f"i=0; while [ $i -lt {FILES} ]; do {_copy('$i', 64)}; i=$((i + 1)); done", "--wait-pack")
-    packed, layers = Series("exit with its packing"), Series("layers under the newest entry", "")
-    for number in range(1, EXITS * rounds):
-        change = f"{_copy(number * 37 % FILES, 60 + number % 9)}; echo {number} >> /log; echo x > /only-{number % 50}"
-        if number % WATCHED == 0:
-            packed.add(_exit(rig, "worn", change, "--wait-pack"))
-            layers.add(len(rig.ring_state("worn")["entries"][-1]["layers"]))
-        else:
-            _exit(rig, "worn", change)
-    rig.regen_run("ring", "pack")
-    start = {ring: Series(f"start, ring that has seen {name}") for ring, name in (("fresh", "one"), ("worn", "all"))}
-    for _ in range(STARTS):
-        for ring, one in parts.shuffled(start):
-            command = ["run", "--rootfs", rig.rootfs, "--ring", ring, rig.id(), "--", "/bin/echo", "x"]
-            one.add(rig.time_regen(*command).first)
+    exits, seen, starts = EXITS * rounds, _Seen(rig), {}
+    packed, number = Series("exit with its packing"), 0
+    try:
+        for number in range(1, exits):
+            if number in MOMENTS:
+                starts[number] = _starts(rig, number)
+            _wear(rig, number, packed, seen)
+    except KeyboardInterrupt:
+        # It takes long: what was seen so far is worth its numbers.
+        print(f"ended after {number} exits", flush=True)
+    starts[number + 1] = _starts(rig, number + 1)
     first, last = Series("exit with its packing, the first"), Series("exit with its packing, the last")
     first.values, last.values = packed.values[:WINDOW], packed.values[-WINDOW:]
-    shown, on_disk = _bytes(rig, "worn")
-    fresh_shown, fresh_on_disk = _bytes(rig, "fresh")
-    fresh_shown.name, fresh_on_disk.name = "the same, after one exit", "the same on disk"
-    most = _one("most layers under an entry", max(layers.values))
-    told = [shown, on_disk, fresh_shown, fresh_on_disk, most, _packs(rig), _document(rig)]
-    apart = ratio("", on_disk, shown).of_medians / ratio("", fresh_on_disk, fresh_shown).of_medians
+    fresh = _Seen(rig)
+    fresh.look("fresh")
     checks = [
-        ratio("fold: start after all exits / after one", start["worn"], start["fresh"], 1.2),
-        absolute("fold: most layers under an entry", most, DEPTH + 24),
-        ratio("fold: bytes on disk / what entries show", on_disk, shown, 1.5),
-        absolute("fold: the same / that after one exit", _one("", apart, "x"), 1.5),
+        *(ratio(f"fold: start after {number} exits / after one", *pair, 1.2) for number, pair in starts.items()),
+        absolute("fold: most layers under an entry", _one("", max(seen.layers.values)), DEPTH + 24),
+        absolute("fold: most packs of an entry", _one("", max(seen.packs.values)), 100),
+        absolute("fold: bytes on disk / what entries show", seen.share, 1.5),
+        absolute("fold: the same at the worst moment", _one("", max(seen.share.values), "x"), 1.5),
+        ratio("fold: the same / that after one exit", seen.share, fresh.share, 1.5),
         ratio("fold: the last exits / the first", last, first),
     ]
-    return [*start.values(), first, last, layers, *told], checks
+    measured = [*(one for pair in starts.values() for one in pair), first, last, *seen.series()]
+    return [*measured, _one("bytes on disk / what entries show, after one exit", fresh.share.median, "x")], checks
+
+
+def _wear(rig, number, packed, seen):
+    change = f"{_copy(number * 37 % FILES, 60 + number % 9)}; echo {number} >> /log; echo x > /only-{number % 50}"
+    if number % WATCHED == 0:
+        packed.add(_exit(rig, "worn", change, "--wait-pack"))
+        seen.look("worn")
+    else:
+        _exit(rig, "worn", change)
+
+
+def _starts(rig, number):
+    """The times of starts on the ring that has seen so many exits, and in turns with them on the other."""
+    rig.regen_run("ring", "pack")
+    pair = {"worn": Series(f"start, ring that has seen {number} exits"), "fresh": Series(f"beside them, one exit ({number})")}
+    for _ in range(STARTS):
+        for ring, one in parts.shuffled(pair):
+            command = ["run", "--rootfs", rig.rootfs, "--ring", ring, rig.id(), "--", "/bin/echo", "x"]
+            one.add(rig.time_regen(*command).first)
+    return tuple(pair.values())
 
 
 def _one(name, value, unit=""):
@@ -77,29 +91,58 @@ def _copy(number, pages):
     return f"dd if=/words of=/file-{number} bs={PAGE} skip={skip} count={pages} 2>/dev/null"
 
 
-def _packs(rig):
-    """How many blobs the newest entry's manifest lists."""
-    digest = rig.ring_state("worn")["entries"][-1]["manifest"].removeprefix("sha256:")
-    manifest = json.loads((rig.ring_file("worn").parent / "blobs/sha256" / digest).read_text())
-    return _one("packs of the newest entry", len(manifest["layers"]))
+class _Seen:
+    """What a ring was at each moment at which it was looked at; nobody was at work in it."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.share = Series("bytes on disk / what entries show", "x")
+        self.layers, self.packs = Series("layers under the newest entry", ""), Series("packs of the newest entry", "")
+        self.document = Series("ring.json", "KiB")
+        # Each as a part of what the entries show.
+        self.hidden = Series("on disk: files that no entry shows", "x")
+        self.current = Series("on disk: packs of the newest entry", "x")
+        self.former = Series("on disk: packs of other entries only", "x")
+
+    def series(self):
+        most = [_one(f"{one.name}, most", max(one.values), one.unit) for one in self._all()]
+        return [*self._all(), *most]
+
+    def _all(self):
+        return [self.share, self.hidden, self.current, self.former, self.layers, self.packs, self.document]
+
+    def look(self, ring):
+        file = self.rig.ring_file(ring)
+        state = json.loads(file.read_text())
+        shown, held, layers = {}, {}, set()
+        for entry in state["entries"]:
+            directories = [self.rig.store / "layers" / layer / "diff" for layer in reversed(entry["layers"])]
+            layers.update(directories)
+            _show(directories, shown)
+        for directory in layers:
+            _note_all(directory.parent, held)
+        blobs = file.parent / "blobs/sha256"
+        newest = state["entries"][-1]
+        manifest = json.loads((blobs / newest["manifest"].removeprefix("sha256:")).read_text())
+        packs = {layer["digest"].removeprefix("sha256:") for layer in manifest["layers"]}
+        current, documents = {}, {}
+        for blob in packs:
+            _note(blobs / blob, current)
+        _note_all(file.parent, documents)
+        total = sum(shown.values())
+        self.share.add(sum((held | documents).values()) / total)
+        self.hidden.add((sum(held.values()) - total) / total)
+        self.current.add(sum(current.values()) / total)
+        self.former.add((sum(documents.values()) - sum(current.values())) / total)
+        self.layers.add(len(newest["layers"]))
+        self.packs.add(len(manifest["layers"]))
+        self.document.add(file.stat().st_size / 1024)
 
 
-def _document(rig):
-    return _one("ring.json", rig.ring_file("worn").stat().st_size / 1024, "KiB")
-
-
-def _bytes(rig, ring):
-    """What the entries of a ring show of its layers, and what layers, packs and documents take."""
-    shown, on_disk, layers = {}, {}, set()
-    for entry in rig.ring_state(ring)["entries"]:
-        layers.update(entry["layers"])
-        _show([rig.store / "layers" / layer / "diff" for layer in reversed(entry["layers"])], shown)
-    for top in [rig.ring_file(ring).parent, *(rig.store / "layers" / layer for layer in layers)]:
-        for parent, directories, files in os.walk(top):
-            for name in [*directories, *files]:
-                _note(Path(parent) / name, on_disk)
-    names = ("what the entries show of layers", shown), ("what the ring takes on disk", on_disk)
-    return [_one(name, sum(found.values()) / MIB, "MiB") for name, found in names]
+def _note_all(top, found):
+    for parent, directories, files in os.walk(top):
+        for name in [*directories, *files]:
+            _note(Path(parent) / name, found)
 
 
 def _show(directories, shown):
@@ -125,33 +168,3 @@ def _show(directories, shown):
 def _note(path, found):
     status = os.stat(path, follow_symlinks=False)
     found[status.st_ino] = status.st_blocks * 512
-
-
-def rebuild(rig, rounds):
-    """A run whose layer of 2 GiB was lost and is rebuilt from its pack, against zstd and tar."""
-    name = "lost"
-    rig.regen_run("run", "--rootfs", rig.rootfs, "--ring", name, rig.id(), "--", "/bin/sh", "-c", "cp -a /src /data")
-    rig.regen_run("ring", "pack")
-    record = rig.ring_state(name)
-    (layer,) = record["layers"]
-    digest = record["layers"][layer]["packs"][0]["digest"].removeprefix("sha256:")
-    blob, target = rig.ring_file(name).parent / "blobs/sha256" / digest, rig.top / "peer"
-    ours, peer = Series("run on a layer that is rebuilt"), Series("zstd -dc | tar -x, flushed")
-    source, place = shlex.quote(str(blob)), shlex.quote(str(target))
-    peer_command = f"zstd -dcq {source} | tar -x -C {place} && sync -f {place}"
-
-    def run_ours():
-        shutil.rmtree(rig.store / "layers" / layer)
-        subprocess.run(["sync"], check=True)
-        ours.add(rig.time_regen("run", "--rootfs", rig.rootfs, "--ring", name, rig.id(), "--", "/bin/true").whole)
-
-    def run_peer():
-        target.mkdir()
-        subprocess.run(["sync"], check=True)
-        peer.add(timed(["bash", "-c", peer_command]).whole)
-        shutil.rmtree(target)
-
-    for _ in range(rounds):
-        for _, run in parts.shuffled({"ours": run_ours, "peer": run_peer}):
-            run()
-    return [ours, peer], [ratio("rebuild: from its pack / zstd -dc | tar -x", ours, peer, 0.8)]
