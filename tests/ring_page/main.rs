@@ -26,7 +26,7 @@ struct Typed {
     printed: Vec<String>,
 }
 
-/// The blocks of commands of a page, in its order.
+/// The blocks of commands of a page, in its order. What needs criu is in blocks of another kind: `tests/vm` does that.
 fn blocks(page: &str) -> Vec<Vec<Typed>> {
     let texts = page.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let block = |text: &str| {
