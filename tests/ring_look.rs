@@ -332,6 +332,19 @@ fn a_mounted_state_is_read_only_and_stays_until_it_is_unmounted() {
 }
 
 #[test]
+fn a_mount_never_hides_the_store_or_the_state_of_containers() {
+    let world = World::new("hides");
+    world.run_in("alice", "echo one > /srv").success();
+    let (store, root) = (world.base().join("store"), world.base().join("run"));
+    for hidden in [&store, &store.join("rings/root"), &root, world.base()] {
+        let output = world.ring(&["mount", "alice", text(hidden)]);
+        output.fails_with(1, "it would hide what regen keeps in");
+        assert!(output.stderr().contains("name a directory elsewhere"), "{output:?}");
+    }
+    assert_eq!(world.ring(&["cat", "alice", "/srv"]).success().stdout(), "one\n");
+}
+
+#[test]
 fn a_mount_that_ended_otherwise_is_forgotten() {
     let world = World::new("mount-gone");
     world.run_with(&["--ring", "alice", "--depth", "1"], "echo one > /srv").success();

@@ -139,7 +139,7 @@ fn open_unseen(directory: &Path) -> Result<(File, Option<PathBuf>)> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
         Err(Errno::OPNOTSUPP | Errno::ISDIR) => {}
-        other => return Ok((other.context(|| "open a file without a name")?.into(), None)),
+        other => return Ok((other.context(|| format!("create a file in {}", quote(directory)))?.into(), None)),
     }
     let temporary = directory.join(format!("{TEMPORARY_PREFIX}{:032x}", u128::from_ne_bytes(random_id()?)));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);

@@ -106,8 +106,12 @@ fn list(origin: &mut Origin, tag: Option<&str>) -> Result<Listing> {
     let nothing =
         |what: String| Error::new(Kind::NotFound, what, "there is no ring").next("'regen ring push' puts one there");
     if let Some(tag) = tag {
-        let document = origin.manifest(tag)?.ok_or_else(|| nothing(format!("look for tag '{tag}'")))?;
-        return list_one(&document);
+        let missing = || {
+            Error::new(Kind::NotFound, format!("look for tag '{tag}'"), "there is no ring or entry under it").next(
+                "'skopeo list-tags' shows which there are; 'regen ring push' and 'regen ring export' put them there",
+            )
+        };
+        return list_one(&origin.manifest(tag)?.ok_or_else(missing)?);
     }
     if let Some(document) = origin.manifest(exchange::RING_TAG)? {
         let (entries, terms) = read_index(&document.bytes)?;

@@ -205,6 +205,24 @@ fn mounted(store: &Store, device: u64) -> Result<Option<Run>> {
     Ok(None)
 }
 
+/// Makes sure that a mount at `directory` hides nothing of `own`, the directories in which regen keeps its own files: with
+/// these out of sight, rings and containers would seem to be gone.
+///
+/// # Errors
+/// [`Kind::Invalid`] if it is one of these, in one or above one.
+pub fn check_hides_nothing(directory: &Path, own: [&Path; 2]) -> Result<()> {
+    for own in own {
+        // One that is not there cannot be hidden.
+        let Ok(own) = fs::canonicalize(own) else { continue };
+        if own.starts_with(directory) || directory.starts_with(&own) {
+            let operation = format!("mount at {}", quote(directory));
+            let cause = format!("it would hide what regen keeps in {}", quote(&own));
+            return Err(Error::new(Kind::Invalid, operation, cause).next("name a directory elsewhere"));
+        }
+    }
+    Ok(())
+}
+
 /// A directory by the path that the mount table has for it.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use crate::cli::look::{Mount, Unmount};
 use crate::command::{World, rootless};
 use crate::error::{Error, Kind, Result, quote};
 use crate::ids::RingName;
-use crate::ring::look::{mount_point, unmount as take_away};
+use crate::ring::look::{check_hides_nothing, mount_point, unmount as take_away};
 use crate::ring::selector::Target;
 
 #[derive(Debug, Serialize)]
@@ -30,6 +30,7 @@ pub(super) fn run(world: &World, arguments: &Mount) -> Result<()> {
             .next("say it within 'unshare -rm' or 'podman unshare', or use 'regen ring restore --to'"));
     }
     let directory = mount_point(&arguments.directory)?;
+    check_hides_nothing(&directory, [&world.place.store, world.place.root.path()])?;
     let look = ring.look(&selector, world.place.root.path())?;
     let view = MountView { ring: name, seq: look.entry(), directory };
     look.mount(&view.directory)?;
