@@ -75,7 +75,9 @@ impl Ring {
 
     /// What an interrupted pack left may be as large as a layer: it goes before more is written.
     fn sweep_blobs(&self) -> Result<()> {
-        self.lock()?.sweep_memory()?;
+        // To the end: others' temporary files are theirs while they have the lock.
+        let locked = self.lock()?;
+        locked.sweep_memory()?;
         Layout::open(self.directory())?.sweep_temporary()
     }
 
