@@ -8,6 +8,7 @@ mod normal;
 
 use std::cell::RefCell;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -264,6 +265,25 @@ impl Reader {
         self.alice();
         eventually("it is known to be behind", || self.shell("regen ring ls").1.contains("refused"));
     }
+
+    /// Tells the sender of what is behind, which waits for its next try, that nothing is to be sent any more.
+    fn stop_sending(&self) {
+        fs::write(self.path("copies.toml"), "").unwrap();
+        let store = self.path("machines/copies");
+        eventually("the sender ends", || {
+            drop(fs::OpenOptions::new().write(true).open(store.join("sender.bell")).unwrap());
+            !is_sending(&store)
+        });
+    }
+}
+
+/// Whether a process sends the rings of a store.
+fn is_sending(store: &Path) -> bool {
+    fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(|process| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
+        words.last() == Some(&&b"sender"[..]) && words.contains(&store.as_os_str().as_bytes())
+    })
 }
 
 #[test]
@@ -281,6 +301,7 @@ fn the_commands_of_the_page_print_what_it_says() {
         reader.prepare(first, seen);
         faults.extend(reader.type_in(block).err());
     }
+    reader.stop_sending();
     reader.machine("services");
     reader.quietly("regen delete --force web-1; for try in 1 2 3; do umount -q ../podman/overlay || break; done");
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));
