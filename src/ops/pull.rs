@@ -103,8 +103,6 @@ fn fetch(
 
 /// What there is: what the tag names, or the ring's index, or all tags of entries, or the only entry.
 fn list(origin: &mut Origin, tag: Option<&str>) -> Result<Listing> {
-    let nothing =
-        |what: String| Error::new(Kind::NotFound, what, "there is no ring").next("'regen ring push' puts one there");
     if let Some(tag) = tag {
         let missing = || {
             Error::new(Kind::NotFound, format!("look for tag '{tag}'"), "there is no ring or entry under it").next(
@@ -128,7 +126,10 @@ fn list(origin: &mut Origin, tag: Option<&str>) -> Result<Listing> {
     if !entries.is_empty() {
         return Ok(Listing { terms: exchange::terms_without_index(&entries), entries });
     }
-    let missing = || nothing("look for its index and its entries' tags".to_owned());
+    let missing = || {
+        Error::new(Kind::NotFound, "look for its index and its entries' tags", "there is no ring")
+            .next("'regen ring push' puts one there")
+    };
     let only = origin.only().ok_or_else(missing)?;
     list_one(&origin.manifest(&only)?.ok_or_else(missing)?)
 }

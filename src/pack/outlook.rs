@@ -1,7 +1,7 @@
 //! What a look at every name of a layer needs, laid out before the look begins.
 //!
 //! It is taken while a container stands still, so all that can be done beforehand is: names are written one after another,
-//! and what they stand for is opened, as far as descriptors go, for asking a descriptor costs half of asking for a name.
+//! and what they stand for is opened, as far as descriptors go, for asking a descriptor costs less than asking for a name.
 //!
 //! **A descriptor goes on to stand for what it was opened for, a name does not.** A name that came to stand for something
 //! else shows in the times of its directory. So descriptors count only as long as the status of their directory is what it
