@@ -50,10 +50,11 @@ pub(super) fn run(world: &World, arguments: &Arguments) -> Result<u8> {
     if arguments.detach {
         return take(&world.place, &wish, stdio, PATIENCE).map(|_| 0);
     }
-    // While it is waited for its turn, a signal ends us as it would anybody: there is nothing yet to pass it on to.
+    // While it is waited for its turn, a signal ends us as it would anybody: there is nothing yet to pass it on to. When
+    // it is our turn, it is the clone's.
     let requester = connect(place, &arguments.template, PATIENCE)?;
     let signals = Blocked::all()?;
-    match ask(place, requester, &wish, stdio)?.answer_or_signal(&signals)? {
+    match ask(place, requester, &wish, stdio)?.answer_or_signal(place, &signals)? {
         Answered::Taken(taken) => taken.attend(place, &signals).map(|end| end.code()),
         Answered::Interrupted(signal) => Ok(u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)),
     }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -31,6 +31,8 @@ const STATUS_CAP: usize = 64;
 const LEAVING: Duration = Duration::from_secs(5);
 /// An answer that has begun to come is there.
 const ANSWER: Duration = Duration::from_secs(10);
+/// A clone is made in less; who waits for its turn for longer than this after a signal wants none any more.
+const GRACE: Duration = Duration::from_millis(500);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -203,24 +205,34 @@ impl Asked<'_> {
         }
     }
 
-    /// As [`Asked::answer`], or until a signal arrives that is not for the clone yet.
+    /// As [`Asked::answer`], or until a signal arrives that is not for the clone yet. One that arrives while the clone is
+    /// just being made is for the clone, which may run before the answer has come.
     ///
     /// # Errors
     /// As [`Asked::answer`], and those of poll(2).
-    pub fn answer_or_signal(self, signals: &Blocked) -> Result<Answered> {
+    pub fn answer_or_signal(self, place: &Place, signals: &Blocked) -> Result<Answered> {
+        let mut early = None;
         loop {
             let mut sources = [PollFd::new(&self.requester, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-            match poll(&mut sources, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno).context(|| self.wish.operation()),
-            }
+            let limit = early.map(|_| Timespec::try_from(GRACE).expect("a grace of less than a second"));
+            let ready = match poll(&mut sources, limit.as_ref()) {
+                Err(Errno::INTR) => continue,
+                other => other.context(|| self.wish.operation())?,
+            };
             if !sources[0].revents().is_empty() {
-                return self.answer(ANSWER).map(Answered::Taken);
+                let taken = self.answer(ANSWER)?;
+                early.into_iter().for_each(|signal| taken.forward(place, signal));
+                return Ok(Answered::Taken(taken));
             }
             while let Some(Arrived { signal, .. }) = signals.take()? {
-                if !is_ours(signal) {
-                    return Ok(Answered::Interrupted(signal));
+                match early {
+                    _ if is_ours(signal) => {}
+                    None => early = Some(signal),
+                    Some(first) => return Ok(Answered::Interrupted(first)),
                 }
+            }
+            if let (0, Some(signal)) = (ready, early) {
+                return Ok(Answered::Interrupted(signal));
             }
         }
     }
@@ -319,6 +331,62 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::runtime::StateRoot;
+    use crate::sys::channel::Listener;
+    use crate::sys::fs::open_path;
+    use crate::template::message::{SOCKET, encode};
+
+    /// The signal that ends the wait for a keeper which answers after some time or never, if one has come before that.
+    fn interrupted(answer: Option<Duration>) -> Option<Signal> {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(open_path(directory.path()).unwrap(), SOCKET).unwrap();
+        let requester = Requester::connect(directory.path(), "py", ANSWER).unwrap();
+        let keeper = std::thread::spawn(move || {
+            let caller = listener.accept().unwrap();
+            if let Some(after) = answer {
+                std::thread::sleep(after);
+                let taken = Answer::Taken { container: "box1".parse().unwrap(), pid: 1 };
+                caller.send(&encode(&taken).unwrap(), &[]).unwrap();
+            }
+            caller.receive().unwrap_or(None).is_none()
+        });
+        let wish = Wish {
+            template: "py".parse().unwrap(),
+            id: None,
+            function: None,
+            command: Vec::new(),
+            call: None,
+            env: Vec::new(),
+            workdir: None,
+            memory: None,
+            cleanup: Cleanup::WithConnection,
+        };
+        let place = Place {
+            root: StateRoot::new(directory.path().join("run")),
+            store: directory.path().join("store"),
+            config: Config::default(),
+            config_file: None,
+            owner: "root".parse().unwrap(),
+        };
+        let signals = Blocked::all().unwrap();
+        // Its arrival is the calling thread's, so no other test's.
+        nix::sys::signal::raise(nix::sys::signal::SIGINT).unwrap();
+        let asked = Asked { wish: &wish, requester, status: File::open("/dev/null").unwrap(), result: None };
+        let interrupted = match asked.answer_or_signal(&place, &signals).unwrap() {
+            // The connection ends with it.
+            Answered::Taken(_) => None,
+            Answered::Interrupted(signal) => Some(signal),
+        };
+        assert!(keeper.join().unwrap(), "nobody is at the other end any more");
+        interrupted
+    }
+
+    #[test]
+    fn a_signal_is_the_clones_if_it_comes_while_the_clone_is_made_and_else_ends_the_wait() {
+        assert_eq!(interrupted(Some(Duration::from_millis(20))), None);
+        assert_eq!(interrupted(None), Some(Signal::INT));
+    }
 
     #[test]
     fn the_end_is_read_as_init_writes_it() {
