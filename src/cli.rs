@@ -113,6 +113,7 @@ pub enum Rootless {
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Create a container, whose program then waits for start
     Create(Create),
@@ -202,7 +203,8 @@ pub enum Command {
     TemplateWorker(template::Kept),
 }
 
-/// A container, and nothing else.
+// A container, and nothing else.
+#[expect(missing_docs, reason = "it would be the help of each verb that takes this")]
 #[derive(Debug, Args)]
 pub struct Container {
     /// The container's id
@@ -230,7 +232,7 @@ pub struct Making {
     pub no_new_keyring: bool,
 }
 
-/// `create`
+/// Create a container, whose program then waits for start
 #[derive(Debug, Args)]
 pub struct Create {
     /// The bundle's directory
@@ -258,7 +260,7 @@ pub struct Origin {
     pub image: Option<String>,
 }
 
-/// `run`
+/// Create a container and start it
 #[derive(Debug, Args)]
 pub struct Run {
     /// What from.
@@ -317,7 +319,7 @@ pub struct Run {
     pub command: Vec<String>,
 }
 
-/// `kill`
+/// Send a signal to a container
 #[derive(Debug, Args)]
 pub struct Kill {
     /// Send it to every process of the container
@@ -331,7 +333,7 @@ pub struct Kill {
     pub signal: Signal,
 }
 
-/// `delete`
+/// Delete a container and what it holds
 #[derive(Debug, Args)]
 pub struct Delete {
     /// Kill the container if it runs; none of that id is no error
@@ -342,7 +344,7 @@ pub struct Delete {
     pub id: ContainerId,
 }
 
-/// `list`
+/// List containers
 #[derive(Debug, Args)]
 pub struct List {
     /// The form of the list
@@ -365,7 +367,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// `spec`
+/// Write a config.json to begin with
 #[derive(Debug, Args)]
 pub struct Spec {
     /// Where to write it [default: the current directory]
@@ -376,7 +378,7 @@ pub struct Spec {
     pub rootless: bool,
 }
 
-/// `completions`
+/// Print a shell's completion script
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Completions {
     /// The shell
@@ -384,7 +386,7 @@ pub struct Completions {
     pub shell: clap_complete::Shell,
 }
 
-/// `man`
+/// Write the manual pages
 #[derive(Debug, Args)]
 pub struct Man {
     /// Where to write them; made if it is not there
@@ -404,6 +406,28 @@ mod tests {
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// A verb is defined when it is called: what it says of itself must be what the list of verbs says of it.
+    #[test]
+    fn a_verb_is_described_as_it_is_listed() {
+        fn check<Verbs: Subcommand>() {
+            let listed = Verbs::augment_subcommands(clap::Command::new("regen"));
+            let mut defined = listed.clone();
+            defined.build();
+            for verb in listed.get_subcommands() {
+                let said = defined.find_subcommand(verb.get_name()).unwrap();
+                assert_eq!(verb.get_about(), said.get_about(), "{}", verb.get_name());
+                assert_eq!(verb.get_long_about(), said.get_long_about(), "{}", verb.get_name());
+            }
+        }
+        check::<Command>();
+        check::<ring::Verb>();
+        check::<service::Verb>();
+        check::<template::Verb>();
+        check::<op::Verb>();
+        check::<node::Verb>();
+        check::<handover::Handover>();
     }
 
     #[test]

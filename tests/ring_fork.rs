@@ -75,6 +75,35 @@ fn a_fork_begins_with_an_entry_and_goes_its_own_way() {
 }
 
 #[test]
+fn several_rings_are_forked_at_once_all_or_none() {
+    let world = World::new("forks");
+    alice(&world);
+    world.pack();
+    let output = world.ring(&["fork", "alice@2", "bob", "carol", "root/dave", "--json"]);
+    let told: Vec<Value> = output.success().stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 3, "one line for each: {told:?}");
+    for (name, told) in ["bob", "carol", "dave"].iter().zip(&told) {
+        assert_eq!(*told, world.ring_json(&["show", name]));
+        assert_eq!(world.lines_found(name), "1 2");
+    }
+    assert_ne!(told[0]["digest"], told[1]["digest"], "a manifest names its ring");
+    world.pack();
+
+    let (before, rings) = (world.picture(), ring_names(&world));
+    world.ring(&["fork", "alice", "eve", "frank", "eve"]).fails_with(2, "'root/eve'");
+    world.ring(&["fork", "alice", "eve", "frank", "carol"]).fails_with(1, "there is a ring of that name");
+    world.ring(&["fork", "alice", "eve", "a/b/c"]).fails_with(1, "check name");
+    assert_eq!(world.picture(), before);
+
+    // What fails only while it is made takes along what was made before it.
+    let in_the_way = world.store().join("rings/root/frank");
+    fs::write(&in_the_way, "").unwrap();
+    world.ring(&["fork", "alice", "eve", "frank"]).fails_with(1, "ring 'root/frank'");
+    fs::remove_file(&in_the_way).unwrap();
+    assert_eq!(ring_names(&world), rings);
+}
+
+#[test]
 fn a_fork_copies_no_byte() {
     let world = World::new("links");
     alice(&world);

@@ -58,7 +58,7 @@ pub enum EmptyNamespace {
     Network,
 }
 
-/// `checkpoint`
+/// Save the processes of a container to files, and stop it
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Checkpoint {
@@ -88,7 +88,7 @@ pub struct Checkpoint {
     pub id: ContainerId,
 }
 
-/// `restore`
+/// Create a container from processes that were saved
 #[derive(Debug, Args)]
 pub struct Restore {
     /// Where, and what is allowed.

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::ids::NodeName;
 use crate::node::Label;
 
-/// `serve`
+/// Run the daemon
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Be a node among others, by the etcd that they share: etcd://HOST:PORT[,HOST:PORT…]
@@ -31,7 +31,7 @@ pub struct Serve {
     pub metrics: Option<String>,
 }
 
-/// `call`
+/// Call a method of the daemon
 #[derive(Debug, Args)]
 pub struct Call {
     /// Ask for every answer of a method that answers more than once

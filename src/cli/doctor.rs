@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// `doctor`
+/// Say what this machine lacks, and what crashes left
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Doctor {
     /// Print JSON

@@ -7,7 +7,7 @@ use clap::Args;
 use super::duration::parse_interval;
 use crate::ids::ContainerId;
 
-/// `events`
+/// Tell what a container uses, and when it ran out of memory
 #[derive(Debug, Args)]
 pub struct Events {
     /// Print the numbers of now, once

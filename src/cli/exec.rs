@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::ids::ContainerId;
 
-/// `exec`
+/// Run one more process in a container
 #[derive(Debug, Args)]
 pub struct Exec {
     /// A socket that gets the other end of the process's terminal

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use super::Container;
 use crate::ids::LayerId;
 
-/// `waker`
+/// Let a container go on if whoever froze it dies (the runtime's own use)
 #[derive(Debug, Args)]
 pub struct Waker {
     /// The ring
@@ -13,7 +13,7 @@ pub struct Waker {
     pub ring: String,
 }
 
-/// `snapshots`
+/// Make entries of a container every so often (the runtime's own use)
 #[derive(Debug, Args)]
 pub struct Snapshots {
     /// The ring
@@ -29,6 +29,7 @@ pub struct Snapshots {
 
 /// `handover`
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Handover {
     /// Free the ring of a container that goes on, and print what undoes it
     Prepare(Container),

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::ids::Name;
 
-/// `install`
+/// Make this runtime known to an engine
 #[derive(Debug, Args)]
 pub struct Install {
     /// The engine

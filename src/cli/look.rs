@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::ring::Output;
 
-/// `ring log`
+/// List the entries of a ring, newest first
 #[derive(Debug, Args)]
 pub struct Log {
     /// The ring, as NAME or OWNER/NAME
@@ -20,7 +20,7 @@ pub struct Log {
     pub output: Output,
 }
 
-/// `ring cat`
+/// Print a file of a saved state
 #[derive(Debug, Args)]
 pub struct Cat {
     /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z; RING@base for the bare base
@@ -31,7 +31,7 @@ pub struct Cat {
     pub path: PathBuf,
 }
 
-/// `ring restore`
+/// Put a file or a directory of a saved state back
 #[derive(Debug, Args)]
 pub struct Restore {
     /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z; RING@base for the bare base
@@ -51,7 +51,7 @@ pub struct Restore {
     pub output: Output,
 }
 
-/// `ring mount`
+/// Mount a saved state read-only
 #[derive(Debug, Args)]
 pub struct Mount {
     /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z; RING@base for the bare base
@@ -65,7 +65,7 @@ pub struct Mount {
     pub output: Output,
 }
 
-/// `ring umount`
+/// Unmount a saved state
 #[derive(Debug, Args)]
 pub struct Unmount {
     /// The directory that 'ring mount' was given

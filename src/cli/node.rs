@@ -7,7 +7,7 @@ use super::ring::Output;
 use crate::error::Error;
 use crate::ids::NodeName;
 
-/// `node`
+/// The nodes of a cluster: list them, and take one out of use (see regen-serve(8))
 #[derive(Debug, Clone, Args)]
 pub struct Node {
     /// The verb.
@@ -17,6 +17,7 @@ pub struct Node {
 
 /// What can be done with nodes.
 #[derive(Debug, Clone, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// List the nodes that live
     Ls(Output),
@@ -24,7 +25,7 @@ pub enum Verb {
     Drain(Drain),
 }
 
-/// `node drain`
+/// Place nothing on a node any more, and send no clients of other nodes there; what runs there goes on
 #[derive(Debug, Clone, Args)]
 pub struct Drain {
     /// The node

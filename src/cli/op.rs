@@ -10,7 +10,7 @@ use super::ring::Output;
 use crate::error::Error;
 use crate::operation::{Kind, OperationId, State};
 
-/// `op`
+/// Look at what the daemon was asked to do, wait for it, or give it up
 #[derive(Debug, Clone, Args)]
 pub struct Op {
     /// The verb.
@@ -20,6 +20,7 @@ pub struct Op {
 
 /// What can be done with operations.
 #[derive(Debug, Clone, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// List operations, newest first
     Ls(Ls),
@@ -33,7 +34,7 @@ pub enum Verb {
     Watch(Watch),
 }
 
-/// `op ls`
+/// List operations, newest first
 #[derive(Debug, Clone, Args)]
 pub struct Ls {
     /// Only those in this state: queued, running, succeeded, failed, cancelled or unknown
@@ -50,7 +51,8 @@ pub struct Ls {
     pub output: Output,
 }
 
-/// `op show` and `op cancel`
+// `op show` and `op cancel`
+#[expect(missing_docs, reason = "it would be the help of each verb that takes this")]
 #[derive(Debug, Clone, Args)]
 pub struct Show {
     /// The operation
@@ -61,7 +63,7 @@ pub struct Show {
     pub output: Output,
 }
 
-/// `op wait`
+/// Wait until an operation is over
 #[derive(Debug, Clone, Args)]
 pub struct Wait {
     /// The operation
@@ -75,7 +77,7 @@ pub struct Wait {
     pub output: Output,
 }
 
-/// `op watch`
+/// Print what operations do, as it happens
 #[derive(Debug, Clone, Args)]
 pub struct Watch {
     /// The operation; without it all of them, until it is interrupted
@@ -116,7 +118,8 @@ pub struct On {
     pub on: Vec<String>,
 }
 
-/// … by verbs that need no daemon without it.
+// … by verbs that need no daemon without it.
+#[expect(missing_docs, reason = "it would be the help of each verb that takes this")]
 #[derive(Debug, Clone, Default, Args)]
 pub struct Elsewhere {
     /// Where: node=NAME, label=KEY=VALUE or all (may be given again); asks the daemon

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use crate::ids::ContainerId;
 
-/// `ps`
+/// List the processes of a container
 #[derive(Debug, Args)]
 pub struct Ps {
     /// The form of the list

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::ids::Name;
 use crate::service::choice::Wanted;
 
-/// `resolve`
+/// Find the newest version of a service that satisfies, or connect to it
 #[derive(Debug, Args)]
 pub struct Resolve {
     /// The service, and what its version has to satisfy: orders, orders@^1.2, orders@=1.2.3, 'orders@>=1, <3'

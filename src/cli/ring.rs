@@ -7,7 +7,7 @@ use super::node::parse_node;
 use super::op::{Elsewhere, Waiting};
 use crate::ids::NodeName;
 
-/// `ring`
+/// Look at and change rings
 #[derive(Debug, Args)]
 pub struct Ring {
     /// The verb.
@@ -17,6 +17,7 @@ pub struct Ring {
 
 /// What can be done with rings.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// List rings
     Ls(Output),
@@ -81,7 +82,8 @@ pub enum Verb {
     Recover(Output),
 }
 
-/// How to print.
+// How to print.
+#[expect(missing_docs, reason = "it would be the help of each verb that takes this")]
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Output {
     /// Print JSON
@@ -89,7 +91,7 @@ pub struct Output {
     pub json: bool,
 }
 
-/// One ring, or all.
+/// Check digests, layers and journal
 #[derive(Debug, Args)]
 pub struct Some {
     /// The ring [default: all]
@@ -100,7 +102,7 @@ pub struct Some {
     pub output: Output,
 }
 
-/// One entry.
+/// Print one entry whole
 #[derive(Debug, Args)]
 pub struct Show {
     /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
@@ -111,21 +113,21 @@ pub struct Show {
     pub output: Output,
 }
 
-/// `ring fork`
+/// Make a ring that begins with an entry of another; nothing is copied
 #[derive(Debug, Args)]
 pub struct Fork {
     /// The entry: RING for where its next run would start, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
     #[arg(value_name = "RING[@SEL]")]
     pub source: String,
-    /// The new ring, as NAME or OWNER/NAME
-    #[arg(value_name = "NEW")]
-    pub name: String,
+    /// The new ring, as NAME or OWNER/NAME; more of them are made from the same entry, all or none
+    #[arg(value_name = "NEW", required = true)]
+    pub names: Vec<String>,
     /// How.
     #[command(flatten)]
     pub output: Output,
 }
 
-/// `ring snapshot`
+/// Make an entry of the container that runs on a ring
 #[derive(Debug, Args)]
 pub struct Snapshot {
     /// The ring, as NAME or OWNER/NAME
@@ -142,7 +144,8 @@ pub struct Snapshot {
     pub output: Output,
 }
 
-/// `ring pin` and `ring unpin`
+// `ring pin` and `ring unpin`
+#[expect(missing_docs, reason = "it would be the help of each verb that takes this")]
 #[derive(Debug, Args)]
 pub struct Pin {
     /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
@@ -156,7 +159,7 @@ pub struct Pin {
     pub output: Output,
 }
 
-/// `ring pack`
+/// Pack what is only sealed, now
 #[derive(Debug, Args)]
 pub struct Pack {
     /// The ring [default: all]
@@ -170,7 +173,7 @@ pub struct Pack {
     pub output: Output,
 }
 
-/// `ring diff`
+/// Print what differs between two states
 #[derive(Debug, Args)]
 pub struct Diff {
     /// The first state; RING@base is the bare base
@@ -184,7 +187,7 @@ pub struct Diff {
     pub output: Output,
 }
 
-/// `ring rollback`
+/// Let the next run start from another entry
 #[derive(Debug, Args)]
 pub struct Rollback {
     /// The ring
@@ -207,7 +210,7 @@ pub struct Rollback {
     pub output: Output,
 }
 
-/// `ring set`
+/// Set a ring's limits
 #[derive(Debug, Args)]
 pub struct Set {
     /// The ring
@@ -258,7 +261,7 @@ pub enum ExportCompression {
     Gzip,
 }
 
-/// `ring export`
+/// Write an entry to an image layout, an archive or a registry, as what changed or as an ordinary image
 #[derive(Debug, Args)]
 pub struct Export {
     /// The entry: RING for the newest, RING@42, RING@-1, RING@-5m, RING@2026-11-22T15:24:48Z
@@ -281,7 +284,7 @@ pub struct Export {
     pub output: Output,
 }
 
-/// `ring import`
+/// Take entries from an image layout, an archive or a registry
 #[derive(Debug, Args)]
 pub struct Import {
     /// Where from: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker://HOST[:PORT]/REPOSITORY[:TAG]
@@ -298,7 +301,7 @@ pub struct Import {
     pub output: Output,
 }
 
-/// `ring push`
+/// Send a ring, or one of its entries, to a registry
 #[derive(Debug, Args)]
 pub struct Push {
     /// The ring, for all of its entries; or one entry of it
@@ -315,7 +318,7 @@ pub struct Push {
     pub output: Output,
 }
 
-/// `ring pull`
+/// Fetch a ring, or one of its entries, from a registry
 #[derive(Debug, Args)]
 pub struct Pull {
     /// Where from; with a tag, that entry alone
@@ -332,7 +335,7 @@ pub struct Pull {
     pub output: Output,
 }
 
-/// `ring move`
+/// Move a ring to another node, which has it from then on
 #[derive(Debug, Args)]
 pub struct Move {
     /// The ring, as NAME or OWNER/NAME
@@ -361,7 +364,7 @@ pub struct Move {
     pub output: Output,
 }
 
-/// `ring give`
+/// Give a ring to another node: its entries to a registry, and no run here from then on
 #[derive(Debug, Args)]
 pub struct Give {
     /// The ring
@@ -384,7 +387,7 @@ pub struct Give {
     pub output: Output,
 }
 
-/// `ring take`
+/// Take a ring that another node gave
 #[derive(Debug, Args)]
 pub struct Take {
     /// Where it was pushed
@@ -410,7 +413,7 @@ pub struct Take {
     pub output: Output,
 }
 
-/// `ring disown`
+/// Leave a ring to a node that took it without asking
 #[derive(Debug, Args)]
 pub struct Disown {
     /// The ring
@@ -433,7 +436,7 @@ pub struct Disown {
     pub output: Output,
 }
 
-/// `ring keep`
+/// Take back a ring that was given, and that nobody took
 #[derive(Debug, Args)]
 pub struct Keep {
     /// The ring
@@ -447,7 +450,7 @@ pub struct Keep {
     pub output: Output,
 }
 
-/// `ring prune`
+/// Collect what nothing needs: layers, also of images, blobs, leftovers of dead runs
 #[derive(Debug, Args)]
 pub struct Prune {
     /// Only say what would be removed
@@ -464,7 +467,7 @@ pub struct Prune {
     pub output: Output,
 }
 
-/// `ring rm`
+/// Remove a ring with all its entries
 #[derive(Debug, Args)]
 pub struct Remove {
     /// The ring

@@ -17,7 +17,7 @@ use crate::service::definition::Readiness;
 use crate::service::settings::Place;
 use crate::sys::signal::Signal;
 
-/// `service`
+/// Run services, and replace their instances without losing a connection
 #[derive(Debug, Clone, Args)]
 pub struct Service {
     /// The verb.
@@ -27,6 +27,7 @@ pub struct Service {
 
 /// What can be done with services.
 #[derive(Debug, Clone, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// Add a version of a service, and start it
     Add(Box<Add>),
@@ -142,7 +143,7 @@ pub struct Settings {
     pub restart: Option<RestartPolicy>,
 }
 
-/// `service add`
+/// Add a version of a service, and start it
 #[derive(Debug, Clone, Args)]
 #[command(disable_version_flag = true)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["bundle", "rootfs", "image"]))]
@@ -184,7 +185,7 @@ pub struct Program {
     pub command: Vec<String>,
 }
 
-/// `service show`
+/// Print all that is known of a service
 #[derive(Debug, Clone, Args)]
 pub struct Show {
     /// The service
@@ -195,7 +196,7 @@ pub struct Show {
     pub output: Output,
 }
 
-/// `service rm`
+/// Remove a service: its clients are let finish
 #[derive(Debug, Clone, Args)]
 pub struct Remove {
     /// The service; without a version all of them
@@ -215,7 +216,7 @@ pub struct Remove {
     pub output: Output,
 }
 
-/// `service restart`
+/// Put a new instance in the place of the old one, without losing a connection
 #[derive(Debug, Clone, Args)]
 pub struct Restart {
     /// The service
@@ -235,7 +236,7 @@ pub struct Restart {
     pub output: Output,
 }
 
-/// `service upgrade`
+/// Put another version in the place of the old one, without losing a connection
 #[derive(Debug, Clone, Args)]
 pub struct Upgrade {
     /// The service
@@ -264,7 +265,7 @@ pub struct Upgrade {
     pub output: Output,
 }
 
-/// `service adopt`
+/// Make a program that runs already the first instance of a service
 #[derive(Debug, Clone, Args)]
 #[command(disable_version_flag = true)]
 pub struct Adopt {
@@ -294,7 +295,7 @@ pub struct Adopt {
     pub output: Output,
 }
 
-/// `service logs`
+/// Print what the instances of a service have printed
 #[derive(Debug, Clone, Args)]
 pub struct Logs {
     /// The service

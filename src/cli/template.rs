@@ -13,7 +13,7 @@ use crate::config::parse_bytes;
 use crate::error::Error;
 use crate::ids::{ContainerId, Name};
 
-/// `template`
+/// Keep containers warm, to be cloned
 #[derive(Debug, Clone, Args)]
 pub struct Template {
     /// The verb.
@@ -23,6 +23,7 @@ pub struct Template {
 
 /// What can be done with templates.
 #[derive(Debug, Clone, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// Start a container once, and keep it to be cloned
     Create(Box<Create>),
@@ -43,7 +44,7 @@ pub enum Mode {
     Snapshot,
 }
 
-/// `template create`
+/// Start a container once, and keep it to be cloned
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).multiple(true).args(["bundle", "rootfs", "image", "ring"]))]
 pub struct Create {
@@ -98,7 +99,7 @@ pub struct Create {
     pub command: Vec<String>,
 }
 
-/// `template show`
+/// Print all that is known of a template
 #[derive(Debug, Clone, Args)]
 pub struct Show {
     /// The template
@@ -109,7 +110,7 @@ pub struct Show {
     pub output: Output,
 }
 
-/// `template rm`
+/// Remove a template; its detached clones go on
 #[derive(Debug, Clone, Args)]
 pub struct Remove {
     /// The template
@@ -129,7 +130,7 @@ pub struct Remove {
     pub output: Output,
 }
 
-/// `clone`
+/// Make a container from a template, in the time of a fork
 #[derive(Debug, Clone, Args)]
 pub struct Clone {
     /// The template
@@ -191,7 +192,7 @@ fn is_identifier(text: &str) -> bool {
     begins && characters.all(|other| other.is_alphanumeric() || other == '_')
 }
 
-/// `invoke`
+/// Call a function in a clone of a template, and print what it returns
 #[derive(Debug, Clone, Args)]
 pub struct Invoke {
     /// The template
@@ -234,7 +235,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// What a keeper of a template and its workers are called with: only for those who look at processes.
+// What a keeper of a template and its workers are called with: only for those who look at processes.
+#[expect(missing_docs, reason = "it would be the help of each verb that takes this")]
 #[derive(Debug, Clone, Args)]
 pub struct Kept {
     /// The template

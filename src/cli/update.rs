@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::ids::ContainerId;
 
-/// `update`
+/// Change the limits of a container
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Update {

@@ -72,6 +72,36 @@ impl Locked {
         }
     }
 
+    /// Makes rings that begin with an entry of this one, all of them or none; each as [`Locked::fork_from`] does.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if a name is given twice; as [`Locked::fork_from`].
+    pub fn fork_to(&self, entry: &Entry, names: &[RingName]) -> Result<Vec<Ring>> {
+        for (index, name) in names.iter().enumerate() {
+            let operation = || format!("make ring '{name}' as a fork of '{}'", self.ring().name());
+            if names[..index].contains(name) {
+                return Err(Error::new(Kind::Usage, operation(), "it is named twice").next("name each ring once"));
+            }
+            if Ring::at(self.ring().store(), name).is_there()? {
+                return Err(taken(name, operation()));
+            }
+        }
+        let mut forks = Vec::new();
+        for name in names {
+            match self.fork_from(Some(entry), NewFork { name, made_for: None }) {
+                Ok(fork) => forks.push(fork),
+                Err(error) => {
+                    // Nobody was told of them. One that somebody has begun to use already is his.
+                    for fork in forks.into_iter().rev() {
+                        let _ = fork.remove();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(forks)
+    }
+
     /// Makes a ring that begins with an entry of this one, or empty on the base if `entry` is `None`. It is on disk when this
     /// returns; what the entry shows is as safe as the entry itself.
     ///
