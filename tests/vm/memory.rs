@@ -1,10 +1,10 @@
 //! Processes that are saved with a snapshot of a ring, and go on after a rollback to it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::checkpoint::{piped, through_pipes};
 use crate::harness::{World, eventually};
@@ -206,6 +206,51 @@ fn a_container_goes_on_if_whoever_saves_it_is_killed() {
     world.ring(&["rollback", "web", "--to", "@1"]).success();
     begin(&world, &id, &[], COUNTER);
     counts_past(&world, &id, saved + 3);
+    counts_in_step(&counted(&world, &id));
+    world.delete(&id);
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn processes_that_cannot_come_back_change_nothing_and_say_how_to_go_on_without() {
+    let world = World::new("membad");
+    let id = world.id("a");
+    begin(&world, &id, &[], COUNTER);
+    let left = snapshot(&world, &id).len();
+    world.delete(&id);
+    // So that nobody changes the ring in the background.
+    world.pack();
+    world.ring(&["rollback", "web", "--to", "@1"]).success();
+    let home = memory(&world).join(&saved(&world)[0]);
+    let refused = |cause: &str| {
+        let before = world.ring_file("web", "ring.json");
+        let rootfs = world.rootfs_text();
+        let run = ["run", "-d", "--rootfs", &rootfs, "--ring", "web", &id, "--", "true"];
+        // Without pipes, at whose other ends its last words could still be on their way.
+        let output = world.regen(&run);
+        output.fails_with(1, "'regen ring rollback root/web --to @1 --without-memory' starts its program instead");
+        assert!(output.stderr().contains(cause), "{output:?}");
+        assert_eq!(world.ring_file("web", "ring.json"), before);
+        world.regen(&["state", &id]).fails_with(1, "does not exist");
+    };
+    change(&home.join("memory.json"), |notes| notes["machine"]["kernel"] = json!("4.19"));
+    refused("it was taken under Linux 4.19");
+    change(&home.join("memory.json"), |notes| {
+        notes["machine"]["kernel"] = json!(fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim());
+        notes["mounts"].as_array_mut().unwrap().push(json!("/data"));
+    });
+    refused("they had something of the host's at '/data'");
+    change(&home.join("memory.json"), |notes| drop(notes["mounts"].as_array_mut().unwrap().pop()));
+    fs::rename(home.join("images/inventory.img"), home.join("inventory")).unwrap();
+    refused("run criu: Error");
+    fs::rename(home.join("inventory"), home.join("images/inventory.img")).unwrap();
+    begin(&world, &id, &[], COUNTER);
+    counts_past(&world, &id, left + 3);
     counts_in_step(&counted(&world, &id));
     world.delete(&id);
 }
