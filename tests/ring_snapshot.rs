@@ -120,19 +120,6 @@ fn a_snapshot_over_one_that_cannot_be_found_any_more_is_a_whole_one() {
     assert_eq!(world.lines_found("web@5"), "one more more more last");
 }
 
-/// The numbers of the entries, once they stay the same for longer than snapshots are apart.
-fn settled(world: &World) -> Vec<u64> {
-    let mut before = world.seqs("web");
-    loop {
-        std::thread::sleep(std::time::Duration::from_millis(3500));
-        let now = world.seqs("web");
-        if now == before {
-            return now;
-        }
-        before = now;
-    }
-}
-
 #[test]
 fn snapshots_are_made_by_themselves_where_something_changed_until_the_container_ends() {
     let world = World::new("every");
@@ -144,19 +131,16 @@ fn snapshots_are_made_by_themselves_where_something_changed_until_the_container_
         .success();
     let reached = |seq: u64| world.seqs("web").first().is_some_and(|newest| *newest >= seq);
     eventually("what it wrote is an entry", || reached(1));
-    let first = settled(&world);
-    assert_eq!(first, [1], "nothing changed since");
+    world.await_looks("web");
+    assert_eq!(world.seqs("web"), [1], "nothing changed since");
     world.append("box", "two");
     eventually("so is what it wrote later", || reached(2));
-    assert_eq!(settled(&world), [2, 1]);
+    world.await_looks("web");
+    assert_eq!(world.seqs("web"), [2, 1]);
     assert_eq!(layers(&world, 2).len(), 2);
-    let maker = || {
-        let found = Command::new("pgrep").args(["-f", &format!("{} snapshots", world.store().display())]).output();
-        found.unwrap().status.success()
-    };
-    assert!(maker());
+    assert!(world.makes_snapshots());
     world.delete("box");
-    eventually("who made them has ended", || !maker());
+    eventually("who made them has ended", || !world.makes_snapshots());
     assert_eq!(world.lines_found("web"), "one two");
     for bad in ["0s", "", "often"] {
         let run = ["run", "--rootfs", &rootfs, "--ring", "web", "--snapshot-every", bad, "box", "--", "true"];

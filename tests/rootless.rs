@@ -95,6 +95,23 @@ fn a_user_without_subordinate_ids_has_one_and_a_ring_all_the_same() {
 }
 
 #[test]
+fn snapshots_by_themselves_are_refused_where_a_user_has_no_cgroups() {
+    let world = World::new("re");
+    let alice = Person::new(&world, Subordinates::Some);
+    let output = alice.run(&["--ring", "box", "--snapshot-every", "1s"], "true");
+    output.fails_with(1, "no cgroup that could be frozen: ask for none, or let regen make cgroups");
+    assert_eq!(json(&alice.regen(&["list", "--format", "json"])), serde_json::json!([]));
+    assert_eq!(json(&alice.regen(&["ring", "ls", "--json"])), serde_json::json!([]));
+    // By hand, too.
+    let (rootfs, id) = (world.rootfs_text(), world.id("a"));
+    alice.regen(&["run", "-d", "--rootfs", &rootfs, "--ring", "box", &id, "--", "sleep", "1000"]).success();
+    alice.regen(&["exec", &id, "touch", "/f"]).success();
+    alice.regen(&["ring", "snapshot", "box"]).fails_with(1, "no cgroup that could be frozen");
+    alice.regen(&["delete", "--force", &id]).success();
+    assert_eq!(json(&alice.regen(&["ring", "log", "box", "--json"]))[0]["reason"], "exit");
+}
+
+#[test]
 fn without_flags_an_ordinary_users_things_are_below_their_own_directories() {
     let world = World::new("rd");
     let alice = Person::new(&world, Subordinates::Some);

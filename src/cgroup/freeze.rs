@@ -29,6 +29,22 @@ impl Cgroup {
         Some(Freezer { file: file.clone(), freeze: "FROZEN", thaw: "THAWED", events: file, frozen: "FROZEN" })
     }
 
+    /// Refuses a container that nobody can make stand still.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] without a cgroup.
+    pub fn check_freezer(&self) -> Result<()> {
+        self.need_freezer().map(drop)
+    }
+
+    fn need_freezer(&self) -> Result<Freezer> {
+        self.freezer().ok_or_else(|| {
+            let operation = format!("freeze cgroup {}", quote(&self.path));
+            let cause = "the container has no cgroup that could be frozen";
+            Error::new(Kind::Unsupported, operation, cause).next("let regen make cgroups: see docs/oci.md")
+        })
+    }
+
     /// Freezes every process in it, and returns when all have stopped. One in an uninterruptible sleep does when it wakes, for
     /// which there is `patience`.
     ///
@@ -36,7 +52,7 @@ impl Cgroup {
     /// [`Kind::Unsupported`] without a cgroup; [`Kind::Busy`] if one does not stop, and then all go on.
     pub fn freeze(&self, patience: Duration) -> Result<()> {
         let operation = || format!("freeze cgroup {}", quote(&self.path));
-        let freezer = self.freezer().ok_or_else(|| no_freezer(operation()))?;
+        let freezer = self.need_freezer()?;
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_micros(20);
         let mut turns = 0_u32;
@@ -105,9 +121,4 @@ impl Freezer {
     fn is_frozen(&self) -> std::io::Result<bool> {
         Ok(fs::read_to_string(&self.events)?.lines().any(|line| line == self.frozen))
     }
-}
-
-fn no_freezer(operation: String) -> Error {
-    let cause = "the container has no cgroup that could be frozen";
-    Error::new(Kind::Unsupported, operation, cause).next("let regen make cgroups: see docs/oci.md")
 }

@@ -16,6 +16,7 @@ use chrono::Utc;
 use super::request::RingRequest;
 use super::snapshot::{self, Scope, Taken};
 use super::{Place, worker};
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Kind, Result};
 use crate::ids::{LayerId, RingName};
 use crate::ring::Ring;
@@ -35,10 +36,14 @@ const ENDING: Duration = Duration::from_secs(1);
 /// Starts the process for a container that was created, whose run says who it is, if it asked for that.
 ///
 /// # Errors
-/// Those of fork and exec.
-pub(super) fn start(place: &Place, request: Option<&RingRequest>, run: &Run) -> Result<()> {
+/// [`Kind::Unsupported`] for a container of which there could never be a snapshot; those of fork and exec.
+pub(super) fn start(place: &Place, request: Option<&RingRequest>, (run, cgroup): (&Run, &Cgroup)) -> Result<()> {
     let every = request.and_then(|request| request.snapshot_every);
     let (Some(ring), Some(every)) = (&run.record.ring, every) else { return Ok(()) };
+    cgroup.check_freezer().map_err(|error| {
+        let operation = format!("make snapshots of container '{}' by themselves", run.record.container);
+        error.during(operation).next("ask for none, or let regen make cgroups: see docs/oci.md")
+    })?;
     let mut arguments: Vec<OsString> = vec!["--store".into(), place.store.clone().into()];
     if let Some(file) = &place.config_file {
         arguments.extend(["--config".into(), file.clone().into()]);

@@ -362,7 +362,7 @@ fn mount_and_create(
     let created = created.map_err(|error| memory::explain(run, error))?;
     let noted = left
         .and_then(|()| note_container(run, plan.wish.supervised, &created, device))
-        .and_then(|()| interval::start(place, plan.wish.ring.as_ref(), run));
+        .and_then(|()| interval::start(place, plan.wish.ring.as_ref(), (run, &created.cgroup)));
     match noted {
         Ok(()) => Ok(created),
         Err(error) => {

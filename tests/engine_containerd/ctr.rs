@@ -1,5 +1,6 @@
 //! `ctr run --runc-binary regen`.
 
+use std::fs;
 use std::process::Command;
 
 use crate::daemon::Containerd;
@@ -96,4 +97,63 @@ fn a_ring_outlives_the_containers_of_ctr() {
     assert_eq!(containerd.run(&alice, "e", &["cat", "/etc/motd"]).success().stdout(), "hi\n");
     let refused = containerd.run(&["--rm", "--annotation", "run.regen.rign=alice"], "f", &["true"]);
     assert!(refused.code(1).stderr().contains("run.regen.rign"), "{refused:?}");
+}
+
+#[test]
+fn volumes_of_ctr_belong_to_the_ring_if_an_annotation_says_so() {
+    let world = World::new("cv");
+    let containerd = Containerd::new(&world);
+    let sources = ["one", "two"].map(|name| world.base().join(name));
+    for source in &sources {
+        fs::create_dir(source).unwrap();
+        fs::write(source.join("f"), "source\n").unwrap();
+    }
+    let [one, two] = sources.each_ref().map(|source| source.display());
+    let mounts = [(one, "/data"), (two, "/more")];
+    let [one, two] = mounts.map(|(source, place)| format!("type=bind,src={source},dst={place},options=rbind:rw"));
+    let ring = ["--rm", "--annotation", "run.regen.ring=alice"];
+    let volumes = ["--annotation", "run.regen.ring.volumes=/data,/more", "--mount", &one, "--mount", &two];
+    let flags = [&ring[..], &volumes].concat();
+    let script = "cat /data/f /more/f; echo mine >/data/f; rm /more/f; echo new >/more/g; echo root >/etc/motd";
+    assert_eq!(containerd.run(&flags, "a", &["sh", "-c", script]).success().stdout(), "source\nsource\n");
+    let look = ["sh", "-c", "cat /data/f /more/* /etc/motd"];
+    assert_eq!(containerd.run(&flags, "b", &look).success().stdout(), "mine\nnew\nroot\n");
+    assert_eq!(world.seqs("alice"), [1]);
+    let refused = containerd.run(&ring, "c", &["true"]);
+    assert!(refused.code(1).stderr().contains("a volume that this container has not"), "{refused:?}");
+    world.ring(&["rollback", "alice", "--to", "@base"]).success();
+    assert_eq!(containerd.run(&flags, "d", &["cat", "/data/f", "/more/f"]).success().stdout(), "source\nsource\n");
+    for source in &sources {
+        assert_eq!(fs::read_to_string(source.join("f")).unwrap(), "source\n");
+    }
+}
+
+#[test]
+fn snapshots_of_a_container_of_ctr_are_made_by_themselves_until_it_ends() {
+    let world = World::new("ck");
+    let containerd = Containerd::new(&world);
+    let every = ["--annotation", "run.regen.ring=alice", "--annotation", "run.regen.ring.snapshot-every=1s"];
+    let script = "echo one >/etc/motd; while :; do sleep 0.05; done";
+    containerd.run(&[&every[..], &["--detach"]].concat(), "a", &["sh", "-c", script]).success();
+    let has = |text: &str| world.ring(&["cat", "alice", "/etc/motd"]).stdout() == text;
+    eventually("what it wrote is an entry", || has("one\n"));
+    let before = world.seqs("alice");
+    world.await_looks("alice");
+    assert_eq!(world.seqs("alice"), before, "nothing has changed since");
+    let write = ["tasks", "exec", "--exec-id", "e", "a", "sh", "-c", "echo two >>/etc/motd"];
+    containerd.ctr(&write).success();
+    eventually("so is what it wrote later", || has("one\ntwo\n"));
+    let before = world.seqs("alice");
+    containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", "a"]).success();
+    eventually("the task ended", || containerd.ctr(&["tasks", "ls"]).stdout().contains("STOPPED"));
+    eventually("who made them has ended", || !world.makes_snapshots());
+    containerd.ctr(&["tasks", "rm", "a"]);
+    containerd.ctr(&["containers", "rm", "a"]).success();
+    // What it ended as is an entry of its own.
+    let log = world.log("alice");
+    let (end, others) = log.split_first().unwrap();
+    assert!(end["reason"] == "exit" && others.iter().all(|entry| entry["reason"] == "snapshot"), "{log:?}");
+    assert_eq!(world.seqs("alice")[1..], before);
+    let next = ["--rm", "--annotation", "run.regen.ring=alice"];
+    assert_eq!(containerd.run(&next, "b", &["cat", "/etc/motd"]).success().stdout(), "one\ntwo\n");
 }

@@ -1,7 +1,7 @@
 //! Rings under podman: what they are worth to people who never type `regen run`.
 
 use crate::harness::{World, eventually};
-use crate::podman::Podman;
+use crate::podman::{IMAGE, Podman};
 
 const ALICE: [&str; 3] = ["--rm", "--annotation", "run.regen.ring=alice"];
 
@@ -95,4 +95,41 @@ fn a_volume_of_podman_belongs_to_the_ring_if_an_annotation_says_so() {
     assert_eq!(podman.run(&flags, &["cat", "/data/f", "/root/f"]).success().stdout(), "mine\nroot\n");
     assert_eq!(podman.log("alice").len(), 1);
     assert_eq!(std::fs::read_to_string(source.join("f")).unwrap(), "source\n");
+}
+
+/// Every second, what a container has changed.
+const EVERY: [&str; 4] = ["--annotation", "run.regen.ring=alice", "--annotation", "run.regen.ring.snapshot-every=1s"];
+
+#[test]
+fn snapshots_of_a_container_of_podman_are_made_by_themselves_until_it_ends() {
+    let world = World::new("pk");
+    let podman = Podman::new(&world);
+    let name = podman.start(&EVERY, "echo one > /root/f; echo up; while :; do sleep 0.05; done");
+    let has = |text: &str| world.ring(&["cat", "alice", "/root/f"]).stdout() == text;
+    eventually("what it wrote is an entry", || has("one\n"));
+    let before = world.seqs("alice");
+    world.await_looks("alice");
+    assert_eq!(world.seqs("alice"), before, "nothing has changed since");
+    podman.call(&["exec", &name, "sh", "-c", "echo two >> /root/f"]).success();
+    eventually("so is what it wrote later", || has("one\ntwo\n"));
+    let before = world.seqs("alice");
+    podman.call(&["kill", &name]).success();
+    podman.call(&["rm", "--force", &name]).success();
+    eventually("who made them has ended", || !world.makes_snapshots());
+    // What it ended as is an entry of its own.
+    let log = podman.log("alice");
+    let (end, others) = log.split_first().unwrap();
+    assert!(end["reason"] == "exit" && others.iter().all(|entry| entry["reason"] == "snapshot"), "{log:?}");
+    assert_eq!(world.seqs("alice")[1..], before);
+    assert_eq!(podman.run(&ALICE, &["cat", "/root/f"]).success().stdout(), "one\ntwo\n");
+}
+
+#[test]
+fn a_container_of_podman_that_could_have_no_snapshot_is_refused_if_it_asks_for_them() {
+    let world = World::new("pq");
+    let podman = Podman::new(&world);
+    let run = ["run", "--rm", "--network", "none", "--cgroups", "disabled"];
+    let refused = podman.call(&[&run[..], &EVERY, &[IMAGE, "true"]].concat());
+    assert!(refused.code(126).stderr().contains("no cgroup that could be frozen"), "{refused:?}");
+    assert_eq!(world.ring_json(&["ls"]), serde_json::json!([]));
 }

@@ -4,6 +4,7 @@
 //! systems only what the user may write.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -119,4 +120,34 @@ fn a_ring_of_an_ordinary_user_is_in_their_own_store() {
     assert_eq!((&rings[0]["owner"], &rings[0]["name"]), (&podman.person.user.name.as_str().into(), &"alice".into()));
     podman.podman(&["unshare", "regen", "ring", "pack", "alice"]).success();
     podman.podman(&["unshare", "regen", "ring", "verify", "alice"]).success();
+}
+
+#[test]
+fn a_volume_of_an_ordinary_users_podman_belongs_to_the_ring_too() {
+    let world = World::new("uv");
+    let podman = Rootless::new(&world);
+    let source = podman.path("home/volume");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("f"), "source\n").unwrap();
+    let (uid, gid) = (podman.person.user.uid.as_raw(), podman.person.user.gid.as_raw());
+    for path in [&source, &source.join("f")] {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
+    let mount = format!("{}:/data", source.display());
+    let flags = [&ALICE[..], &["--annotation", "run.regen.ring.volumes=/data", "--volume", &mount]].concat();
+    let script = "cat /data/f; echo mine > /data/f; chown 5:6 /data/f; echo root > /root/f";
+    assert_eq!(podman.run(&flags, &["sh", "-c", script]).success().stdout(), "source\n");
+    let look = ["sh", "-c", "cat /data/f /root/f; stat -c %u:%g /data/f"];
+    assert_eq!(podman.run(&flags, &look).success().stdout(), "mine\nroot\n5:6\n");
+    assert_eq!(fs::read_to_string(source.join("f")).unwrap(), "source\n");
+}
+
+#[test]
+fn snapshots_that_an_ordinary_user_could_not_have_are_refused() {
+    let world = World::new("us");
+    let podman = Rootless::new(&world);
+    let every = [&ALICE[..], &["--annotation", "run.regen.ring.snapshot-every=1s"]].concat();
+    let refused = podman.run(&every, &["true"]);
+    assert!(refused.code(126).stderr().contains("no cgroup that could be frozen"), "{refused:?}");
+    assert_eq!(podman.call("regen", &["ring", "ls", "--json"]).success().stdout().trim(), "[]");
 }

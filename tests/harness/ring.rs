@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use rustix::fs::inotify;
 use serde_json::Value;
 
 use super::{Output, World, eventually, leaks, limit, read_text};
@@ -97,6 +100,28 @@ impl World {
     #[track_caller]
     pub fn seqs(&self, ring: &str) -> Vec<u64> {
         self.log(ring).iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
+    }
+
+    /// Waits until others have looked at one of root's rings again and again: a look opens its file four times at most.
+    #[track_caller]
+    pub fn await_looks(&self, ring: &str) {
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&watch, self.ring_directory(ring), inotify::WatchFlags::OPEN).unwrap();
+        let mut opened = 0;
+        eventually("it is looked at", || {
+            let mut buffer = [MaybeUninit::uninit(); 1024];
+            let mut events = inotify::Reader::new(&watch, &mut buffer);
+            while let Ok(event) = events.next() {
+                opened += usize::from(event.file_name() == Some(c"ring.json"));
+            }
+            opened > 8
+        });
+    }
+
+    /// Whether a process lives that makes snapshots by itself.
+    pub fn makes_snapshots(&self) -> bool {
+        let line = format!("{} snapshots", self.store().display());
+        Command::new("pgrep").args(["-f", &line]).output().unwrap().status.success()
     }
 
     /// The layers of an entry, lowest first.
