@@ -37,7 +37,22 @@ pub(super) fn of_directory(path: &Path) -> Result<Base> {
     {
         lowers.remove(0);
     }
-    Ok(Base { fingerprint: of_lowers(&lowers), directories: vec![path], lasting: lowers })
+    Ok(Base { fingerprint: of_lowers(&lasting_names(&lowers, &path)), directories: vec![path], lasting: lowers })
+}
+
+/// What the lowers of a container's overlay are called for every container of the image. To a container with other ids podman
+/// shows the image through mounts that have these, below a directory of that container's own and gone with it:
+/// `ID/mapped/0/l/LAYER` is `l/LAYER`. What is shown so has other owners, and is another base.
+fn lasting_names(lowers: &[PathBuf], merged: &Path) -> Vec<PathBuf> {
+    let unmapped = |lower: &PathBuf| {
+        let own = merged.parent()?;
+        let mut numbered = lower.strip_prefix(own.join("mapped")).ok()?.components();
+        numbered.next()?;
+        Some(own.parent()?.join(numbered.as_path()))
+    };
+    let names: Vec<_> = lowers.iter().map(unmapped).collect();
+    let mark = names.iter().any(Option::is_some).then(|| PathBuf::from("mapped"));
+    names.into_iter().zip(lowers).map(|(name, lower)| name.unwrap_or_else(|| lower.clone())).chain(mark).collect()
 }
 
 /// Engines count their layers from 1: if all were thrown away, another image gets the names of the old one. So the layers
@@ -132,6 +147,20 @@ mod tests {
             assert!(!is_initial_layer(Path::new(other), upper), "{other}");
         }
         assert!(!is_initial_layer(Path::new("/"), Path::new("/")));
+    }
+
+    #[test]
+    fn layers_that_podman_maps_for_each_container_are_those_of_the_image() {
+        let of = |id: &str, lowers: &[&str]| {
+            let lowers: Vec<_> = lowers.iter().map(|lower| PathBuf::from(lower.replace("ID", id))).collect();
+            lasting_names(&lowers, &Path::new("/p/overlay").join(id).join("merged"))
+        };
+        let mapped = of("c1", &["/p/overlay/ID/mapped/0/l/A", "/p/overlay/ID/mapped/1/l/B"]);
+        assert_eq!(mapped, ["/p/overlay/l/A", "/p/overlay/l/B", "mapped"].map(PathBuf::from));
+        assert_eq!(of("c2", &["/p/overlay/ID/mapped/0/l/A", "/p/overlay/ID/mapped/1/l/B"]), mapped);
+        for plain in ["/p/overlay/l/A", "l/A", "/p/overlay/other/mapped/0/l/A", "/p/overlay/c1/mapped"] {
+            assert_eq!(of("c1", &[plain]), [PathBuf::from(plain)]);
+        }
     }
 
     #[test]

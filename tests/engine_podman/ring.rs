@@ -1,5 +1,7 @@
 //! Rings under podman: what they are worth to people who never type `regen run`.
 
+use std::os::unix::fs::chown;
+
 use crate::harness::{World, eventually};
 use crate::podman::{IMAGE, Podman};
 
@@ -93,6 +95,28 @@ fn a_volume_of_podman_belongs_to_the_ring_if_an_annotation_says_so() {
     let flags = [&ALICE[..], &["--annotation", "run.regen.ring.volumes=/data", "--volume", &mount]].concat();
     podman.run(&flags, &["sh", "-c", "cat /data/f; echo mine > /data/f; echo root > /root/f"]).success();
     assert_eq!(podman.run(&flags, &["cat", "/data/f", "/root/f"]).success().stdout(), "mine\nroot\n");
+    assert_eq!(podman.log("alice").len(), 1);
+    assert_eq!(std::fs::read_to_string(source.join("f")).unwrap(), "source\n");
+}
+
+#[test]
+fn a_volume_of_a_container_with_other_user_ids_belongs_to_the_ring_with_its_owners() {
+    let world = World::new("pw");
+    let podman = Podman::new(&world);
+    let source = podman.path("volume");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("f"), "source\n").unwrap();
+    for path in [&source, &source.join("f")] {
+        chown(path, Some(100_000), Some(100_000)).unwrap();
+    }
+    let mount = format!("{}:/data", source.display());
+    let map = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+    let volume = ["--annotation", "run.regen.ring.volumes=/data", "--volume", &mount];
+    let flags = [&ALICE[..], &map, &volume].concat();
+    let script = "id -u; stat -c %u:%g /data/f; echo mine > /data/f; chown 5:6 /data/f; echo root > /root/f";
+    assert_eq!(podman.run(&flags, &["sh", "-c", script]).success().stdout(), "0\n0:0\n");
+    let look = ["sh", "-c", "cat /data/f /root/f; stat -c %u:%g /data/f"];
+    assert_eq!(podman.run(&flags, &look).success().stdout(), "mine\nroot\n5:6\n");
     assert_eq!(podman.log("alice").len(), 1);
     assert_eq!(std::fs::read_to_string(source.join("f")).unwrap(), "source\n");
 }
