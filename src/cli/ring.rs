@@ -483,3 +483,18 @@ pub struct Remove {
     #[command(flatten)]
     pub output: Output,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Parser, error::ErrorKind};
+
+    #[test]
+    fn processes_are_saved_and_left_behind_on_this_machine_only() {
+        let parse =
+            |line: &str| crate::cli::Cli::try_parse_from(line.split(' ')).map(drop).map_err(|error| error.kind());
+        for line in ["regen ring snapshot a --with-memory", "regen ring rollback a --to @1 --without-memory"] {
+            assert_eq!(parse(line), Ok(()));
+            assert_eq!(parse(&format!("{line} --on all")), Err(ErrorKind::ArgumentConflict));
+        }
+    }
+}
