@@ -155,7 +155,11 @@ fn a_container_that_fills_the_disk_itself_loses_nothing() {
     let enclosure = Enclosure::new(&world, "mount -t tmpfs -o size=16m none store");
     run(&world, &enclosure, "echo one > /tmp/f").success();
     enclosure.regen(&["ring", "pack"]).success();
-    run(&world, &enclosure, "echo two > /tmp/f; dd if=/dev/zero of=/tmp/fill bs=4k 2>/dev/null; exit 0");
+    let filled = run(&world, &enclosure, "echo two > /tmp/f; dd if=/dev/zero of=/tmp/fill bs=4k 2>/dev/null; exit 0");
+    filled.fails_with(1, "no space left on device: nothing is lost, what it changed is in '/");
+    let told = filled.stderr().split_once("is in '").unwrap().1.split_once("': make room").unwrap();
+    assert_eq!(enclosure.shell(&format!("cat {}/tmp/f", told.0)), "two\n");
+    assert!(told.1.contains("'regen ring recover'"), "{}", filled.stderr());
     let before = picture(&world.rootfs());
     run(&world, &enclosure, "true").code(1);
     enclosure.shell("mount -o remount,size=64m store");
@@ -165,4 +169,41 @@ fn a_container_that_fills_the_disk_itself_loses_nothing() {
     assert!(enclosure.regen(&["ring", "verify"]).success().stdout().is_empty());
     assert_eq!(picture(&world.rootfs()), before);
     assert_eq!(enclosure.shell("ls -A store/runs; find store -name '.tmp-*'"), "");
+}
+
+#[test]
+fn a_ring_is_removed_where_nothing_can_be_written() {
+    let world = World::new("fullrm");
+    fs::create_dir(world.store()).unwrap();
+    let ext4 = "truncate -s 24M disk; mkfs.ext4 -q -m 0 disk; mount -o loop disk store";
+    let known = fs::read_to_string("/proc/filesystems").unwrap().contains("\text4\n");
+    for mount in ["mount -t tmpfs -o size=16m none store", ext4].iter().take(1 + usize::from(known)) {
+        let enclosure = Enclosure::new(&world, mount);
+        run(&world, &enclosure, "echo one > /tmp/f").success();
+        enclosure.regen(&["ring", "pack"]).success();
+        let (rootfs, id) = (world.rootfs_text(), world.fresh_id());
+        let script = "echo two > /tmp/f; exec sleep 1000";
+        enclosure
+            .regen(&["run", "-d", "--rootfs", &rootfs, "--ring", "alice", &id, "--", "sh", "-c", script])
+            .success();
+        // What is set aside for data that is not on the disk yet comes free once more.
+        enclosure
+            .shell("for n in 1 2 3 4; do dd if=/dev/zero of=store/filler$n bs=1k 2>/dev/null || sync -f store; done");
+        enclosure.regen(&["ring", "rm", "alice"]).fails_with(1, &format!("in use by container '{id}'"));
+        enclosure.regen(&["kill", &id, "KILL"]).success();
+        eventually("it is dead", || world.status(&id) == "stopped");
+        // A run has to save first what the dead one left.
+        let refused = run(&world, &enclosure, "true");
+        assert!(refused.code(1).stderr().contains("no space left on device"), "{mount}: {}", refused.stderr());
+        let planned = enclosure.regen(&["ring", "rm", "alice", "--dry-run"]);
+        assert!(planned.success().stdout().contains("1 entries"), "{}", planned.stdout());
+        assert!(enclosure.regen(&["ring", "rm", "alice"]).success().stdout().ends_with(" removed\n"));
+        let left = "find store/runs store/layers store/rings/root -mindepth 1";
+        eventually("all of it is collected", || enclosure.shell(left).is_empty());
+        enclosure.regen(&["delete", "--force", &id]).success();
+        enclosure.shell("rm store/filler*");
+        assert_eq!(run(&world, &enclosure, "test ! -e /tmp/f && echo new").success().stdout(), "new\n");
+        enclosure.regen(&["ring", "pack"]).success();
+        assert!(enclosure.regen(&["ring", "verify"]).success().stdout().is_empty());
+    }
 }

@@ -283,6 +283,23 @@ fn a_ring_that_is_removed_goes_with_its_layers_and_a_new_one_begins_at_one() {
 }
 
 #[test]
+fn what_is_only_sealed_counts_when_a_ring_is_removed() {
+    let world = World::new("rmsealed");
+    world.run_in("alice", "touch /tmp/1").success();
+    world.pack();
+    // A worker that is at it already keeps the one of this run from packing.
+    let lock = fs::File::open(world.store().join("worker.lock")).unwrap();
+    lock.lock().unwrap();
+    world.run_in("alice", "head -c 300000 /dev/urandom > /tmp/2").success();
+    let planned = world.ring_json(&["rm", "alice", "--dry-run"]);
+    assert!(planned["bytes"].as_u64().unwrap() >= 300_000, "{planned}");
+    assert_eq!(world.ring_json(&["rm", "alice"]), planned);
+    drop(lock);
+    world.pack();
+    assert_eq!(world.layers(), [""; 0]);
+}
+
+#[test]
 fn a_run_in_a_ring_that_is_removed_when_nobody_looks_is_thrown_away() {
     let world = World::new("rmlate");
     let id = world.detach_in("alice", "touch /tmp/1; sleep 1000");

@@ -2,7 +2,7 @@
 
 use super::load::Attachment;
 use super::{Place, worker};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, RingName};
 use crate::ring::entry::{Ending, Entry};
 use crate::ring::{Holder, Locked, Ring, Sealing};
@@ -109,7 +109,11 @@ fn end_run(attachment: &Attachment, ending: Ending) -> Result<Saved> {
         Err(error) if error.kind() == Kind::NotFound => return run.remove().map(|()| Saved::Nothing),
         other => other?,
     };
-    Ok(match ring.seal(&run, ending)? {
+    let is_full = |error: &Error| error.kind() == Kind::NoSpace;
+    let sealing = ring
+        .seal(&run, ending)
+        .map_err(|error| if is_full(&error) { error.next(kept(&store, &run)) } else { error })?;
+    Ok(match sealing {
         Sealing::Sealed(entry) => Saved::Sealed(name, entry),
         Sealing::Unchanged => {
             // One that was made for this container goes with it; that it is gone is no failure of this end.
@@ -121,4 +125,11 @@ fn end_run(attachment: &Attachment, ending: Ending) -> Result<Saved> {
         Sealing::Held(holders) => Saved::Pending(name, holders),
         Sealing::NotHeldByRun => Saved::Nothing,
     })
+}
+
+/// Where what a container changed is that could not become an entry, and how it becomes one.
+fn kept(store: &Store, run: &Run) -> String {
+    let place = if run.is_over() { store.layers().content(run.id()) } else { run.upper() };
+    let how = "make room, then the next run on the ring, or 'regen ring recover', makes an entry of it";
+    format!("nothing is lost, what it changed is in {}: {how}", quote(place))
 }

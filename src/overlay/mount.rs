@@ -100,8 +100,8 @@ impl From<OwnedFd> for Detached {
 /// directory, wherever it is. The kernel is asked by a mount of it with an index, which it refuses with EBUSY while
 /// another mount of that upper lives.
 ///
-/// `empty` is an empty directory on the same file system. The kernel notes it at the upper as its origin, and leaves an
-/// index in the work directory; neither means anything to a mount without an index, which all others are.
+/// `empty` is an empty directory on the same file system, or any that no mount writes into. The kernel notes it at the upper
+/// as its origin, and leaves an index in the work directory; neither means anything to a mount without an index, which all others are.
 ///
 /// # Errors
 /// Those of the mount other than that the upper is in use.
@@ -110,10 +110,15 @@ pub fn is_held(upper: &Upper, empty: &Path, class: OverlayClass) -> Result<bool>
     match make(&stack, Index::On) {
         // Stale is what an earlier trial noted, over another directory; that the upper is free was found before that.
         Ok(_) | Err(Failure::System { errno: Errno::STALE, .. }) => Ok(false),
+        // So it was where what a trial notes has no room.
+        Err(Failure::System { errno: Errno::NOSPC | Errno::DQUOT, step, .. }) if step == CREATE => Ok(false),
         Err(Failure::System { errno: Errno::BUSY, .. }) => Ok(true),
         Err(failure) => Err(failure.explain(&stack, &format!("the test of {}", quote(&upper.directory)))),
     }
 }
+
+/// The step in which the kernel looks at upper and lowers.
+const CREATE: &str = "create";
 
 /// Why the kernel gave no mount.
 enum Failure {
@@ -158,7 +163,7 @@ fn make_by(stack: &Stack, index: Index, lowers: Lowers) -> std::result::Result<D
     }
     match lowers {
         Lowers::OneByOne => {
-            fsconfig_create(context.as_fd()).map_err(|errno| failure(errno, "create", Some(&context)))?;
+            fsconfig_create(context.as_fd()).map_err(|errno| failure(errno, CREATE, Some(&context)))?;
         }
         Lowers::Joined => create_joined(&context, &stack.lowers)?,
     }
@@ -179,7 +184,7 @@ fn create_joined(context: &OwnedFd, lowers: &[PathBuf]) -> std::result::Result<(
     rustix::process::chdir("/proc/self/fd").map_err(|errno| failure(errno, "find its descriptors", None))?;
     let made = fsconfig_set_string(context.as_fd(), "lowerdir", numbers.join(":"))
         .and_then(|()| fsconfig_create(context.as_fd()))
-        .map_err(|errno| failure(errno, "create", Some(context)));
+        .map_err(|errno| failure(errno, CREATE, Some(context)));
     rustix::process::fchdir(&before).map_err(|errno| failure(errno, "go back", None))?;
     made
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Locked;
 use super::entry::{Entry, timestamp};
+use super::holder::Holder;
 use super::seal::{self, Sealing};
 use super::selector::{Selected, Selector};
 use crate::error::{Error, Kind, Result};
@@ -85,13 +86,7 @@ impl Locked {
         }
         match seal::recover(self, &run)? {
             Sealing::Sealed(_) | Sealing::Unchanged | Sealing::NotHeldByRun => Ok(()),
-            Sealing::Held(holders) => {
-                let who = super::holder::name(&holders);
-                let container = &run.record.container;
-                let cause = format!("the state of container '{container}' is not final: {who}");
-                let next = format!("end what holds it, or 'regen delete --force {container}', then try again");
-                Err(Error::new(Kind::Busy, operation, cause).next(next))
-            }
+            Sealing::Held(holders) => Err(not_final(&run, operation, &holders)),
         }
     }
 
@@ -269,8 +264,16 @@ impl Locked {
     }
 }
 
+/// Why what a dead run left keeps others from the ring.
+pub(super) fn not_final(run: &Run, operation: String, holders: &[Holder]) -> Error {
+    let (container, who) = (&run.record.container, super::holder::name(holders));
+    let cause = format!("the state of container '{container}' is not final: {who}");
+    let next = format!("end what holds it, or 'regen delete --force {container}', then try again");
+    Error::new(Kind::Busy, operation, cause).next(next)
+}
+
 /// Why a run keeps others from the ring, if its container lives.
-fn in_use(run: &Run, operation: &str) -> Result<Option<Error>> {
+pub(super) fn in_use(run: &Run, operation: &str) -> Result<Option<Error>> {
     let RunRecord { container, started, .. } = &run.record;
     let Some(holder) = run.record.living_holder()? else { return Ok(None) };
     let since = timestamp(*started);

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::entry::Reason;
 use super::seal::{has_changes, is_held};
 use super::state::RingState;
-use super::{Locked, Ring};
+use super::{Locked, Removal, Ring};
 use crate::error::{Context, Kind, Result, quote};
 use crate::store::{Run, Store};
 
@@ -41,18 +41,16 @@ impl Disuse {
     /// Removes one of them; `false` if it has come to be used since it was found.
     ///
     /// # Errors
-    /// As [`Ring::remove`].
+    /// As [`Removal::carry_out`].
     pub fn remove(self, ring: &Ring) -> Result<bool> {
-        let mut locked = match ring.lock() {
+        let locked = match ring.lock() {
             Err(error) if error.kind() == Kind::NotFound => return Ok(false),
             other => other?,
         };
         if !locked.is_disused(self)? {
             return Ok(false);
         }
-        // The run of a dead container that changed nothing.
-        locked.settle("remove")?;
-        ring.discard().map(|()| true)
+        Removal::from(locked).carry_out().map(|()| true)
     }
 
     /// Pure. `ran` is when the run began that has it, whose container is dead and changed nothing; `written` when its state

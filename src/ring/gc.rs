@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::state::RingState;
 use super::{Ring, remove_leftover};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::ids::LayerId;
 use crate::store::transfer::KEPT;
 use crate::store::{Run, Store};
@@ -108,7 +108,11 @@ pub(super) fn dead_runs(store: &Store) -> Result<Vec<PathBuf>> {
         let is_held = match &run {
             // Whoever sealed it had no time to clear up.
             Some(run) if run.is_over() => false,
-            Some(run) => super::seal::is_held(run)?,
+            Some(run) => match super::seal::is_held(run) {
+                // Where there is no room to ask, it waits until other things are gone.
+                Err(error) if error.kind() == Kind::NoSpace => true,
+                held => held?,
+            },
             None => false,
         };
         if !is_held {

@@ -41,6 +41,7 @@ mod pack;
 mod pile;
 pub mod prune;
 pub mod quota;
+mod removal;
 mod repack;
 mod seal;
 pub mod selector;
@@ -72,6 +73,7 @@ pub use disuse::Disuse;
 pub use fork::{NewFork, name_for as name_of_fork};
 pub use holder::Holder;
 pub use pack::{PackOptions, Progress};
+pub use removal::Removal;
 pub use seal::Sealing;
 pub use slot::Limits;
 use state::RingState;
@@ -241,14 +243,6 @@ impl Ring {
         Ok(locked)
     }
 
-    /// Removes the ring and all its entries; their layers go with the next collection.
-    ///
-    /// # Errors
-    /// [`Kind::Busy`] if a container uses it, or one still writes into its own state beside it.
-    pub fn remove(&self) -> Result<()> {
-        self.lock()?.remove()
-    }
-
     /// It vanishes in one step under a name that is no ring's, and is then deleted at leisure.
     fn discard(&self) -> Result<()> {
         let owner = self.store.rings().join(self.name.owner.as_str());
@@ -301,16 +295,6 @@ impl Locked {
     /// Those of write; the ring is then as it was.
     pub fn commit(&mut self) -> Result<()> {
         self.write(Durability::Durable)
-    }
-
-    /// As [`Ring::remove`].
-    ///
-    /// # Errors
-    /// As [`Ring::remove`].
-    pub fn remove(mut self) -> Result<()> {
-        self.settle("remove")?;
-        self.check_unused("remove")?;
-        self.ring.discard()
     }
 
     /// Removes the ring if no container ever ran on it: one whose first container could not be made leaves no trace. Neither

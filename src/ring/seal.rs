@@ -81,7 +81,7 @@ pub(super) fn recover(locked: &mut Locked, run: &Run) -> Result<Sealing> {
 }
 
 /// Removes an empty cgroup that nobody else will: its container's `delete` never came, or spared what lived in it.
-fn remove_cgroup(directory: &Path) {
+pub(super) fn remove_cgroup(directory: &Path) {
     let children = std::fs::read_dir(directory).into_iter().flatten().flatten();
     for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_cgroup(&child.path());
@@ -196,7 +196,7 @@ pub(super) fn finish(locked: &mut Locked) -> Result<()> {
 }
 
 /// Who can still write into the upper; `None` if nobody can.
-fn find_holders(run: &Run) -> Result<Option<Vec<Holder>>> {
+pub(super) fn find_holders(run: &Run) -> Result<Option<Vec<Holder>>> {
     let began = Instant::now();
     let mut limit = TEARDOWN;
     let mut pause = Duration::from_micros(500);
@@ -225,8 +225,9 @@ pub(super) fn is_held(run: &Run) -> Result<bool> {
         // The kernel has marked the work directory of what is thrown away, and mounts it no more.
         None => run.trial()?,
     };
+    let lower = run.trial_lower()?;
     let upper = Upper { directory: run.upper(), work, fate: Fate::Kept };
-    if overlay::is_held(&upper, &run.empty()?, run.record.class)? {
+    if overlay::is_held(&upper, &lower, run.record.class)? {
         return Ok(true);
     }
     for (index, volume) in run.record.volumes.iter().enumerate() {
@@ -237,8 +238,7 @@ pub(super) fn is_held(run: &Run) -> Result<bool> {
         };
         // A run that was cut short before it had them has nothing in them.
         let is_there = directory.is_dir() && work.is_dir();
-        if is_there && overlay::is_held(&Upper { directory, work, fate: Fate::Kept }, &run.empty()?, run.record.class)?
-        {
+        if is_there && overlay::is_held(&Upper { directory, work, fate: Fate::Kept }, &lower, run.record.class)? {
             return Ok(true);
         }
     }

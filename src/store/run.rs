@@ -204,6 +204,18 @@ impl Run {
         Ok(path)
     }
 
+    /// What a trial mount stands on that nobody looks into: an empty directory, or where there is no room for one that of all
+    /// layers, which no mount writes into.
+    ///
+    /// # Errors
+    /// Those of mkdir.
+    pub fn trial_lower(&self) -> Result<PathBuf> {
+        match (self.empty(), self.directory.ancestors().nth(2)) {
+            (Err(error), Some(store)) if error.kind() == Kind::NoSpace => Ok(store.join("layers")),
+            (empty, _) => empty,
+        }
+    }
+
     /// Another empty directory beside the upper, for a trial mount to work in.
     ///
     /// # Errors

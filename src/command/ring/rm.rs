@@ -11,13 +11,13 @@ use crate::ops::worker;
 
 pub(super) fn run(world: &World, arguments: &Remove) -> Result<()> {
     let ring = ring(world, &arguments.ring)?;
-    let state = ring.read()?;
-    let (entries, bytes) = (state.entries.len(), state.bytes());
+    let removal = ring.removal()?;
+    let (entries, bytes) = (removal.state().entries.len(), removal.bytes()?);
     if arguments.dry_run {
         // What the removal would be refused for, this is.
-        ring.lock()?.check_unused("remove")?;
+        removal.check()?;
     } else {
-        ring.remove()?;
+        removal.carry_out()?;
         // Its layers are collected by whoever comes next, if not by this one.
         worker::start(&world.place)?;
     }

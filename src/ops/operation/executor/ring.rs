@@ -112,10 +112,10 @@ impl Ring {
     }
 
     fn remove(&self, task: &Task, ring: &OneRing) -> Result<Value> {
-        let locked = ring.lock()?;
+        let removal = ring.removal()?;
         task.pass()?;
-        let (entries, bytes) = (locked.state.entries.len(), locked.state.bytes());
-        locked.remove()?;
+        let (entries, bytes) = (removal.state().entries.len(), removal.bytes()?);
+        removal.carry_out()?;
         // Its layers are collected by whoever comes next, if not by this one.
         worker::start_apart(&self.0)?;
         Ok(json!({"ring": ring.name().to_string(), "entries": entries, "bytes": bytes}))
