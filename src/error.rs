@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::io;
+use std::num::{IntErrorKind, ParseIntError};
 use std::path::Path;
 
 /// The result of anything in regen that can fail.
@@ -195,6 +196,12 @@ fn from_io(error: &io::Error, operation: String) -> Error {
         None => error.to_string(),
     };
     Error { kind, operation, cause, next: None, errno }
+}
+
+/// Whether what could not be read is a number, but one that its place cannot hold.
+#[must_use]
+pub fn is_too_large(error: &ParseIntError) -> bool {
+    *error.kind() == IntErrorKind::PosOverflow
 }
 
 /// A path in single quotes, with bytes that would break the line escaped.

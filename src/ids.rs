@@ -166,8 +166,14 @@ impl RingName {
     /// Reads `NAME` (which belongs to `caller`) or `OWNER/NAME`.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] if either part is not a [`Name`].
+    /// [`Kind::Invalid`] if either part is not a [`Name`], or an entry is named beside it.
     pub fn parse(text: &str, caller: &Name) -> Result<Self> {
+        if text.split_once('@').is_some_and(|(ring, _)| !ring.is_empty()) {
+            let shown: String = text.chars().take(40).collect();
+            let operation = format!("check name '{}'", shown.escape_debug());
+            return Err(Error::new(Kind::Invalid, operation, "it names an entry where a whole ring is meant")
+                .next("leave out '@' and what follows; 'regen ring show' tells of one entry"));
+        }
         let (owner, name) = match text.split_once('/') {
             Some((owner, name)) => (owner.parse()?, name.parse()?),
             None => (caller.clone(), text.parse()?),

@@ -60,6 +60,10 @@ fn names_that_are_none_are_refused_wherever_a_ring_is_named() {
             world.regen(&["create", "--bundle", bundle.text(), &id])
         });
     }
+    for verb in ["log", "verify", "pack", "rm", "set"] {
+        let words = "it names an entry where a whole ring is meant: leave out '@' and what follows";
+        assert_refused(&world, 1, words, || world.ring(&[verb, "alice@1"]));
+    }
     assert_refused(&world, 1, "there is no such ring", || world.ring(&["log", "bob"]));
 }
 
@@ -73,7 +77,8 @@ fn selectors_that_are_none_or_lead_nowhere_are_refused() {
         ("@-", "use @latest"),
         ("@-5y", "it is no duration"),
         ("@2026-11-22", "use @latest"),
-        ("@99999999999999999999", "it is no number"),
+        ("@99999999999999999999", "it is too large"),
+        ("@-99999999999999999999", "it is too large"),
         ("@1@2", "use @latest"),
         ("@0", oldest),
         ("@3", oldest),
@@ -96,9 +101,14 @@ fn selectors_that_are_none_or_lead_nowhere_are_refused() {
 #[test]
 fn limits_that_hold_nothing_are_refused() {
     let world = prepare("limits");
-    for (depth, words) in
-        [("0", "a ring has at least one entry"), ("-1", "no number"), ("x", "no number"), ("", "no number")]
-    {
+    let cases = [
+        ("0", "a ring has at least one entry"),
+        ("-1", "no number"),
+        ("x", "no number"),
+        ("", "no number"),
+        ("99999999999999999999", "read depth '99999999999999999999': it is too large"),
+    ];
+    for (depth, words) in cases {
         let flag = format!("--depth={depth}");
         assert_refused(&world, 1, words, || world.run_with(&["--ring", "alice", &flag], "true"));
         assert_refused(&world, 1, words, || world.run_with(&["--ring", "new", &flag], "true"));
@@ -107,6 +117,15 @@ fn limits_that_hold_nothing_are_refused() {
     for bytes in ["x", "-1", "1 parsec", ""] {
         assert_refused(&world, 1, "read size", || world.ring(&["set", "alice", &format!("--max-bytes={bytes}")]));
     }
+    for bytes in ["99999999999999999999", "99999999999T"] {
+        let words = format!("read size '{bytes}': it is too large");
+        assert_refused(&world, 1, &words, || world.ring(&["set", "alice", "--max-bytes", bytes]));
+    }
+    let bundle = world.bundle(|spec| {
+        spec["annotations"] = json!({"run.regen.ring": "alice", "run.regen.ring.keep": "last=5000000000"})
+    });
+    let id = world.fresh_id();
+    assert_refused(&world, 1, "'5000000000' is too large", || world.regen(&["create", "--bundle", bundle.text(), &id]));
     assert_refused(&world, 2, "no limit was given", || world.ring(&["set", "alice"]));
 }
 

@@ -34,12 +34,13 @@ fn cat_prints_what_a_file_was_at_every_entry() {
     assert_eq!(cat("alice", "srv").success().stdout(), "two\n");
     let passwd = fs::read_to_string(world.rootfs().join("etc/passwd")).unwrap();
     assert_eq!(cat("alice@base", "/etc/passwd").success().stdout(), passwd);
-    for link in ["/etc/d/absolute", "/etc/d/relative", "/etc/d/../d/absolute"] {
+    for link in ["/etc/d/absolute", "/etc/d/relative"] {
         assert_eq!(cat("alice@2", link).success().stdout(), "two\n", "{link}");
     }
     cat("alice@base", "/srv").fails_with(1, "read '/srv' of 'root/alice@base'");
     cat("alice@1", "/etc/d/absolute").fails_with(1, "no such file");
     cat("alice@1", "/etc").fails_with(1, "it is a directory");
+    cat("alice@2", "/etc/d/../d/absolute").fails_with(2, "read the path: it has '..' in it: write it without");
     cat("alice@1", "/dev/null").fails_with(1, "alice@1");
     cat("alice@9", "/srv").fails_with(1, "no such entry");
     cat("bob@1", "/srv").fails_with(1, "no such ring");
@@ -58,9 +59,10 @@ fn no_link_of_a_state_leads_out_of_it() {
     symlink("/proc/1/root", root.join("magic")).unwrap();
     symlink(world.base(), root.join("directory")).unwrap();
     world.delete(&id);
-    for path in ["absolute", "climbing", "magic/etc/hostname", "directory/secret", "../../.."] {
+    for path in ["absolute", "climbing", "magic/etc/hostname", "directory/secret"] {
         world.ring(&["cat", "alice", path]).code(1);
     }
+    world.ring(&["cat", "alice", "../../.."]).fails_with(2, "it has '..' in it");
     let out = world.base().join("out-dir");
     for path in ["magic/etc", "directory/secret"] {
         world.ring(&["restore", "alice", path, "--to", text(&out)]).code(1);
@@ -171,11 +173,14 @@ fn what_is_in_the_way_is_named_before_anything_is_changed() {
     let restore = |path: &str| world.ring(&["restore", "alice", path, "--to", text(&out)]);
     restore("/srv").fails_with(1, "restore '/srv/z/f': look at what is there: a directory is there");
     assert!(!out.join("srv/a").exists());
+    fs::create_dir_all(out.join("z/f")).unwrap();
+    restore("/srv/z").fails_with(1, "restore '/srv/z/f': look at what is there: a directory is there");
+    fs::remove_dir_all(out.join("z")).unwrap();
     fs::remove_dir_all(out.join("srv")).unwrap();
     fs::write(out.join("srv"), "").unwrap();
     restore("/srv").fails_with(1, "a file is there, and the saved state has a directory");
     restore("/nowhere").fails_with(1, "restore '/nowhere' of 'root/alice@1': no such file");
-    restore("/srv/../etc").fails_with(2, "it has '..' in it");
+    restore("/srv/../etc").fails_with(2, "read the path: it has '..' in it: write it without");
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, is_too_large};
 
 /// A number of bytes, written as a number or as `512MiB`, `2G`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -73,6 +73,7 @@ impl TryFrom<Written> for Floor {
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let refuse =
         || Err(Error::new(Kind::Invalid, read_size(text), "it is no number of bytes").next("write 512MiB or 10GiB"));
+    let too_large = || Err(Error::new(Kind::Invalid, read_size(text), "it is too large"));
     let trimmed = text.trim();
     let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(end);
@@ -86,13 +87,17 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     // Nine digits of a fraction are more than anybody means, and keep the sum below exact.
-    let (Ok(whole), Ok(digits)) = (whole.parse::<u64>(), fraction.parse::<u32>()) else { return refuse() };
+    let (whole, digits) = match (whole.parse::<u64>(), fraction.parse::<u32>()) {
+        (Ok(whole), Ok(digits)) => (whole, digits),
+        (Err(error), Ok(_)) if is_too_large(&error) => return too_large(),
+        _ => return refuse(),
+    };
     if fraction.len() > 9 || (shift == 0 && digits != 0) {
         return refuse();
     }
     let scale = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(0));
     let bytes = (u128::from(whole) << shift) + (u128::from(digits) << shift) / scale;
-    u64::try_from(bytes).or_else(|_| refuse())
+    u64::try_from(bytes).or_else(|_| too_large())
 }
 
 fn read_size(text: &str) -> String {

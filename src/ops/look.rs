@@ -66,11 +66,12 @@ pub struct PutBack {
 /// Writes the content of a file.
 ///
 /// # Errors
-/// [`Kind::NotFound`] if there is no such entry or file, [`Kind::Invalid`] if it is no regular file, else those of the view
-/// and of reading and writing. That nobody reads on is none.
+/// [`Kind::NotFound`] if there is no such entry or file, [`Kind::Invalid`] if it is no regular file, [`Kind::Usage`] for a path
+/// with `..` in it, else those of the view and of reading and writing. That nobody reads on is none.
 pub fn cat(place: &Place, ring: &Ring, selector: &Selector, path: &Path, out: &mut dyn Write) -> Result<()> {
     let look = ring.look(selector, place.root.path())?;
     let operation = || format!("read {} of {}", quote(path), look.subject());
+    names_of(path).context(operation)?;
     let view = look.view()?;
     let root = open_root(&view.root()).context(operation)?;
     let handle = open_inside(&root, path, HANDLE, ResolveFlags::empty()).context(operation)?;
@@ -117,8 +118,10 @@ pub fn restore(
     }
     .context(operation)?;
     let (before, way) = names.split_at(target.there);
-    let source = open_inside(&root, &joined(before), DIRECTORY, ResolveFlags::empty()).context(operation)?;
-    let restoration = Restoration::plan(source, target.directory, way, ring.store().class()).context(operation)?;
+    let above = joined(before);
+    let source = open_inside(&root, &above, DIRECTORY, ResolveFlags::empty()).context(operation)?;
+    let class = ring.store().class();
+    let restoration = Restoration::plan((source, above), target.directory, way, class).context(operation)?;
     let changes = restoration.changes().map(|(change, path)| (change, target.shown.join(path))).collect();
     let done = match doing {
         Doing::Done => restoration.carry_out().context(operation)?,

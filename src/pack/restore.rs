@@ -72,6 +72,8 @@ pub struct Restored {
 pub struct Restoration {
     source: Side,
     target: Side,
+    /// Where the source is, for people.
+    above: PathBuf,
     reader: Reader,
     items: Vec<Item>,
     /// Files of the source with several names: where the first of them was made, and what that is.
@@ -149,15 +151,22 @@ impl Side {
 
 impl Restoration {
     /// Looks at both trees. `way` are the names that lead from `source` to what is wanted, the last of them; those before it
-    /// are directories that are made where `target` lacks them. Without any, all of `source` is wanted.
+    /// are directories that are made where `target` lacks them. Without any, all of `source` is wanted. Errors name paths as those
+    /// below `above`.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such path, [`Kind::Exists`] if a directory is where a file is to be, or the other
     /// way round; else those of reading.
-    pub fn plan(source: OwnedFd, target: OwnedFd, way: &[OsString], class: OverlayClass) -> Result<Self> {
+    pub fn plan(
+        (source, above): (OwnedFd, PathBuf),
+        target: OwnedFd,
+        way: &[OsString],
+        class: OverlayClass,
+    ) -> Result<Self> {
         let mut restoration = Self {
             source: Side::new(source),
             target: Side::new(target),
+            above,
             reader: Reader::new(class),
             items: Vec::new(),
             links: HashMap::new(),
@@ -169,7 +178,7 @@ impl Restoration {
         let mut pending = vec![Visit { path: first, parent: Parent::Present, way }];
         while let Some(visit) = pending.pop() {
             let path = visit.path.clone();
-            let below = restoration.visit(visit).context(|| format!("restore {}", show(&path)))?;
+            let below = restoration.visit(visit).context(|| restoration.operation(&path))?;
             pending.extend(below.into_iter().rev());
         }
         let files = restoration.items.iter().filter(|item| kind_of(item.stat.st_mode).is_file()).count();
@@ -202,9 +211,13 @@ impl Restoration {
         }
         self.swap(&items)?;
         for item in items.iter().rev().filter(|item| matches!(item.step, Step::Adjust)) {
-            self.finish_directory(item, &item.path).context(|| format!("restore {}", show(&item.path)))?;
+            self.finish_directory(item, &item.path).context(|| self.operation(&item.path))?;
         }
         Ok(self.done)
+    }
+
+    fn operation(&self, path: &[u8]) -> String {
+        format!("restore {}", show(&joined(self.above.as_os_str().as_bytes(), path)))
     }
 
     /// Decides about one path, and gives those below it.
@@ -270,18 +283,16 @@ impl Restoration {
 
     fn stage(&mut self, items: &[Item]) -> Result<()> {
         for item in items {
-            let operation = || format!("restore {}", show(&item.path));
-            match &item.step {
-                Step::Swap(made, _) => {
-                    self.clear_one(made).and_then(|()| self.make(item, made)).context(operation)?;
-                }
-                Step::Inside(made) => self.make(item, made).context(operation)?,
-                Step::Adjust | Step::Leave => {}
-            }
+            let made = match &item.step {
+                Step::Swap(made, _) => self.clear_one(made).and_then(|()| self.make(item, made)),
+                Step::Inside(made) => self.make(item, made),
+                Step::Adjust | Step::Leave => Ok(()),
+            };
+            made.context(|| self.operation(&item.path))?;
         }
         for item in items.iter().rev().filter(|item| kind_of(item.stat.st_mode).is_dir()) {
             if let Step::Swap(made, _) | Step::Inside(made) = &item.step {
-                self.finish_directory(item, made).context(|| format!("restore {}", show(&item.path)))?;
+                self.finish_directory(item, made).context(|| self.operation(&item.path))?;
             }
         }
         if self.flush == Flush::All {
@@ -380,7 +391,7 @@ impl Restoration {
             let ((above, from), (_, to)) = (split(made), split(&item.path));
             let directory = self.target.enter(above)?;
             back += 1;
-            renameat(directory, from, directory, to).context(|| format!("restore {}", show(&item.path)))
+            renameat(directory, from, directory, to).context(|| self.operation(&item.path))
         });
         result.map_err(|error: Error| {
             self.clear(items);

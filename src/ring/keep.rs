@@ -7,7 +7,7 @@ use chrono::{DateTime, Datelike, Timelike, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, is_too_large};
 
 /// How many are kept of each sort; 0 for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -91,7 +91,10 @@ impl FromStr for KeepChange {
                 "weekly" => &mut change.weekly,
                 _ => return Err(refuse(format!("there is no rule '{}'", name.escape_debug()))),
             };
-            let number = number.parse().map_err(|_| refuse(format!("'{}' is no number", number.escape_debug())))?;
+            let number = number.parse().map_err(|error| {
+                let what = if is_too_large(&error) { "too large" } else { "no number" };
+                refuse(format!("'{}' is {what}", number.escape_debug()))
+            })?;
             if place.replace(number).is_some() {
                 return Err(refuse(format!("'{name}' is there twice")));
             }

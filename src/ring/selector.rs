@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::entry::{Entry, timestamp};
 use crate::config::parse_duration;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, is_too_large};
 use crate::ids::{Name, RingName};
 
 /// A way to say which entry is meant.
@@ -89,14 +89,15 @@ impl FromStr for Selector {
             "base" => return Ok(Self::Base),
             _ => {}
         }
+        let no_number = |error| refuse(text, if is_too_large(&error) { "it is too large" } else { "it is no number" });
         if let Some(back) = text.strip_prefix('-') {
             if back.bytes().all(|byte| byte.is_ascii_digit()) {
-                return back.parse().map(Self::Back).map_err(|_| refuse(text, "it is no number"));
+                return back.parse().map(Self::Back).map_err(no_number);
             }
             return parse_duration(back).map(Self::Ago).ok_or_else(|| refuse(text, "it is no duration"));
         }
         if text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return text.parse().map(Self::Seq).map_err(|_| refuse(text, "it is no number"));
+            return text.parse().map(Self::Seq).map_err(no_number);
         }
         if is_tag(text) {
             return Ok(Self::Id(text.to_owned()));

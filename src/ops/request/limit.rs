@@ -2,7 +2,7 @@
 
 use super::RingRequest;
 use crate::config::{self, parse_bytes};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, is_too_large};
 use crate::ring::Limits;
 use crate::ring::keep::Keep;
 use crate::ring::state::RingState;
@@ -12,12 +12,13 @@ use crate::ring::state::RingState;
 /// # Errors
 /// [`Kind::Invalid`] if it is not a number from 1 on.
 pub fn parse_depth(text: &str) -> Result<usize> {
-    match text.parse() {
+    match text.parse::<usize>() {
         Ok(0) => Err(Error::new(Kind::Invalid, "read depth '0'", "a ring has at least one entry")),
         Ok(depth) => Ok(depth),
-        Err(_) => {
+        Err(error) => {
             let operation = format!("read depth '{}'", text.escape_debug());
-            Err(Error::new(Kind::Invalid, operation, "it is no number from 1 on"))
+            let cause = if is_too_large(&error) { "it is too large" } else { "it is no number from 1 on" };
+            Err(Error::new(Kind::Invalid, operation, cause))
         }
     }
 }
