@@ -437,7 +437,8 @@ fn archives_that_are_no_layouts_or_lead_out_are_refused() {
     };
     assert!(refused(b"this is no tar file").contains("tar header"));
     assert!(refused(&[b'x'; 2048]).contains("no tar header"));
-    assert!(refused(&[]).contains("no file 'oci-layout'"));
+    assert!(refused(&[]).contains("the file ends at byte 0, before the end of the archive: it was cut short"));
+    assert!(refused(&[0; 1024]).contains("no file 'oci-layout'"));
     let mut flipped = good.clone();
     flipped[0] ^= 1;
     assert!(refused(&flipped).contains("tar header at byte 0"));
@@ -450,6 +451,13 @@ fn archives_that_are_no_layouts_or_lead_out_are_refused() {
     let layer = fixture.open("oci:image").unwrap().layers[0].descriptor.size;
     assert!(layer > 100_000, "busybox is the larger part of the archive");
     assert!(refused(&good[..good.len() / 2]).contains("inside an entry"));
+    for part in ["./oci-layout", "./blobs/sha256/"] {
+        // Between two entries, where nothing looks torn.
+        let header = good.chunks(512).rposition(|block| block.starts_with(part.as_bytes())).unwrap() * 512;
+        let words = format!("the file ends at byte {header}, before the end of the archive: it was cut short");
+        let line = refused(&good[..header]);
+        assert!(line.contains(&words) && line.ends_with("copy the archive again"), "{line}");
+    }
 
     let list = |args: &[&str]| tool("tar", &[&["-C", &image, "-P", "-cf", &fixture.text("bad.tar")], args].concat());
     list(&["--transform=s,^oci-layout,../oci-layout,", "oci-layout"]);

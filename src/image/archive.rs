@@ -26,6 +26,21 @@ const ENTRIES_MAX: usize = 100_000;
 /// The largest pax or long-name header that is read.
 const EXTENSION_MAX: u64 = 1 << 20;
 
+/// Whether the tar file says where it ends, with blocks of zeros. One that does not is taken if all is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Ending {
+    #[default]
+    Marked,
+    /// So many bytes are there.
+    Missing { size: u64 },
+}
+
+/// What is missing may lie behind the end of what is there.
+fn cut_short(operation: String, size: u64) -> Error {
+    let cause = format!("the file ends at byte {size}, before the end of the archive: it was cut short");
+    Error::new(Kind::Damaged, operation, cause).next("copy the archive again")
+}
+
 /// Where in the tar file something lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Extent {
@@ -40,6 +55,7 @@ pub struct Archive {
     file: File,
     index: Index,
     blobs: HashMap<Digest, Extent>,
+    ending: Ending,
 }
 
 impl Archive {
@@ -61,9 +77,10 @@ impl Archive {
             return Err(Error::new(Kind::Invalid, operation(), "it is not a regular file"));
         }
         let contents = Scan { file: &file, size: metadata.len() }.run().context(operation)?;
-        let part = |name: &str, extent: Option<Extent>| match extent {
-            Some(extent) => read_extent(&file, extent, INDEX_MAX).context(|| format!("read '{name}'")),
-            None => Err(Error::new(Kind::Invalid, "read layout", format!("it has no file '{name}'"))
+        let part = |name: &str, extent: Option<Extent>| match (extent, contents.ending) {
+            (Some(extent), _) => read_extent(&file, extent, INDEX_MAX).context(|| format!("read '{name}'")),
+            (None, Ending::Missing { size }) => Err(cut_short(format!("look for '{name}'"), size)),
+            (None, Ending::Marked) => Err(Error::new(Kind::Invalid, "read layout", format!("it has no file '{name}'"))
                 .next("give an archive made by 'skopeo copy … oci-archive:FILE'")),
         };
         let index = part("oci-layout", contents.marker)
@@ -71,7 +88,7 @@ impl Archive {
             .and_then(|()| part("index.json", contents.index))
             .and_then(|bytes| Index::parse(&bytes))
             .context(operation)?;
-        Ok(Self { path: path.to_owned(), file, index, blobs: contents.blobs })
+        Ok(Self { path: path.to_owned(), file, index, blobs: contents.blobs, ending: contents.ending })
     }
 
     /// The archive's index.
@@ -83,7 +100,7 @@ impl Archive {
     /// Reads a small blob; its digest is the caller's to check.
     ///
     /// # Errors
-    /// [`Kind::NotFound`], [`Kind::Damaged`] if it is larger than `cap`, else those of read.
+    /// [`Kind::NotFound`], [`Kind::Damaged`] if it is larger than `cap` or the archive was cut short, else those of read.
     pub fn read_blob(&self, digest: &Digest, cap: u64) -> Result<Vec<u8>> {
         let operation = || format!("read blob {digest} in {}", quote(&self.path));
         read_extent(&self.file, self.extent(digest)?, cap).context(operation)
@@ -124,7 +141,12 @@ impl Archive {
     fn extent(&self, digest: &Digest) -> Result<Extent> {
         self.blobs.get(digest).copied().ok_or_else(|| {
             let operation = format!("open blob {digest} in {}", quote(&self.path));
-            Error::new(Kind::NotFound, operation, "the archive does not have it").next("make the archive again")
+            match self.ending {
+                Ending::Missing { size } => cut_short(operation, size),
+                Ending::Marked => {
+                    Error::new(Kind::NotFound, operation, "the archive does not have it").next("make the archive again")
+                }
+            }
         })
     }
 }
@@ -157,6 +179,7 @@ struct Contents {
     marker: Option<Extent>,
     index: Option<Extent>,
     blobs: HashMap<Digest, Extent>,
+    ending: Ending,
 }
 
 /// What the extension headers before an entry said about it.
@@ -178,7 +201,12 @@ impl Scan<'_> {
         let mut extension = Extension::default();
         let mut position = 0;
         for _ in 0..ENTRIES_MAX {
-            let Some(header) = self.header(position)? else { return Ok(contents) };
+            let Some(header) = self.header(position)? else {
+                if position == self.size {
+                    contents.ending = Ending::Missing { size: self.size };
+                }
+                return Ok(contents);
+            };
             let start = position + BLOCK;
             let kind = header.entry_type();
             let len = match extension.size {
