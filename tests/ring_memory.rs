@@ -41,6 +41,7 @@ fn what_criu_fails_at_leaves_a_container_that_goes_on_and_a_log() {
     let log = world.ring_directory("web").join("memory.log");
     output.fails_with(1, "run criu: Error (criu/");
     assert!(output.stderr().contains(&format!("its log is '{}'", log.display())), "{output:?}");
+    assert!(output.stderr().ends_with("; 'regen doctor' tells whether criu fits this kernel\n"), "{output:?}");
     assert!(fs::read_to_string(log).unwrap().contains("Error (criu/"));
     eventually("it goes on", || world.status(&id) == "running");
     assert_eq!((memory(&world), world.ring_file("web", "ring.json")), (Vec::new(), before));

@@ -217,7 +217,13 @@ fn run(mut command: Command, log: &Path) -> Result<()> {
     }
     let text = fs::read(log).unwrap_or_default();
     let cause = find_cause(&String::from_utf8_lossy(&text)).unwrap_or_else(|| format!("it ended with {status}"));
-    Err(Error::new(Kind::System, "run criu", cause).next(format!("its log is {}", quote(log))))
+    Err(Error::new(Kind::System, "run criu", cause).next(next_step(log)))
+}
+
+/// What to do about a failure that criu wrote about into `log`.
+#[must_use]
+pub fn next_step(log: &Path) -> String {
+    format!("its log is {}; 'regen doctor' tells whether criu fits this kernel", quote(log))
 }
 
 /// The first error in a log: those after it follow from it.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use super::request::RingRequest;
-use crate::criu::{Afterwards, Allowed, CgroupMode, check, dump_log};
+use crate::criu::{Afterwards, Allowed, CgroupMode, check, dump_log, next_step};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::RingName;
 use crate::overlay::Detached;
@@ -76,7 +76,7 @@ impl Notes {
         };
         let kept_log = ring.memory_log();
         hold.checkpoint(&request, kept).map_err(|error| match fs::copy(&log, &kept_log) {
-            Ok(_) => error.next(format!("its log is {}", quote(&kept_log))),
+            Ok(_) => error.next(next_step(&kept_log)),
             Err(_) => error,
         })?;
         // It tells nothing that anybody asks for once they are saved.

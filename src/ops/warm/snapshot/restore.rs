@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxMemory, LinuxNamespaceType, LinuxResources, Spec};
 
 use super::record::{Snapshot, origin};
 use crate::cgroup::Manager;
-use crate::criu::{Allowed, CgroupMode};
+use crate::criu::{Allowed, CgroupMode, next_step};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, Name};
 use crate::image::process::Overrides;
@@ -181,7 +181,7 @@ fn rename_host(created: &Created, name: &str) -> Result<()> {
 fn keep_log(snapshot: &Snapshot, work: &Path, error: Error) -> Error {
     let log = snapshot.directory().join(LOG);
     match fs::rename(work.join(LOG), &log) {
-        Ok(()) => error.next(format!("its log is {}", quote(&log))),
+        Ok(()) => error.next(next_step(&log)),
         Err(_) => error,
     }
 }

@@ -17,7 +17,7 @@ use super::record::{Record, Snapshot, origin};
 use super::{check, settle};
 use crate::bundle::bind::show;
 use crate::cgroup::Manager;
-use crate::criu::{Afterwards, Allowed, CgroupMode};
+use crate::criu::{Afterwards, Allowed, CgroupMode, next_step};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::ContainerId;
 use crate::image::process::Overrides;
@@ -294,7 +294,7 @@ fn checkpoint(place: &Place, recipe: &Recipe, stage: &Path) -> Result<()> {
     runtime::checkpoint(&place.root, &recipe.id, &request).map_err(|error| {
         let log = stage.with_file_name(LOG);
         match fs::copy(images.join("dump.log"), &log) {
-            Ok(_) => error.next(format!("its log is {}", quote(&log))),
+            Ok(_) => error.next(next_step(&log)),
             Err(_) => error,
         }
     })
