@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::World;
+use crate::harness::{Output, World};
 
 #[test]
 fn an_ordinary_users_podman_runs_containers_on_regen() {
     let world = World::new("rootless");
-    let user = User::new();
+    let user = User::new("a");
     let runtime = world.base().join("regen");
     fs::copy(crate::harness::REGEN, &runtime).unwrap();
     let path = |name: &str| user.home.join(name).to_str().unwrap().to_owned();
@@ -27,16 +27,37 @@ fn an_ordinary_users_podman_runs_containers_on_regen() {
         tmp = path("tmp"),
         runtime = runtime.display(),
     );
-    let mut command = Command::new("systemd-run");
-    command.args(["--quiet", "--pipe", "--wait", "--collect", "--property", "Delegate=yes"]);
-    command.args(["--uid", &user.name, "--setenv", &format!("HOME={}", user.home.display())]);
-    command.args(["--setenv", &format!("XDG_RUNTIME_DIR={}", path("xdg")), "sh", "-c"]);
-    command.arg(format!("mkdir -m 700 -p $XDG_RUNTIME_DIR; {script}"));
-    let output = world.finish(command);
+    let output = user.shell(&world, &script);
     let lines: Vec<&str> = output.success().stdout().lines().map(str::trim).collect();
     assert_eq!(lines[0], "0", "{output:?}");
     assert_eq!(lines[1].split_ascii_whitespace().collect::<Vec<_>>(), ["0", &user.uid(), "1"], "{output:?}");
     assert!(lines.contains(&"status 7"), "{output:?}");
+}
+
+#[test]
+fn snapshots_of_an_ordinary_users_container_are_made_by_themselves() {
+    let world = World::new("rootsnap");
+    let user = User::new("b");
+    let runtime = world.base().join("regen");
+    fs::copy(crate::harness::REGEN, &runtime).unwrap();
+    let script = format!(
+        "set -e; cd $HOME; mkdir rootfs; cp -a {rootfs}/. rootfs/
+         own=/sys/fs/cgroup$(cut -d : -f 3 /proc/self/cgroup); mkdir $own/shell; echo 0 > $own/shell/cgroup.procs
+         eventually() {{ until eval \"$1\"; do sleep 0.1; done; }}
+         regen={runtime}; snapshots='$regen ring log web 2> /dev/null | grep -c snapshot'
+         $regen run -d --rootfs rootfs --ring web --snapshot-every 1s a -- \
+             sh -c 'echo one > /tmp/f; exec sleep 1000' > /dev/null
+         eventually \"[ \\$($snapshots) = 1 ]\"
+         $regen exec a sh -c 'echo two >> /tmp/f'
+         eventually \"[ \\$($snapshots) = 2 ]\"
+         $regen delete --force a
+         eventually '! pgrep -u $(id -u) -f \" [s]napshots \" > /dev/null'
+         $regen ring pack; eval \"$snapshots\"
+         $regen run --rootfs rootfs --ring web a -- cat /tmp/f",
+        rootfs = world.rootfs().display(),
+        runtime = runtime.display(),
+    );
+    assert_eq!(user.shell(&world, &script).success().stdout(), "2\none\ntwo\n");
 }
 
 /// An ordinary user with a range of ids.
@@ -46,11 +67,22 @@ struct User {
 }
 
 impl User {
-    fn new() -> Self {
-        let name = format!("vm{}", std::process::id());
+    fn new(name: &str) -> Self {
+        let name = format!("vm{}{name}", std::process::id());
         let status = Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &name]).status().unwrap();
         assert!(status.success());
         Self { home: Path::new("/home").join(&name), name }
+    }
+
+    /// Runs a script as the user, in a cgroup of their own.
+    fn shell(&self, world: &World, script: &str) -> Output {
+        let home = self.home.display();
+        let mut command = Command::new("systemd-run");
+        command.args(["--quiet", "--pipe", "--wait", "--collect", "--property", "Delegate=yes"]);
+        command.args(["--uid", &self.name, "--setenv", &format!("HOME={home}")]);
+        command.args(["--setenv", &format!("XDG_RUNTIME_DIR={home}/xdg"), "sh", "-c"]);
+        command.arg(format!("mkdir -m 700 -p $XDG_RUNTIME_DIR; {script}"));
+        world.finish(command)
     }
 
     fn uid(&self) -> String {
