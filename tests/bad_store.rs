@@ -155,8 +155,9 @@ fn a_container_that_fills_the_disk_itself_loses_nothing() {
     let enclosure = Enclosure::new(&world, "mount -t tmpfs -o size=16m none store");
     run(&world, &enclosure, "echo one > /tmp/f").success();
     enclosure.regen(&["ring", "pack"]).success();
-    let filled = run(&world, &enclosure, "echo two > /tmp/f; dd if=/dev/zero of=/tmp/fill bs=4k 2>/dev/null; exit 0");
-    filled.fails_with(1, "no space left on device: nothing is lost, what it changed is in '/");
+    let filled = run(&world, &enclosure, "echo two > /tmp/f; dd if=/dev/zero of=/tmp/fill bs=4k 2>/dev/null; exit 7");
+    filled.fails_with(7, "regen: warning: save container ");
+    filled.fails_with(7, "no space left on device: nothing is lost, what it changed is in '/");
     let told = filled.stderr().split_once("is in '").unwrap().1.split_once("': make room").unwrap();
     assert_eq!(enclosure.shell(&format!("cat {}/tmp/f", told.0)), "two\n");
     assert!(told.1.contains("'regen ring recover'"), "{}", filled.stderr());

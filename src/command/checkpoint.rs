@@ -31,10 +31,11 @@ pub(super) fn run(world: &World, arguments: &Checkpoint) -> Result<()> {
         // As with runc, what is left of it goes too.
         Afterwards::Killed => {
             let saved = save::delete(&world.place, &arguments.id, true, None)?;
-            saved::warn(&arguments.id, &saved)
+            saved::warn(&arguments.id, &saved);
         }
-        Afterwards::Running | Afterwards::MemoryOnly => Ok(()),
+        Afterwards::Running | Afterwards::MemoryOnly => {}
     }
+    Ok(())
 }
 
 /// What both verbs say about images.

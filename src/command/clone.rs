@@ -8,15 +8,15 @@ use serde_json::json;
 
 use crate::cli::ring::Output;
 use crate::cli::template::Clone as Arguments;
-use crate::command::World;
 use crate::command::op::{How, everywhere};
 use crate::command::world::absolute;
+use crate::command::{World, saved};
 use crate::error::{Context, Error, Kind, Result};
 use crate::operation;
 use crate::ops::clone::{Answered, Wish, ask, connect, take};
+use crate::ops::function;
 use crate::ops::load::Supervised;
 use crate::ops::warm::snapshot::{self, Snapshot, Streams};
-use crate::ops::{function, save};
 use crate::runtime;
 use crate::sys::signal::Blocked;
 use crate::template::definition::directory;
@@ -110,17 +110,10 @@ fn restore(world: &World, arguments: &Arguments, from: Snapshot) -> Result<u8> {
         Ok(None) => return Ok(0),
         Ok(Some(status)) => status,
         Err(error) => {
-            // The first error is the one that is told.
-            if let Err(stuck) = save::delete(place, id, true, None) {
-                tracing::warn!("delete container '{id}' after a failure: {stuck}");
-            }
+            saved::discard(place, id);
             return Err(error);
         }
     };
     streams.finish()?;
-    match save::delete(place, id, false, Some(status.code().into())) {
-        // Somebody else has deleted it under us, which they may.
-        Err(error) if error.kind() == Kind::NotFound => Ok(status.code()),
-        deleted => deleted.map(|_| status.code()),
-    }
+    Ok(saved::finish(world, id, status.code(), false))
 }

@@ -3,10 +3,9 @@
 use crate::cli::checkpoint::Restore;
 use crate::command::world::absolute;
 use crate::command::{World, checkpoint, saved};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Network, Source, Supervised, Wish};
-use crate::ops::save;
 use crate::runtime::{self, RestoreRequest, Starter};
 use crate::sys::signal::Blocked;
 
@@ -54,27 +53,10 @@ pub(super) fn run(world: &World, arguments: &Restore) -> Result<u8> {
     };
     match ended {
         Ok(None) => Ok(0),
-        Ok(Some(status)) => finish(world, arguments, status.code()),
+        Ok(Some(status)) => Ok(saved::finish(world, id, status.code(), false)),
         Err(error) => {
-            // The first error is the one that is told.
-            if let Err(stuck) = save::delete(&world.place, id, true, None) {
-                tracing::warn!("delete container '{id}' after a failure: {stuck}");
-            }
+            saved::discard(&world.place, id);
             Err(error)
         }
     }
-}
-
-fn finish(world: &World, arguments: &Restore, status: u8) -> Result<u8> {
-    let gone = |error: &Error| error.kind() == Kind::NotFound;
-    match save::delete(&world.place, &arguments.id, false, Some(i32::from(status))) {
-        Ok(saved) => {
-            saved::warn(&arguments.id, &saved)?;
-            saved::follow(world, &saved, false)?;
-        }
-        // Somebody else has deleted it under us, which they may.
-        Err(error) if gone(&error) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(status)
 }

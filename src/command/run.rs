@@ -6,12 +6,10 @@ use crate::bundle::volume::parse_places;
 use crate::cli;
 use crate::command::world::ring_request;
 use crate::command::{World, create, saved};
-use crate::error::{Error, Kind, Result};
-use crate::ids::ContainerId;
+use crate::error::Result;
 use crate::image::process::Overrides;
 use crate::ops::load::{self, Network, Source, Supervised, Wish};
 use crate::ops::request::Mode;
-use crate::ops::save;
 use crate::ops::warm::start;
 use crate::runtime::{self, CreateRequest, Starter, Stdio};
 use crate::sys::exe;
@@ -29,7 +27,9 @@ pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
             making(request);
             request.starter = Starter::Creator;
         })?;
-        return start::start_created(&world.place, id, &live.created).map(|()| 0).inspect_err(|_| discard(world, id));
+        return start::start_created(&world.place, id, &live.created)
+            .map(|()| 0)
+            .inspect_err(|_| saved::discard(&world.place, id));
     }
     // From here on a signal is not ours to die of: it is the container's.
     let signals = Blocked::all()?;
@@ -45,9 +45,9 @@ pub(super) fn run(world: &World, arguments: &cli::Run) -> Result<u8> {
     let begin = || start::start_created(&world.place, id, &live.created);
     match runtime::wait_foreground(&world.place.root, id, (&live.created, signals), begin) {
         Ok(status) if arguments.keep => Ok(status.code()),
-        Ok(status) => finish(world, arguments, status.code()),
+        Ok(status) => Ok(saved::finish(world, id, status.code(), arguments.wait_pack)),
         Err(error) => {
-            discard(world, id);
+            saved::discard(&world.place, id);
             Err(error)
         }
     }
@@ -92,28 +92,4 @@ fn wish(world: &World, arguments: &cli::Run) -> Result<Wish> {
         notify: None,
         supervised,
     })
-}
-
-/// Deletes and saves; the status is the container's, whatever becomes of its changes is said beside it.
-fn finish(world: &World, arguments: &cli::Run, status: u8) -> Result<u8> {
-    match save::delete(&world.place, &arguments.id, false, Some(i32::from(status))) {
-        Ok(saved) => {
-            saved::warn(&arguments.id, &saved)?;
-            saved::follow(world, &saved, arguments.wait_pack)?;
-            Ok(status)
-        }
-        // Somebody else has deleted it under us, which they may.
-        Err(error) if error.kind() == Kind::NotFound => Ok(status),
-        Err(error) => Err(error),
-    }
-}
-
-/// After a failure: the first error is the one that is told.
-fn discard(world: &World, id: &ContainerId) {
-    let gone = |error: &Error| error.kind() == Kind::NotFound;
-    if let Err(error) = save::delete(&world.place, id, true, None)
-        && !gone(&error)
-    {
-        tracing::warn!("delete container '{id}' after a failure: {error}");
-    }
 }
