@@ -302,6 +302,49 @@ fn a_restore_that_is_killed_leaves_every_file_old_or_new() {
 }
 
 #[test]
+fn what_is_put_back_into_one_place_at_once_takes_turns() {
+    let world = World::new("restore-turns");
+    world.run_in("alice", "mkdir /srv; for n in $(seq 300); do echo good > /srv/$n; done").success();
+    let out = world.base().join("out-dir");
+    let id = world.detach_in("alice", "exec sleep 1000");
+    let root = root_of(&world, &id);
+    for (more, srv) in [(&["--to", text(&out)][..], out.join("srv")), (&[][..], root.join("srv"))] {
+        for _ in 0..3 {
+            let restore = || world.spawn(world.command(&[&["ring", "restore", "alice@1", "/srv"], more].concat()));
+            let all = [restore(), restore(), restore()];
+            for one in all {
+                one.finish().success();
+            }
+            assert_eq!(fs::read_dir(&srv).unwrap().count(), 300);
+        }
+    }
+    // A snapshot has files under their own names, and no others.
+    for n in 0..4 {
+        fs::write(root.join("srv/changed"), n.to_string()).unwrap();
+        let restore = world.spawn(world.command(&["ring", "restore", "alice@1", "/srv"]));
+        world.ring(&["snapshot", "alice"]).success();
+        restore.finish().success();
+        let changes = world.ring(&["diff", "alice@1", "alice"]);
+        assert!(!changes.success().stdout().contains(".tmp-"), "{}", changes.stdout());
+    }
+    world.delete(&id);
+    fs::remove_dir_all(&out).unwrap();
+}
+
+#[test]
+fn a_state_that_came_from_elsewhere_can_be_looked_at_once_its_base_was_seen() {
+    let world = World::new("look-elsewhere");
+    world.run_in("alice", "echo one > /srv-file").success();
+    let layout = format!("oci:{}", world.base().join("layout-dir").display());
+    world.ring(&["export", "alice", &layout]).success();
+    world.ring(&["import", &layout, "bob"]).success();
+    world.ring(&["cat", "bob", "/srv-file"]).fails_with(1, "was never seen here: a run on the ring over that base");
+    world.run_in("bob", "true").success();
+    assert_eq!(world.ring(&["cat", "bob", "/srv-file"]).success().stdout(), "one\n");
+    fs::remove_dir_all(world.base().join("layout-dir")).unwrap();
+}
+
+#[test]
 fn a_mounted_state_is_read_only_and_stays_until_it_is_unmounted() {
     let world = World::new("mount");
     world.run_in("alice", "mkdir /srv; echo one > /srv/f; mknod /srv/null c 1 3").success();

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::Name;
 use crate::registration::{CgroupDriver, Change, DEFAULT_NAME, Engine, Entry, Found};
 use crate::sys::fs::{read_capped, replace_configuration, sync_directory};
-use crate::sys::lock::Lock;
+use crate::sys::lock::{Lock, Sharing};
 
 /// Configuration files are small; what is larger is something else.
 const FILE_MAX: u64 = 4 << 20;
@@ -41,7 +41,7 @@ pub(super) fn run(world: &World, global: &Global, arguments: &Install) -> Result
     } else if !directory.exists() {
         return say(&report(engine, &entry, &file, Done::Absent));
     }
-    let _lock = Lock::wait_at(directory)?;
+    let _lock = Lock::wait_at(directory, Sharing::Exclusive)?;
     let found = find()?;
     let change = if arguments.undo { engine.remove(&entry, &found)? } else { engine.add(&entry, &found)? };
     let done = match (&change, arguments.undo) {

@@ -27,6 +27,7 @@ use crate::ring::selector::Selector;
 use crate::runtime::{self, StateRoot, Status};
 use crate::store::{Run, make_directory};
 use crate::sys::fs::by_descriptor;
+use crate::sys::lock::{Lock, Sharing};
 
 /// The kernel gives up on a path with `..` in it if something was renamed meanwhile.
 const RETRIES: usize = 32;
@@ -140,6 +141,8 @@ struct Target {
     there: usize,
     /// The directory, for people.
     shown: PathBuf,
+    /// Nobody else puts anything back there, which has the same names at first, and nobody makes a snapshot of it.
+    _lock: Option<Lock>,
 }
 
 impl Target {
@@ -154,17 +157,21 @@ impl Target {
             }
             (_, Doing::Planned | Doing::Done) => directory.to_owned(),
         };
+        let lock = (doing == Doing::Done).then(|| Lock::wait_at(&opened, Sharing::Exclusive)).transpose()?;
         Ok(Self {
             directory: openat(CWD, &opened, DIRECTORY, Mode::empty()).context(operation)?,
             container: None,
             there: names.len().saturating_sub(1),
             shown: directory.to_owned(),
+            _lock: lock,
         })
     }
 
     /// The deepest directory on the way that the container has.
     fn of_container(ring: &Ring, look: &Look, names: &[OsString]) -> Result<Self> {
-        let (root, container) = container_root(ring, look)?;
+        let (root, container, upper) = container_root(ring, look)?;
+        // Its directories are its own to lock, this one is not.
+        let lock = Lock::wait_at(&upper, Sharing::Exclusive)?;
         for there in (0..names.len().max(1)).rev() {
             let shown = joined(&names[..there]);
             match open_inside(&root, &shown, DIRECTORY, ResolveFlags::NO_XDEV) {
@@ -176,7 +183,7 @@ impl Target {
                 }
                 other => {
                     let directory = other.context(|| format!("open {} in container '{container}'", quote(&shown)))?;
-                    return Ok(Self { directory, container: Some(container), there, shown });
+                    return Ok(Self { directory, container: Some(container), there, shown, _lock: Some(lock) });
                 }
             }
         }
@@ -184,8 +191,8 @@ impl Target {
     }
 }
 
-/// The root of the container that has the ring, as its first process sees it.
-fn container_root(ring: &Ring, look: &Look) -> Result<(OwnedFd, ContainerId)> {
+/// The root of the container that has the ring, as its first process sees it, and the upper that this writes to.
+fn container_root(ring: &Ring, look: &Look) -> Result<(OwnedFd, ContainerId, PathBuf)> {
     let operation = || format!("look for the container that has ring '{}'", ring.name());
     let nobody =
         || Error::new(Kind::State, operation(), "no container runs on it").next("say where to put it with '--to DIR'");
@@ -214,7 +221,7 @@ fn container_root(ring: &Ring, look: &Look) -> Result<(OwnedFd, ContainerId)> {
         let cause = format!("the root of container '{container}' is not what the ring gave it");
         return Err(Error::new(Kind::State, operation(), cause).next("restore it with '--to DIR'"));
     }
-    Ok((root, container))
+    Ok((root, container, run.upper()))
 }
 
 fn open_root(path: &Path) -> Result<OwnedFd> {

@@ -192,6 +192,10 @@ impl Locked {
     /// Those of making the run's directories; the ring is then as it was.
     pub fn claim(&mut self, claim: Claim, start: Start) -> Result<Run> {
         let store = self.ring().store.clone();
+        // What came from elsewhere does not say where its base is: from here on it can be looked at, too.
+        if self.state.entries.iter().any(|entry| entry.base == claim.base.fingerprint) {
+            self.state.bases.insert(claim.base.fingerprint.clone(), claim.base.lasting.clone());
+        }
         let record = RunRecord {
             version: 1,
             container: claim.container,

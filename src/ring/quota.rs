@@ -66,10 +66,8 @@ struct Once {
 
 impl Once {
     fn add(&mut self, state: &RingState) {
-        for (id, record) in &state.layers {
-            self.layers.insert(id.clone(), record.disk_bytes);
-            self.packs.extend(record.packs.iter().map(|pack| (pack.digest.clone(), pack.bytes)));
-        }
+        self.layers.extend(state.layers.iter().map(|(id, record)| (id.clone(), record.disk_bytes)));
+        self.packs.extend(state.packs().map(|pack| (pack.digest.clone(), pack.bytes)));
         self.memory += state.entries.iter().filter_map(|entry| entry.memory_bytes).sum::<u64>();
     }
 
@@ -157,8 +155,40 @@ impl Locked {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::Outcome;
+    use super::super::entry::tests::entry;
+    use super::super::slot::Limits;
+    use super::super::state::{LayerRecord, PackRecord, Repacked};
     use super::*;
+    use crate::image::layout::digest_of;
     use proptest::prelude::*;
+
+    /// A ring of one entry with one layer, whose pack took the place of two that are there still.
+    fn repacked() -> RingState {
+        let digest = |name: &str| digest_of(name.as_bytes());
+        let pack = |name: &str, bytes| PackRecord {
+            digest: digest(name),
+            diff_id: digest(name),
+            bytes,
+            media_type: String::new(),
+        };
+        let mut state = RingState::new(Limits { depth: 2, max_bytes: None });
+        state.entries = vec![entry(1, Outcome::Good)];
+        state.entries[0].layers.truncate(1);
+        state.layers.insert(state.entries[0].layers[0].clone(), LayerRecord::new(1000, vec![pack("new", 100)]));
+        state.repacked = vec![Repacked { digest: digest("new"), replaces: vec![pack("old", 10), pack("older", 1)] }];
+        state
+    }
+
+    #[test]
+    fn packs_that_only_manifests_need_count_and_what_rings_share_counts_once() {
+        let (ring, mut fork) = (repacked(), repacked());
+        fork.layers.values_mut().for_each(|layer| layer.packs.clear());
+        let mut once = Once::default();
+        once.add(&ring);
+        once.add(&fork);
+        assert_eq!((once.bytes(), ring.bytes()), (1111, 1111));
+    }
 
     fn share(bytes: u64, limit: Option<u64>, gains: &[u64]) -> Share {
         let departures =

@@ -39,6 +39,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::ids::LayerId;
 use crate::pack::{LayerCopy, Passed, Upper};
 use crate::store::{Run, RunRecord};
+use crate::sys::lock::{Lock, Sharing};
 use crate::sys::process::Identity;
 
 /// After a pass that took longer, so much may have changed that another one is made before the container stands still.
@@ -62,6 +63,8 @@ pub struct Draft {
     /// The snapshot that it is to be put over.
     former: Option<Former>,
     fate: Fate,
+    /// Nobody puts files back into the upper meanwhile, which have other names at first.
+    _unrestored: Lock,
 }
 
 /// What came of a copy.
@@ -167,11 +170,12 @@ impl Draft {
         let run = Run::create(store, record)?;
         drop(lock);
         let (layer, target) = (of.upper(), run.upper());
+        let unrestored = Lock::wait_at(&layer, Sharing::Shared)?;
         let (former, copy) = match former {
             Some((former, known)) => (Some(former), LayerCopy::over(&layer, &target, run.record.class, known)?),
             None => (None, LayerCopy::new(&layer, &target, run.record.class)?),
         };
-        Ok(Self { of: of.id().clone(), run, copy, former, fate: Fate::Dropped })
+        Ok(Self { of: of.id().clone(), run, copy, former, fate: Fate::Dropped, _unrestored: unrestored })
     }
 
     /// Copies until little is left to copy; how many changes that were, and of how many it could not be told.

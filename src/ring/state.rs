@@ -304,6 +304,12 @@ impl RingState {
         select(&self.entries, selector, newest, Utc::now())
     }
 
+    /// All packs that are on disk, also those that only manifests need; one that has been replaced twice comes twice.
+    pub(super) fn packs(&self) -> impl Iterator<Item = &PackRecord> {
+        let replaced = self.repacked.iter().flat_map(|note| &note.replaces);
+        self.layers.values().flat_map(|layer| &layer.packs).chain(replaced)
+    }
+
     /// Bytes on disk of each packed layer with its packs, also those that only manifests need.
     #[must_use]
     pub fn sizes(&self) -> HashMap<LayerId, u64> {

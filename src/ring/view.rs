@@ -110,7 +110,8 @@ impl Locked {
     fn base_of(&self, entry: &Entry) -> Result<Vec<PathBuf>> {
         self.state.base_directories(&entry.base).ok_or_else(|| {
             let operation = format!("look into '{}@{}'", self.ring().name(), entry.seq);
-            Error::new(Kind::NotFound, operation, format!("its base, {}, is gone", entry.base))
+            Error::new(Kind::NotFound, operation, format!("its base, {}, is gone, or was never seen here", entry.base))
+                .next("a run on the ring over that base makes it known")
         })
     }
 

@@ -38,9 +38,9 @@ impl Lock {
     ///
     /// # Errors
     /// Those of open and flock.
-    pub fn wait_at(directory: &Path) -> Result<Self> {
+    pub fn wait_at(directory: &Path, sharing: Sharing) -> Result<Self> {
         let file = File::open(directory).context(|| format!("open {}", quote(directory)))?;
-        Self::wait_for(file, directory, Sharing::Exclusive)
+        Self::wait_for(file, directory, sharing)
     }
 
     fn wait_for(file: File, path: &Path, sharing: Sharing) -> Result<Self> {

@@ -72,6 +72,12 @@ pub(super) fn graph(nodes: &[Node], screen: Screen) -> String {
     let mut text = String::new();
     for node in nodes {
         let waiting: Vec<usize> = (0..lanes.len()).filter(|lane| lanes[*lane] == Some(node.seq)).collect();
+        // Nothing comes of it, and its parent is waited for: a lane of its own would say no more. Snapshots of one run are many.
+        let beside = lanes.iter().position(|waits| waits.is_some() && *waits == node.parent);
+        if let (true, Some(from)) = (waiting.is_empty(), beside) {
+            text.push_str(&line(&describe(node, (branch(&lanes, from, &glyphs), String::new()), &glyphs), screen));
+            continue;
+        }
         let lane = waiting.first().copied().or_else(|| lanes.iter().position(Option::is_none));
         let lane = lane.unwrap_or(lanes.len());
         if lane == lanes.len() {
@@ -86,7 +92,7 @@ pub(super) fn graph(nodes: &[Node], screen: Screen) -> String {
                 lanes.pop();
             }
         }
-        text.push_str(&line(&describe(node, &lanes, lane, &glyphs), screen));
+        text.push_str(&line(&describe(node, around(&lanes, lane, &glyphs), &glyphs), screen));
         lanes[lane] = node.parent.filter(|parent| there.contains(parent));
         while lanes.last() == Some(&None) {
             lanes.pop();
@@ -169,14 +175,31 @@ fn join(lanes: &[Option<u64>], lane: usize, others: &[usize], glyphs: &Glyphs) -
     text
 }
 
-fn describe(node: &Node, lanes: &[Option<u64>], lane: usize, glyphs: &Glyphs) -> Vec<Span> {
+/// A way from the lane `from` across the others to a node at their right.
+fn branch(lanes: &[Option<u64>], from: usize, glyphs: &Glyphs) -> String {
+    let draw = |(index, waits): (usize, &Option<u64>)| match waits {
+        _ if index == from => [glyphs.from_right, glyphs.across],
+        Some(_) if index < from => [glyphs.down, " "],
+        None if index < from => [" ", " "],
+        Some(_) => [glyphs.crossing, glyphs.across],
+        None => [glyphs.across, glyphs.across],
+    };
+    lanes.iter().enumerate().flat_map(draw).collect()
+}
+
+/// The lanes at the left and at the right of a node in one of them.
+fn around(lanes: &[Option<u64>], lane: usize, glyphs: &Glyphs) -> (String, String) {
     let draw = |range: std::ops::Range<usize>| -> String {
         range.map(|index| format!("{} ", if lanes[index].is_some() { glyphs.down } else { " " })).collect()
     };
+    (draw(0..lane), draw(lane + 1..lanes.len()))
+}
+
+fn describe(node: &Node, (left, right): (String, String), glyphs: &Glyphs) -> Vec<Span> {
     let mut spans = vec![
-        (LINES, draw(0..lane)),
+        (LINES, left),
         (PLAIN, format!("{} ", glyphs.of_kind(node.kind))),
-        (LINES, draw(lane + 1..lanes.len())),
+        (LINES, right),
         (PLAIN, " ".to_owned()),
         (NAME, node.name.clone()),
     ];
@@ -246,12 +269,24 @@ mod tests {
     }
 
     #[test]
-    fn several_branches_join_at_once_and_cross_what_goes_on() {
+    fn several_branches_join_and_cross_what_goes_on() {
         let ring = [(6, Some(1)), (5, Some(2)), (4, Some(1)), (3, Some(1)), (2, Some(1)), (1, None)];
-        let lines = ["●  @6", "│ ●  @5", "│ │ ●  @4", "│ │ │ ●  @3", "│ ● │ │  @2", "├─┴─┴─╯", "●  @1"];
+        let lines = ["●  @6", "│ ●  @5", "├─┼─●  @4", "├─┼─●  @3", "│ ●  @2", "├─╯", "●  @1"];
         assert_eq!(drawn(&ring, TEXT), lines);
-        let ring = [(5, Some(1)), (4, Some(2)), (3, Some(1)), (1, Some(0)), (2, Some(0)), (0, None)];
-        assert_eq!(drawn(&ring, TEXT)[3], "├─┼─╯");
+        let ring = [(7, Some(5)), (6, Some(4)), (5, Some(1)), (4, Some(2)), (3, Some(1)), (2, Some(1)), (1, None)];
+        let lines = ["●  @7", "│ ●  @6", "● │  @5", "│ ●  @4", "├─┼─●  @3", "│ ●  @2", "├─╯", "●  @1"];
+        assert_eq!(drawn(&ring, TEXT), lines);
+        let ring = [(6, Some(3)), (5, Some(4)), (4, Some(1)), (3, Some(1)), (2, Some(1)), (1, None)];
+        let ascii = Screen { charset: Charset::Ascii, ..TEXT };
+        let joined = [(8, 5), (7, 2), (6, 3), (5, 1), (3, 1), (1, 0), (2, 0)].map(|(seq, parent)| (seq, Some(parent)));
+        assert_eq!(drawn(&joined, TEXT)[5], "├─┼─╯");
+        assert_eq!(drawn(&ring, ascii), ["*  @6", "| *  @5", "| *  @4", "* |  @3", "+-+-*  @2", "+-'", "*  @1"]);
+    }
+
+    #[test]
+    fn the_snapshots_of_a_run_need_no_lane_each() {
+        let ring = [(5, Some(1)), (4, Some(1)), (3, Some(1)), (2, Some(1)), (1, Some(0)), (0, None)];
+        assert_eq!(drawn(&ring, TEXT), ["●  @5", "├─●  @4", "├─●  @3", "├─●  @2", "●  @1", "◌  base"]);
     }
 
     #[test]

@@ -149,6 +149,6 @@ impl Home {
 
     /// Of several keepers one at a time changes who has the socket.
     fn turn(&self) -> Result<Lock> {
-        Lock::wait_at(&self.path)
+        Lock::wait_at(&self.path, Sharing::Exclusive)
     }
 }
