@@ -332,6 +332,27 @@ fn what_is_put_back_into_one_place_at_once_takes_turns() {
 }
 
 #[test]
+fn nothing_is_written_into_the_store() {
+    let world = World::new("look-ours");
+    world.run_in("alice", "echo one > /srv-file").success();
+    world.pack();
+    let before = world.picture();
+    let rings = world.store().join("rings");
+    for to in [rings.clone(), rings.join("new/directory"), world.store()] {
+        world.ring(&["restore", "alice", "/srv-file", "--to", text(&to)]).fails_with(1, "regen keeps its own files in");
+        for kind in ["oci", "oci-archive"] {
+            let to = format!("{kind}:{}", to.join("x").display());
+            world.ring(&["export", "alice", &to]).fails_with(1, "regen keeps its own files in");
+        }
+    }
+    let link = world.base().join("link-to-store");
+    symlink(&rings, &link).unwrap();
+    world.ring(&["restore", "alice", "/srv-file", "--to", text(&link)]).fails_with(1, "name a place elsewhere");
+    fs::remove_file(link).unwrap();
+    assert_eq!(world.picture(), before);
+}
+
+#[test]
 fn a_state_that_came_from_elsewhere_can_be_looked_at_once_its_base_was_seen() {
     let world = World::new("look-elsewhere");
     world.run_in("alice", "echo one > /srv-file").success();

@@ -115,10 +115,10 @@ impl Transport {
         let operation = format!("reach registry '{}'", reference.host());
         match (transport.knock(), trust) {
             (Ok(()), _) => Ok(transport),
-            (Err(error), Trust::Verified) => Err(transport.unreachable(&operation, &error)),
+            (Err(error), Trust::Verified) => Err(transport.unreachable(&operation, &error, trust)),
             (Err(_), Trust::Anyone) => {
                 transport.base = format!("http://{authority}");
-                transport.knock().map_err(|error| transport.unreachable(&operation, &error))?;
+                transport.knock().map_err(|error| transport.unreachable(&operation, &error, trust))?;
                 Ok(transport)
             }
         }
@@ -129,7 +129,7 @@ impl Transport {
         self.scopes.push(format!("repository:{repository}:pull"));
     }
 
-    fn unreachable(&self, operation: &str, error: &ureq::Error) -> Error {
+    fn unreachable(&self, operation: &str, error: &ureq::Error, trust: Trust) -> Error {
         let error_line = broken(operation, error);
         if is_silence(error) {
             return error_line.next("see whether it runs there, and whether this machine may reach it");
@@ -138,7 +138,10 @@ impl Transport {
             let place = format!("put that of its authority into /etc/containers/certs.d/{}/ca.crt", self.host);
             return error_line.next(format!("{place}, or give '--tls-verify=false' to take any"));
         }
-        error_line.next("for a registry without TLS, give '--tls-verify=false'")
+        error_line.next(match trust {
+            Trust::Verified => "for a registry without TLS, give '--tls-verify=false'",
+            Trust::Anyone => "see whether what answers there is a registry",
+        })
     }
 
     /// Whatever it answers, it is there.

@@ -1,7 +1,7 @@
 //! Where an image is, as a user writes it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Context, Error, Kind, Result, quote};
@@ -47,6 +47,17 @@ impl ImageSource {
             Self::Layout { directory, tag } => Self::Layout { directory: absolute(directory)?, tag: tag.clone() },
             Self::Archive { file, tag } => Self::Archive { file: absolute(file)?, tag: tag.clone() },
         })
+    }
+}
+
+impl ImageSource {
+    /// The directory, or the tar file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Layout { directory, .. } => directory,
+            Self::Archive { file, .. } => file,
+        }
     }
 }
 

@@ -223,6 +223,24 @@ pub fn check_hides_nothing(directory: &Path, own: [&Path; 2]) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that nothing is written into `own`, the directories in which regen keeps its own files.
+///
+/// # Errors
+/// [`Kind::Invalid`] if `path` is in one of these, or would be if it were made; those of asking for the working directory.
+pub fn check_is_not_ours(path: &Path, own: [&Path; 2]) -> Result<()> {
+    let operation = || format!("write to {}", quote(path));
+    let whole = std::path::absolute(path).context(operation)?;
+    // What is not there yet comes to be where the deepest directory on its way is.
+    let Some(there) = whole.ancestors().find_map(|above| fs::canonicalize(above).ok()) else { return Ok(()) };
+    match own.into_iter().filter_map(|own| fs::canonicalize(own).ok()).find(|own| there.starts_with(own)) {
+        None => Ok(()),
+        Some(own) => {
+            let cause = format!("regen keeps its own files in {}", quote(&own));
+            Err(Error::new(Kind::Invalid, operation(), cause).next("name a place elsewhere"))
+        }
+    }
+}
+
 /// A directory by the path that the mount table has for it.
 ///
 /// # Errors

@@ -14,11 +14,15 @@ use crate::ops::export::{Content, Wish, export};
 use crate::ops::push::Watch;
 use crate::ops::transfer::Location;
 use crate::pack::Compression;
+use crate::ring::look::check_is_not_ours;
 use crate::ring::selector::Target;
 
 pub(super) fn run(world: &World, arguments: &Export) -> Result<()> {
     let (name, selector) = Target::parse(&arguments.target, &world.place.owner)?.named()?;
     let to: Location = arguments.to.parse()?;
+    if let Location::Image(image) = &to {
+        check_is_not_ours(image.path(), [&world.place.store, world.place.root.path()])?;
+    }
     let ring = open(world, &name)?;
     let content = if arguments.full { Content::Full } else { Content::Changes };
     let compression = arguments.compression.map(|compression| match compression {

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ids::{ContainerId, RingName};
 use crate::ops::look::{self, Doing, PutBack, To};
 use crate::pack::Change;
+use crate::ring::look::check_is_not_ours;
 use crate::ring::selector::Target;
 
 #[derive(Debug, Serialize)]
@@ -36,6 +37,9 @@ struct ChangeView {
 pub(super) fn run(world: &World, arguments: &Restore) -> Result<()> {
     let (name, selector) = Target::parse(&arguments.target, &world.place.owner)?.named()?;
     let ring = open(world, &name)?;
+    if let Some(directory) = &arguments.to {
+        check_is_not_ours(directory, [&world.place.store, world.place.root.path()])?;
+    }
     let to = arguments.to.as_deref().map_or(To::Container, To::Directory);
     let doing = if arguments.dry_run { Doing::Planned } else { Doing::Done };
     let PutBack { entry, container, changes, done } =
