@@ -267,7 +267,8 @@ pub(super) fn check_digest(bytes: &[u8], digest: &Digest) -> Result<()> {
         return Ok(());
     }
     let cause = format!("its content has digest {found}");
-    Err(Error::new(Kind::Damaged, format!("read blob {digest}"), cause).next("fetch the image again"))
+    Err(Error::new(Kind::Damaged, format!("read blob {digest}"), cause)
+        .next("fetch the image, or pull the ring, again"))
 }
 
 pub(super) fn check_size(descriptor: &Descriptor, found: u64) -> Result<()> {
@@ -276,7 +277,7 @@ pub(super) fn check_size(descriptor: &Descriptor, found: u64) -> Result<()> {
     }
     let cause = format!("it has {found} bytes, its descriptor says {}", descriptor.size);
     let operation = format!("open blob {}", descriptor.digest_text());
-    Err(Error::new(Kind::Damaged, operation, cause).next("fetch the image again"))
+    Err(Error::new(Kind::Damaged, operation, cause).next("fetch the image, or pull the ring, again"))
 }
 
 /// Opens a file of a directory that strangers may have written: never through a symbolic link, and never something
