@@ -216,8 +216,10 @@ impl Layout {
         for directory in [&self.directory, &self.blob_directory()] {
             for name in self.file_names(directory)? {
                 let path = directory.join(&name);
-                // Whoever writes a blob holds a lock on its temporary file.
-                if name.starts_with(TEMPORARY_PREFIX) && !is_held(&path)? {
+                // Whoever writes a blob holds a lock on its temporary file; who is about to, sees by this one that it goes.
+                if name.starts_with(TEMPORARY_PREFIX)
+                    && let Some(_lock) = lock_if_left(&path)?
+                {
                     remove(&path)?;
                     swept = true;
                 }
@@ -315,11 +317,12 @@ fn absent(path: &Path) -> Result<bool> {
     }
 }
 
-fn is_held(path: &Path) -> Result<bool> {
+/// The lock of a file that nobody writes.
+fn lock_if_left(path: &Path) -> Result<Option<File>> {
     match open_regular(path) {
-        Ok((file, _)) => Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()),
+        Ok((file, _)) => Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)),
         // Committed or removed since the directory was read.
-        Err(error) if error.kind() == Kind::NotFound => Ok(true),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -103,3 +103,47 @@ fn what_is_only_sealed_is_packed_on_the_way() {
     assert_eq!(world.log("a")[0]["state"], "packed");
     world.pack();
 }
+
+#[test]
+fn entries_that_are_exported_into_one_layout_at_a_time_are_all_in_it() {
+    let world = World::new("together");
+    for _ in 0..6 {
+        world.run_in("a", "echo 1 >> /tmp/f").success();
+    }
+    world.pack();
+    let seqs = world.seqs("a");
+    for round in 0..6 {
+        let layout = world.base().join(format!("sub{round}/layout"));
+        let exports: Vec<_> = seqs
+            .iter()
+            .flat_map(|seq| [(seq, format!("t{seq}")), (seq, format!("u{seq}"))])
+            .map(|(seq, tag)| {
+                let to = format!("oci:{}:{tag}", layout.display());
+                (tag, world.spawn(world.command(&["ring", "export", &format!("a@{seq}"), &to])))
+            })
+            .collect();
+        let mut expected: Vec<_> = exports
+            .into_iter()
+            .map(|(tag, export)| {
+                export.finish().success();
+                tag
+            })
+            .collect();
+        expected.sort();
+        let index: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(layout.join("index.json")).unwrap()).unwrap();
+        let name = |image: &serde_json::Value| image["annotations"]["org.opencontainers.image.ref.name"].clone();
+        let mut found: Vec<_> = index["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|image| name(image).as_str().unwrap().to_owned())
+            .collect();
+        found.sort();
+        assert_eq!(found, expected);
+        // What served to keep them apart is no part of a layout.
+        let mut names = crate::harness::ring::names(&layout);
+        names.sort();
+        assert_eq!(names, ["blobs", "index.json", "oci-layout"]);
+    }
+}

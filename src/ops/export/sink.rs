@@ -14,7 +14,7 @@ use crate::image::tarball::Tarball;
 use crate::image::write::image_entry;
 use crate::ops::origin::copy_verified;
 use crate::ops::transfer::{Location, send_blob};
-use crate::store::Transfers;
+use crate::store::{Transfers, make_directory};
 use crate::sys::fs::TEMPORARY_PREFIX;
 use crate::sys::lock::{Lock, Sharing};
 
@@ -35,12 +35,7 @@ impl Sink {
                 Ok(Self::Registry(Box::new(Repository::open(reference, trust)?), transfers))
             }
             Location::Image(ImageSource::Archive { file, .. }) => Ok(Self::Archive(Box::new(Tarball::create(file)?))),
-            Location::Image(ImageSource::Layout { directory, .. }) => {
-                // A directory with other things in it is not made a layout.
-                let is_ours = is_empty(directory)? || is_unfinished(directory);
-                let layout = if is_ours { Layout::create(directory) } else { Layout::open(directory) };
-                layout.map(Self::Layout)
-            }
+            Location::Image(ImageSource::Layout { directory, .. }) => open_layout(directory).map(Self::Layout),
         }
     }
 
@@ -118,6 +113,19 @@ impl Sink {
         }
         Ok(digest)
     }
+}
+
+/// Opens a layout, or makes one. A directory with other things in it is not made one.
+fn open_layout(directory: &Path) -> Result<Layout> {
+    let is_new = || -> Result<bool> { Ok(is_empty(directory)? || is_unfinished(directory)) };
+    if !is_new()? {
+        return Layout::open(directory);
+    }
+    make_directory(directory)?;
+    // Only the first of several who come at the same time may write an index that lists nothing. The file goes with the sweep
+    // at the end of an export, when there is a layout that nobody has to make.
+    let _lock = Lock::wait(&directory.join(format!("{TEMPORARY_PREFIX}lock")), Sharing::Exclusive)?;
+    if is_new()? { Layout::create(directory) } else { Layout::open(directory) }
 }
 
 fn rewound<'a>(mut file: &'a File, blob: &Blob) -> Result<&'a File> {
