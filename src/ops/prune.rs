@@ -61,7 +61,7 @@ pub fn prune(place: &Place, store: &Store, forks: Option<Disuse>, doing: Doing) 
             if let Some(forks) = forks {
                 remove_forks(forks, &disused, &mut garbage)?;
             }
-            Ring::list(store)?.iter().try_for_each(Ring::collect_blobs)?;
+            Ring::each(store, Ring::collect_blobs)?.try_for_each(|(_, collected)| collected)?;
             gc::collect(store)?;
             function::collect(store)?;
             store.transfers().sweep(Duration::ZERO)?;
@@ -93,8 +93,8 @@ fn unused_images(place: &Place, store: &Store) -> Result<Images> {
     let Some(mut needed) = mounted(&layers)? else {
         return Ok(Images::Kept("a clone's function is mounted, which may be of them"));
     };
-    for ring in Ring::list(store)? {
-        let bases = ring.read()?.bases;
+    for (_, state) in Ring::each(store, Ring::read)? {
+        let bases = state?.bases;
         needed.extend(bases.values().flatten().filter_map(|directory| layers.shown_by(directory)));
     }
     for id in Run::list(store)? {

@@ -97,7 +97,13 @@ fn fetch(
 ) -> Result<Pulled> {
     let mut origin = Origin::open(from, trust)?;
     let listing = list(&mut origin, from.tag())?;
-    let order = Order { ring: name, listing: &listing, role: Role::Copy, from: &from.to_string(), permit: &|| Ok(()) };
+    let order = Order {
+        ring: name,
+        listing: &listing,
+        role: Role::Copy,
+        from: &from.absolute()?.to_string(),
+        permit: &|| Ok(()),
+    };
     receive(place, &mut origin, &order, tell)
 }
 

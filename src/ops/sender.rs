@@ -157,7 +157,7 @@ impl Round {
                     continue;
                 }
                 sent = true;
-                if let Err(error) = send(&self.place, &ring, &due.reference) {
+                if let Some(Err(error)) = ring.unless_gone(|ring| send(&self.place, ring, &due.reference)) {
                     rest.insert(ring.name().clone(), Utc::now() + pause(1));
                     self.failure.get_or_insert(error);
                 }

@@ -38,6 +38,19 @@ impl Location {
     }
 }
 
+impl Location {
+    /// The same from every working directory.
+    ///
+    /// # Errors
+    /// Those of asking for the present one.
+    pub(super) fn absolute(&self) -> Result<Self> {
+        match self {
+            Self::Image(source) => source.absolute().map(Self::Image),
+            Self::Registry(reference) => Ok(Self::Registry(reference.clone())),
+        }
+    }
+}
+
 impl FromStr for Location {
     type Err = Error;
 

@@ -206,9 +206,9 @@ fn pack_rings(place: &Place, store: &Store, mut seen: Seen, report: &mut dyn FnM
         if before.is_some_and(|now| seen.has(ring, &now)) {
             continue;
         }
-        match pack_ring(place, ring, report) {
-            Ok(()) => seen.note(ring, before),
-            Err(error) => {
+        match ring.unless_gone(|ring| pack_ring(place, ring, report)) {
+            None | Some(Ok(())) => seen.note(ring, before),
+            Some(Err(error)) => {
                 seen.note(ring, None);
                 first_failure.get_or_insert(error);
             }
@@ -250,8 +250,8 @@ pub struct Recovery {
 pub fn recover(store: &Store) -> Result<Recovery> {
     let _lock = Lock::wait(&store.worker_lock(), Sharing::Exclusive)?;
     let mut recovery = Recovery::default();
-    for ring in Ring::list(store)? {
-        match recover_ring(&ring) {
+    for (ring, adopted) in Ring::each(store, recover_ring)? {
+        match adopted {
             Ok(adopted) => {
                 recovery.done.extend(adopted.map(|seq| format!("{}: adopted entry @{seq}", ring.name())));
             }

@@ -14,9 +14,10 @@
 mod feature;
 mod mount;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, quote};
 use crate::sys::xattr::OverlayClass;
 
 pub use feature::missing_features;
@@ -74,6 +75,16 @@ pub(crate) enum Parameter {
     Flag(&'static str),
     /// A directory.
     Directory(&'static str, PathBuf),
+}
+
+impl fmt::Display for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(key, value) => write!(f, "{key} to '{value}'"),
+            Self::Flag(key) => f.write_str(key),
+            Self::Directory(key, path) => write!(f, "{key} to {}", quote(path)),
+        }
+    }
 }
 
 /// The parameters of the mount, in the order in which the kernel takes them.

@@ -198,7 +198,7 @@ fn set(context: &OwnedFd, parameter: &Parameter, short: &mut Vec<File>) -> std::
             fsconfig_set_string(context.as_fd(), *key, path.as_path())
         }
     };
-    result.map_err(|errno| failure(errno, &format!("set {parameter:?}"), Some(context)))
+    result.map_err(|errno| failure(errno, &format!("set {parameter}"), Some(context)))
 }
 
 /// A path that does not fit goes by way of a descriptor.

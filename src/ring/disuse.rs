@@ -29,9 +29,10 @@ impl Disuse {
     /// If a ring cannot be read; those of looking at what dead containers left.
     pub fn find(self, store: &Store) -> Result<Vec<Ring>> {
         let mut found = Vec::new();
-        for ring in Ring::list(store)? {
-            // Most rings are none, and are not locked for that.
-            if ring.read()?.made_for.is_some() && ring.lock()?.is_disused(self)? {
+        // Most rings are none, and are not locked for that.
+        let is_meant = |ring: &Ring| Ok(ring.read()?.made_for.is_some() && ring.lock()?.is_disused(self)?);
+        for (ring, is_meant) in Ring::each(store, is_meant)? {
+            if is_meant? {
                 found.push(ring);
             }
         }

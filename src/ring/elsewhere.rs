@@ -40,7 +40,9 @@ impl Locked {
         match &self.state.elsewhere {
             None => Ok(()),
             Some(Elsewhere::Arriving { from }) => {
-                refuse(format!("it has not arrived from {from} yet"), format!("'regen ring pull {from} {name}'"))
+                // What is no registry is a place on this machine.
+                let verb = if from.starts_with("docker://") { "pull" } else { "import" };
+                refuse(format!("it has not arrived from {from} yet"), format!("'regen ring {verb} {from} {name}'"))
             }
             Some(Elsewhere::Away { to, since, .. }) => {
                 let cause = format!("it moved to node '{to}' at {}", timestamp(*since));

@@ -27,13 +27,13 @@ use super::entry::{Entry, Outcome, Reason, tag};
 use super::index;
 use super::selector::{Selected, Selector};
 use super::state::{self, LayerRecord, RingState};
-use super::{Locked, Ring, remove_leftover};
+use super::{LOCK, Locked, Ring};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::{ContainerId, Digest, LayerId, RingName};
 use crate::image::layout::{Layout, digest_of};
 use crate::image::manifest::Index;
 use crate::store::{Store, make_directory};
-use crate::sys::fs::{TEMPORARY_PREFIX, random_id, sync_directory};
+use crate::sys::fs::{TEMPORARY_PREFIX, random_id, remove_tree, sync_directory};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::process::boot_id;
 
@@ -259,9 +259,12 @@ impl Stage {
             let directory = owner.join(format!("{TEMPORARY_PREFIX}{}", LayerId::from_random(random_id()?)));
             fs::DirBuilder::new().mode(0o700).create(&directory).context(|| format!("create {}", quote(&directory)))?;
             // A sweep may come between the two steps and take it: the next one has another name.
-            match Lock::try_take(&directory.join("lock"), Sharing::Exclusive) {
-                Ok(Some(lock)) => return Ok(Self { directory, state: Unfinished::Yes, _lock: lock }),
-                Ok(None) => {}
+            let path = directory.join(LOCK);
+            match Lock::try_take(&path, Sharing::Exclusive) {
+                Ok(Some(lock)) if lock.is_at(&path)? => {
+                    return Ok(Self { directory, state: Unfinished::Yes, _lock: lock });
+                }
+                Ok(_) => {}
                 Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -326,11 +329,16 @@ impl Stage {
         let mut renamed = renameat_with(CWD, &self.directory, CWD, &ring.directory, RenameFlags::NOREPLACE);
         if renamed == Err(Errno::EXIST) && !ring.is_there()? {
             // What is left of a ring whose making was cut short.
-            let lock = ring.wait_lock()?;
-            if !ring.is_there()? {
-                ring.discard()?;
+            match ring.wait_lock() {
+                // A sweep was faster.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                lock => {
+                    let _lock = lock?;
+                    if !ring.is_there()? {
+                        ring.discard()?;
+                    }
+                }
             }
-            drop(lock);
             renamed = renameat_with(CWD, &self.directory, CWD, &ring.directory, RenameFlags::NOREPLACE);
         }
         match renamed {
@@ -346,7 +354,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if self.state == Unfinished::Yes {
             // What cannot be removed is swept by the worker.
-            let _ = remove_leftover(&self.directory);
+            let _ = remove_tree(&self.directory);
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use super::Ring;
 use super::state::RingState;
-use super::{Ring, remove_leftover};
 use crate::error::{Kind, Result};
 use crate::ids::LayerId;
 use crate::store::transfer::KEPT;
 use crate::store::{Run, Store};
+use crate::sys::fs::remove_tree;
 
 /// Removes runs, layers and temporary files that nothing needs. Images' layers stay: they are asked for by digest.
 ///
@@ -16,7 +17,7 @@ use crate::store::{Run, Store};
 /// If any ring cannot be read, nothing is collected: what it names would be taken for garbage.
 pub fn collect(store: &Store) -> Result<()> {
     for directory in dead_runs(store)? {
-        remove_leftover(&directory)?;
+        remove_tree(&directory)?;
     }
     for layer in unneeded_layers(store, &[], &[])? {
         store.layers().remove(&layer)?;
@@ -41,15 +42,13 @@ pub(super) fn unneeded_layers(store: &Store, gone: &[PathBuf], without: &[Ring])
             }
         }
     }
-    for ring in Ring::list(store)? {
-        // With thousands of forks the first few name all that there is.
-        if layers.is_empty() {
-            break;
-        }
-        if without.iter().any(|other| other.name() == ring.name()) {
-            continue;
-        }
-        for layer in named_by(&ring.read()?) {
+    let goes = |ring: &Ring| without.iter().any(|other| other.name() == ring.name());
+    let mut rings = Ring::each(store, |ring| if goes(ring) { Ok(None) } else { ring.read().map(Some) })?;
+    // With thousands of forks the first few name all that there is.
+    while !layers.is_empty()
+        && let Some((_, state)) = rings.next()
+    {
+        for layer in state?.iter().flat_map(named_by) {
             layers.remove(layer);
         }
     }
@@ -126,8 +125,8 @@ pub(super) fn dead_runs(store: &Store) -> Result<Vec<PathBuf>> {
 /// The runs that have a ring, are beside its main line, or are becoming an entry.
 fn named_runs(store: &Store) -> Result<HashSet<LayerId>> {
     let mut named = HashSet::new();
-    for ring in Ring::list(store)? {
-        let state = ring.read()?;
+    for (_, state) in Ring::each(store, Ring::read)? {
+        let state = state?;
         named.extend(state.runs().cloned());
         named.extend(state.journal.and_then(|journal| journal.entry.layers.last().cloned()));
     }

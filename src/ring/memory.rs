@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 
 use super::entry::Entry;
 use super::snapshot::Floor;
-use super::{Locked, Ring, remove_leftover};
+use super::{Locked, Ring};
 use crate::error::{Context, Result, quote};
 use crate::ids::LayerId;
-use crate::sys::fs::{TEMPORARY_PREFIX, disk_usage, random_id};
+use crate::sys::fs::{TEMPORARY_PREFIX, disk_usage, random_id, remove_tree};
 
 const DIRECTORY: &str = "memory";
 const LOG: &str = "memory.log";
@@ -78,7 +78,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // One that was published is not there any more; what cannot be removed is swept.
-        let _ = remove_leftover(&self.0);
+        let _ = remove_tree(&self.0);
     }
 }
 
@@ -126,7 +126,7 @@ impl Locked {
 
     /// Removes them.
     pub(super) fn sweep_memory(&self) -> Result<()> {
-        self.unneeded_memory()?.iter().try_for_each(|path| remove_leftover(path))
+        self.unneeded_memory()?.iter().try_for_each(|path| remove_tree(path))
     }
 }
 

@@ -51,6 +51,7 @@ pub mod snapshot;
 pub mod state;
 pub mod verify;
 mod view;
+mod walk;
 mod waste;
 
 use std::fs;
@@ -59,7 +60,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result, quote};
 use crate::ids::RingName;
 use crate::store::{Store, make_directory};
-use crate::sys::fs::{Durability, TEMPORARY_PREFIX, random_id, sync_directory};
+use crate::sys::fs::{Durability, TEMPORARY_PREFIX, random_id, remove_tree, sync_directory};
 use crate::sys::lock::{Lock, Sharing};
 
 use elsewhere::Elsewhere;
@@ -78,6 +79,9 @@ pub use seal::Sealing;
 pub use slot::Limits;
 use state::RingState;
 pub use view::View;
+
+/// The file in a ring's directory that carries its lock.
+const LOCK: &str = "lock";
 
 /// A ring's place on disk.
 #[derive(Debug, Clone)]
@@ -106,8 +110,7 @@ impl Ring {
         if ring.is_there()? {
             return Ok(ring);
         }
-        let error = Error::new(Kind::NotFound, format!("open ring '{name}'"), "there is no such ring");
-        Err(error.next("'regen ring ls' lists the rings"))
+        Err(no_such(format!("open ring '{name}'")))
     }
 
     /// Finds a ring, or makes an empty one with `limits` and the rules `keep`.
@@ -135,56 +138,12 @@ impl Ring {
         if ring.is_there()? {
             return Ok(ring);
         }
-        make_directory(&ring.directory)?;
-        let _lock = ring.wait_lock()?;
+        let _lock = ring.make_place()?;
         if !ring.is_there()? {
             crate::image::layout::Layout::create(&ring.directory)?;
             first.write(&ring.directory, Durability::Durable)?;
         }
         Ok(ring)
-    }
-
-    /// All rings of a store, by name; also those that cannot be read, so that nobody takes what they name for garbage.
-    ///
-    /// # Errors
-    /// Those of readdir.
-    pub fn list(store: &Store) -> Result<Vec<Self>> {
-        let mut rings = Vec::new();
-        for owner in names_in(&store.rings())? {
-            for name in names_in(&store.rings().join(owner.as_str()))? {
-                let ring = Self::at(store, &RingName { owner: owner.clone(), name });
-                // One that is just being made, or whose making was cut short, has neither.
-                if ring.state_file().is_file() || has_blobs(&ring.directory) {
-                    rings.push(ring);
-                }
-            }
-        }
-        rings.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(rings)
-    }
-
-    /// At most so many rings of the store, in no order, and whether those are all: in a store of millions only few are
-    /// read of the directories, too.
-    ///
-    /// # Errors
-    /// Those of reading directories.
-    pub fn list_some(store: &Store, most: usize) -> Result<(Vec<Self>, bool)> {
-        let mut rings = Vec::new();
-        for owner in names_in(&store.rings())? {
-            let directory = store.rings().join(owner.as_str());
-            for child in fs::read_dir(&directory).context(|| format!("list {}", quote(&directory)))? {
-                let Ok(child) = child else { continue };
-                let Some(name) = child.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-                if rings.len() >= most {
-                    return Ok((rings, false));
-                }
-                let ring = Self::at(store, &RingName { owner: owner.clone(), name });
-                if ring.state_file().is_file() {
-                    rings.push(ring);
-                }
-            }
-        }
-        Ok((rings, true))
     }
 
     /// Packs without a `ring.json` are what is left of a ring: an empty one in their place would look like a loss.
@@ -249,37 +208,45 @@ impl Ring {
         let gone = owner.join(format!("{TEMPORARY_PREFIX}{:032x}", u128::from_ne_bytes(random_id()?)));
         fs::rename(&self.directory, &gone).context(|| format!("remove ring '{}'", self.name))?;
         sync_directory(&owner)?;
-        remove_leftover(&gone)
+        remove_tree(&gone)
     }
 
-    /// Deletes what makers and removers of rings left when they died.
-    fn sweep(store: &Store) -> Result<()> {
-        Self::leftovers(store)?.iter().try_for_each(|left| remove_leftover(left))
-    }
-
-    /// What makers and removers of rings left when they died.
-    fn leftovers(store: &Store) -> Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        for owner in names_in(&store.rings())? {
-            let owner = store.rings().join(owner.as_str());
-            let operation = || format!("list {}", quote(&owner));
-            for child in fs::read_dir(&owner).context(operation)? {
-                let child = child.context(operation)?;
-                if child.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) && is_left(&child.path())? {
-                    found.push(child.path());
+    /// The lock of the ring that has the name now: whoever had it before may have removed the ring.
+    fn wait_lock(&self) -> Result<Lock> {
+        let (path, operation) = (self.directory.join(LOCK), || format!("lock ring '{}'", self.name));
+        loop {
+            match Lock::wait(&path, Sharing::Exclusive) {
+                Err(error) if error.kind() == Kind::NotFound && !self.directory.exists() => {
+                    return Err(no_such(operation()));
+                }
+                other => {
+                    let lock = other.context(operation)?;
+                    if lock.is_at(&path).context(operation)? {
+                        return Ok(lock);
+                    }
                 }
             }
         }
-        Ok(found)
     }
 
-    fn wait_lock(&self) -> Result<Lock> {
-        Lock::wait(&self.directory.join("lock"), Sharing::Exclusive).context(|| format!("lock ring '{}'", self.name))
+    /// Makes the directory, and locks it. A sweep takes one that nobody has locked yet: then it is made again.
+    fn make_place(&self) -> Result<Lock> {
+        loop {
+            make_directory(&self.directory)?;
+            match self.wait_lock() {
+                Err(error) if error.kind() == Kind::NotFound && !self.directory.exists() => {}
+                other => return other,
+            }
+        }
     }
 
     fn state_file(&self) -> PathBuf {
         self.directory.join(state::NAME)
     }
+}
+
+fn no_such(operation: String) -> Error {
+    Error::new(Kind::NotFound, operation, "there is no such ring").next("'regen ring ls' lists the rings")
 }
 
 impl Locked {
@@ -323,41 +290,7 @@ impl Locked {
     }
 }
 
-/// Whether nobody is at a directory that was being made or removed: whoever is has its lock.
-fn is_left(directory: &Path) -> Result<bool> {
-    match Lock::try_take(&directory.join("lock"), Sharing::Exclusive) {
-        Ok(lock) => Ok(lock.is_some()),
-        Err(error) if error.kind() == Kind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Two may be at it: the removal itself, and a sweep.
-fn remove_leftover(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory).context(|| format!("remove {}", quote(directory))) {
-        Err(error) if error.kind() == Kind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 /// Whether a directory holds packs.
 fn has_blobs(ring: &Path) -> bool {
     fs::read_dir(ring.join("blobs/sha256")).is_ok_and(|mut blobs| blobs.next().is_some())
-}
-
-/// The valid names among the directories in `directory`; none if it is not there.
-fn names_in(directory: &Path) -> Result<Vec<crate::ids::Name>> {
-    let operation = || format!("list {}", quote(directory));
-    let children = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.context(operation)?,
-    };
-    let mut names = Vec::new();
-    for child in children {
-        let name = child.context(operation)?.file_name();
-        if let Some(name) = name.to_str().and_then(|name| name.parse().ok()) {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }

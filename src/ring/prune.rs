@@ -56,12 +56,18 @@ pub fn find(store: &Store, images: &[LayerId], forks: &[Ring]) -> Result<Vec<Gar
     found.extend(images.iter().map(|id| layer(Sort::ImageLayer, id)));
     let stays = |ring: &Ring| forks.iter().all(|fork| fork.name() != ring.name());
     let mut left = store.transfers().left(Duration::ZERO)?;
-    for ring in Ring::list(store)?.into_iter().filter(stays) {
+    let look = |ring: &Ring| {
+        if !stays(ring) {
+            return Ok(None);
+        }
         let locked = ring.lock()?;
-        let unneeded = index::Unneeded::find(&locked)?;
+        Ok(Some((index::Unneeded::find(&locked)?, locked.unneeded_memory()?)))
+    };
+    for (_, unneeded) in Ring::each(store, look)? {
+        let Some((unneeded, memory)) = unneeded? else { continue };
         let path = |digest: &_| unneeded.layout.blob_path(digest);
         found.extend(unneeded.all().map(|digest| (Sort::Blob, digest.to_string(), path(digest))));
-        left.extend(locked.unneeded_memory()?);
+        left.extend(memory);
     }
     for directory in runs {
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();

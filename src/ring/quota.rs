@@ -94,16 +94,17 @@ impl Usage {
     pub fn measure(store: &Store) -> Result<Self> {
         let mut once = Once::default();
         let (mut shares, mut rings) = (Vec::new(), HashMap::new());
-        for ring in Ring::list(store)? {
+        let look = |ring: &Ring| {
             let locked = ring.lock()?;
-            let state = &locked.state;
-            once.add(state);
-            let departures = if state.elsewhere.is_some() { Vec::new() } else { locked.departures()? };
+            let departures = if locked.state.elsewhere.is_some() { Vec::new() } else { locked.departures()? };
+            Ok((locked.state, departures))
+        };
+        for (ring, found) in Ring::each(store, look)? {
+            let (state, departures) = found?;
+            once.add(&state);
             let named: HashSet<&LayerId> = state.entries.iter().flat_map(|entry| &entry.layers).collect();
             named.into_iter().for_each(|layer| *rings.entry(layer.clone()).or_default() += 1);
-            let share = Share { bytes: state.bytes(), limit: state.max_bytes, departures };
-            drop(locked);
-            shares.push((ring, share));
+            shares.push((ring, Share { bytes: state.bytes(), limit: state.max_bytes, departures }));
         }
         // What a fork stands on, too, takes as much without this ring's entry.
         let alone = |layer: &LayerId| rings.get(layer) == Some(&1_u32);
@@ -134,12 +135,17 @@ impl Usage {
         let mut gone = Vec::new();
         for (index, seqs) in wanted {
             let ring = &self.shares[index].0;
-            let mut locked = ring.lock()?;
-            // Somebody may have pinned it, or started from it, since it was measured.
-            let may = locked.departures()?.into_iter().map(|departure| departure.seq);
-            let leaving: Vec<u64> = may.filter(|seq| seqs.contains(seq)).collect();
-            locked.let_go(&leaving)?;
-            gone.push((ring.name().clone(), leaving));
+            let let_go = |ring: &Ring| {
+                let mut locked = ring.lock()?;
+                // Somebody may have pinned it, or started from it, since it was measured.
+                let may = locked.departures()?.into_iter().map(|departure| departure.seq);
+                let leaving: Vec<u64> = may.filter(|seq| seqs.contains(seq)).collect();
+                locked.let_go(&leaving)?;
+                Ok(leaving)
+            };
+            if let Some(leaving) = ring.unless_gone(let_go) {
+                gone.push((ring.name().clone(), leaving?));
+            }
         }
         Ok(gone)
     }

@@ -215,8 +215,16 @@ pub(super) fn find_holders(run: &Run) -> Result<Option<Vec<Holder>>> {
     Ok(None)
 }
 
-/// Whether anybody can still write into the upper, now.
+/// Whether anybody can still write into the upper, now. Nobody can into one that somebody has removed meanwhile, or made a
+/// layer of.
 pub(super) fn is_held(run: &Run) -> Result<bool> {
+    match try_hold(run) {
+        Err(_) if run.is_over() => Ok(false),
+        held => held,
+    }
+}
+
+fn try_hold(run: &Run) -> Result<bool> {
     if !holder::in_cgroups(&run.record.cgroups).is_empty() {
         return Ok(true);
     }

@@ -35,7 +35,10 @@ impl Ring {
         };
         let layout = match Layout::open(self.directory()) {
             Ok(layout) => layout,
-            Err(error) => return Ok(vec![format!("{}: {error}", self.name())]),
+            Err(error) => {
+                drop(self.lock()?);
+                return Ok(vec![format!("{}: {error}", self.name())]);
+            }
         };
         let mut seen = HashSet::new();
         for (layer, record) in &state.layers {
@@ -55,6 +58,10 @@ impl Ring {
             note(format!("run {}", side.run), self.verify_side(&side.run));
         }
         note("index.json".into(), verify_index(&layout, &state));
+        // The ring is not locked for all that reading: what was missing may have been removed with it.
+        if !faults.is_empty() {
+            drop(self.lock()?);
+        }
         Ok(faults)
     }
 

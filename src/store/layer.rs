@@ -4,9 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Kind, Result, quote};
+use crate::error::{Context, Result, quote};
 use crate::ids::LayerId;
-use crate::sys::fs::{TEMPORARY_PREFIX, random_id, sync_directory};
+use crate::sys::fs::{TEMPORARY_PREFIX, random_id, remove_tree, sync_directory};
 
 /// The directory of all layers. Only this type writes there.
 #[derive(Debug, Clone)]
@@ -186,17 +186,6 @@ fn lock_stage(directory: &Path) -> Result<Option<File>> {
         Ok(()) => Ok(directory.is_dir().then_some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).context(operation),
-    }
-}
-
-/// Removes a directory and all below it; that it is not there is no error.
-///
-/// # Errors
-/// Those of unlink and rmdir.
-pub(super) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path).context(|| format!("remove {}", quote(path))) {
-        Err(error) if error.kind() == Kind::NotFound => Ok(()),
-        other => other,
     }
 }
 

@@ -3,16 +3,17 @@
 //! The record lies in the store because `/run` vanishes with a reboot and every engine uses a root of its own.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::layer::remove_tree;
 use super::{Store, make_directory};
 use crate::error::{Context, Kind, Result, quote};
 use crate::ids::{ContainerId, LayerId, RingName};
-use crate::sys::fs::{Durability, copy_attributes, random_id, read_capped, replace_file};
+use crate::sys::fs::{Durability, copy_attributes, random_id, read_capped, remove_tree, replace_file};
 use crate::sys::process::Identity;
 use crate::sys::xattr::OverlayClass;
 
@@ -199,9 +200,7 @@ impl Run {
     /// # Errors
     /// Those of mkdir.
     pub fn empty(&self) -> Result<PathBuf> {
-        let path = self.directory.join("empty");
-        make_directory(&path)?;
-        Ok(path)
+        self.make_inside("empty")
     }
 
     /// What a trial mount stands on that nobody looks into: an empty directory, or where there is no room for one that of all
@@ -221,9 +220,18 @@ impl Run {
     /// # Errors
     /// Those of mkdir.
     pub fn trial(&self) -> Result<PathBuf> {
-        let path = self.directory.join("trial");
-        make_directory(&path)?;
-        Ok(path)
+        self.make_inside("trial")
+    }
+
+    /// A run that somebody has removed is not made again by it.
+    fn make_inside(&self, name: &str) -> Result<PathBuf> {
+        let path = self.directory.join(name);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(error).context(|| format!("create {}", quote(&path)))
+            }
+            Ok(()) | Err(_) => Ok(path),
+        }
     }
 
     /// Whether its upper has become a layer, or was thrown away: nothing in the run is needed any more.

@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all, and the few questions asked about file systems.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -137,6 +137,32 @@ pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
         return Err(Error::new(Kind::Damaged, operation(), format!("larger than the {cap} bytes it may have")));
     }
     Ok(content)
+}
+
+/// How often a directory is emptied anew in which others still put something.
+const REMOVALS: usize = 100;
+
+/// Removes a directory and all below it. Others may be removing it as well: what is gone counts as removed, and what
+/// somebody still put into it before he saw that goes with another look.
+///
+/// # Errors
+/// Those of unlink and rmdir; that it is not there is none.
+pub fn remove_tree(directory: &Path) -> Result<()> {
+    let is_there = || fs::symlink_metadata(directory).is_ok();
+    let mut looks = 1;
+    loop {
+        match fs::remove_dir_all(directory) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_there() => return Ok(()),
+            Err(error)
+                if looks < REMOVALS
+                    && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
+            {
+                looks += 1;
+            }
+            Err(error) => return Err(error).context(|| format!("remove {}", quote(directory))),
+        }
+    }
 }
 
 /// A handle on a file or directory that can be named, but neither read nor written (O_PATH).

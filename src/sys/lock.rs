@@ -87,6 +87,20 @@ impl Lock {
         }
     }
 
+    /// Whether the file still has this name. The lock of one that was removed keeps nobody out of what is there now.
+    ///
+    /// # Errors
+    /// Those of fstat(2) and stat(2); that there is nothing of that name is none.
+    pub fn is_at(&self, path: &Path) -> Result<bool> {
+        let operation = || format!("look at {}", quote(path));
+        let ours = self.file.metadata().context(operation)?;
+        match std::fs::metadata(path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context(operation),
+        }
+    }
+
     /// Another descriptor of it: the lock is held until both are closed, by whoever has them.
     ///
     /// # Errors

@@ -47,14 +47,12 @@ struct RingView {
 
 /// 1 if a ring cannot be read.
 pub(super) fn run(world: &World, output: Output) -> Result<u8> {
-    let rings = match store(world)? {
-        Some(store) => Ring::list(&store)?,
+    let views: Vec<_> = match store(world)? {
+        Some(store) => Ring::each(&store, |ring| describe(world, ring))?
+            .map(|(ring, view)| view.unwrap_or_else(|error| RingView::damaged(&ring, &error)))
+            .collect(),
         None => Vec::new(),
     };
-    let views: Vec<_> = rings
-        .iter()
-        .map(|ring| describe(world, ring).unwrap_or_else(|error| RingView::damaged(ring, &error)))
-        .collect();
     let limit = world.place.config.store.max_bytes.map(|size| size.0);
     let together = match (store(world)?, limit) {
         (Some(store), Some(limit)) => Some((quota::used(&store)?, limit)),

@@ -5,15 +5,17 @@ use crate::cli::ring::Some as SomeRing;
 use crate::command::World;
 use crate::error::Result;
 use crate::ring::Ring;
+use crate::ring::verify::Fault;
 
 pub(super) fn run(world: &World, arguments: &SomeRing) -> Result<u8> {
-    let rings = match &arguments.ring {
-        Some(name) => vec![ring(world, name)?],
-        None => store(world)?.map(|store| Ring::list(&store)).transpose()?.unwrap_or_default(),
+    let results: Vec<Result<Vec<Fault>>> = match (&arguments.ring, store(world)?) {
+        (Some(name), _) => vec![ring(world, name)?.verify()],
+        (None, Some(store)) => Ring::each(&store, Ring::verify)?.map(|(_, found)| found).collect(),
+        (None, None) => Vec::new(),
     };
     let mut faults = Vec::new();
-    for ring in &rings {
-        match ring.verify() {
+    for result in results {
+        match result {
             Ok(found) => faults.extend(found),
             // One ring that cannot be read must not hide what is wrong with the others.
             Err(error) => faults.push(error.to_string()),

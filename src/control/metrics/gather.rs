@@ -160,9 +160,13 @@ fn add_up(store: &Store, deadline: Instant, owners: &mut BTreeMap<String, Rings>
         if Instant::now() > deadline {
             return Ok(false);
         }
-        let Ok(state) = ring.read() else {
-            complete = false;
-            continue;
+        let state = match ring.unless_gone(Ring::read) {
+            None => continue,
+            Some(Ok(state)) => state,
+            Some(Err(_)) => {
+                complete = false;
+                continue;
+            }
         };
         let owner = ring.name().owner.as_str();
         let room = owners.len() < OWNERS || owners.contains_key(owner);

@@ -37,20 +37,20 @@ pub(super) fn examine(place: &Place) -> Vec<Finding> {
         // The finding about the store says why.
         Err(_) => return Vec::new(),
     };
-    match (look_worker(&store), Ring::list(&store)) {
+    match (look_worker(&store), Ring::each(&store, look)) {
         (Err(error), _) | (_, Err(error)) => vec![Finding::unseen("rings", &error)],
         (Ok(worker), Ok(rings)) => {
             let boot = boot_id().unwrap_or_default();
             let (mut findings, mut waiting) = (Vec::new(), 0);
-            for ring in &rings {
-                match look(ring) {
+            for (ring, found) in rings {
+                match found {
                     Ok((state, user, beside)) => {
                         waiting += unpacked(&state);
                         let name = ring.name().to_string();
                         findings.extend(judge(&name, &state, &user, (worker, &boot)));
                         findings.extend(beside.iter().filter_map(|user| judge_beside(&name, user)));
                     }
-                    Err(error) => findings.push(refuse(ring, &error)),
+                    Err(error) => findings.push(refuse(&ring, &error)),
                 }
             }
             findings.insert(0, judge_worker(worker, waiting, look_note(store.directory()).as_deref()));
