@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use harness::World;
 use harness::ring::names;
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 /// Verbs that go through all rings.
@@ -140,14 +139,14 @@ fn a_killed_import_leaves_no_ring_that_nobody_sees() {
     for step in 0..60_u64 {
         let ring = format!("r{step}");
         let mut import = world.spawn(world.command(&["ring", "import", &from, &ring]));
-        // At first as soon as there is anything of it, then later and later.
+        // As soon as there is anything of it, then later and later, and again.
         for _ in 0..20_000 {
             if world.ring_directory(&ring).exists() || import.child.try_wait().unwrap().is_some() {
                 break;
             }
             thread::sleep(Duration::from_micros(50));
         }
-        thread::sleep(Duration::from_micros(step * 250));
+        thread::sleep(Duration::from_micros(step % 12 * 250));
         import.child.kill().unwrap();
         import.child.wait().unwrap();
         unmade += usize::from(!world.ring_directory(&ring).join("ring.json").exists());
@@ -164,6 +163,24 @@ fn a_killed_import_leaves_no_ring_that_nobody_sees() {
     world.ring(&["verify"]).success();
 }
 
+/// Whether an import was killed between its beginning and its end; if not, nothing is left of it.
+fn is_caught(world: &World, from: &str, ring: &str) -> bool {
+    let mut import = world.spawn(world.command(&["ring", "import", from, ring]));
+    for _ in 0..100_000 {
+        if world.ring_directory(ring).join("ring.json").exists() || import.child.try_wait().unwrap().is_some() {
+            break;
+        }
+        thread::sleep(Duration::from_micros(50));
+    }
+    import.child.kill().unwrap();
+    import.child.wait().unwrap();
+    let caught = world.ring_file(ring, "ring.json")["elsewhere"]["state"] == json!("arriving");
+    if !caught {
+        world.ring(&["rm", ring]).success();
+    }
+    caught
+}
+
 #[test]
 fn a_ring_that_has_not_arrived_tells_the_command_that_brings_it() {
     let world = World::new("hint");
@@ -172,16 +189,8 @@ fn a_ring_that_has_not_arrived_tells_the_command_that_brings_it() {
     world.ring(&["export", "alice", "oci:sub/layout"]).success();
     world.ring(&["export", "alice", "oci-archive:sub/archive.tar"]).success();
     for (from, ring) in [("oci:sub/layout", "one"), ("oci-archive:sub/archive.tar", "two")] {
-        let mut import = world.spawn(world.command(&["ring", "import", from, ring]));
-        for _ in 0..100_000 {
-            if world.ring_directory(ring).join("ring.json").exists() || import.child.try_wait().unwrap().is_some() {
-                break;
-            }
-            thread::sleep(Duration::from_micros(50));
-        }
-        import.signal(Signal::SIGKILL);
-        import.child.wait().unwrap();
-        assert_eq!(world.ring_file(ring, "ring.json")["elsewhere"]["state"], json!("arriving"), "it was not caught");
+        // On a machine that is busy it may have arrived before it is killed.
+        assert!((0..20).any(|_| is_caught(&world, from, ring)), "it was never caught");
         let (transport, path) = from.split_once(':').unwrap();
         let hint = format!("ring import {transport}:{} root/{ring}", world.base().join(path).display());
         let refused = world.run_in(ring, "true");
